@@ -1,0 +1,1 @@
+//! Train Mamba models on packed, variable-length text: generate, verify and run the kernels.

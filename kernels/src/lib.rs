@@ -1,0 +1,1 @@
+//! The packed operators of a Mamba block, one folder each.

@@ -1,0 +1,1 @@
+//! A kernel declaration in, specialised CUDA text and a typed launcher out.

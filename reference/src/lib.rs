@@ -1,0 +1,1 @@
+//! The truth about every packscan operator, in plain loops over f64.

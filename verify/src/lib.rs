@@ -1,0 +1,1 @@
+//! The properties that every packscan kernel must have, and the saboteur that shows they can fail.
