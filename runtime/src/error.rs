@@ -1,10 +1,129 @@
 //! The one error type of the crate.
 
+use crate::kernel::Broken;
+
 /// What can go wrong between a kernel declaration and its result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A placeholder until the first real variant lands.
-    #[error("{0}")]
-    Other(String),
+    /// A pack that is none.
+    #[error("{field}: {got}; {rule}")]
+    Packed {
+        /// What was given: `cu_seqlens`, `lengths`, ...
+        field: &'static str,
+        /// What is wrong with it.
+        got: String,
+        /// The rule and the cure.
+        rule: String,
+    },
+
+    /// A variant that breaks rules.
+    #[error("{id} cannot be built:{}", rules.iter().map(|r| format!("\n  {r}")).collect::<String>())]
+    Variant {
+        /// The variant.
+        id: String,
+        /// Every rule that it breaks.
+        rules: Vec<Broken>,
+    },
+
+    /// A text that is no id of a variant.
+    #[error("{id:?} names no variant: {expected}")]
+    Id {
+        /// The text.
+        id: String,
+        /// Where it goes wrong.
+        expected: String,
+    },
+
+    /// A name that means nothing.
+    #[error("unknown {what} {got:?}; known: {known}")]
+    Unknown {
+        /// What kind of thing was named.
+        what: &'static str,
+        /// The name.
+        got: String,
+        /// What could have been named.
+        known: String,
+    },
+
+    /// A tensor that does not fit the kernel that it was given to.
+    #[error("{tensor} {shape} of {id}: {got}; {rule}")]
+    Tensor {
+        /// The variant.
+        id: String,
+        /// The argument.
+        tensor: &'static str,
+        /// Its declared shape.
+        shape: &'static str,
+        /// What was given.
+        got: String,
+        /// The rule and the cure.
+        rule: String,
+    },
+
+    /// A buffer asked for something that it is not.
+    #[error("buffer: {rule}")]
+    Buffer {
+        /// What it is and what was asked.
+        rule: String,
+    },
+
+    /// No GPU to open.
+    #[error("GPU {ordinal} cannot be used: {why}; `packscan doctor` shows what was found, `--device emulator` needs no GPU")]
+    NoGpu {
+        /// Its number.
+        ordinal: usize,
+        /// What the driver said.
+        why: String,
+    },
+
+    /// The driver refused something.
+    #[error("CUDA failed {doing}: {why}")]
+    Cuda {
+        /// What was being done.
+        doing: String,
+        /// The driver's words.
+        why: String,
+    },
+
+    /// A compiled kernel was asked to run where none can.
+    #[error("{id} is a CUDA kernel and the CPU runs none; call the operator's own function, or use the emulator")]
+    NoKernelOnCpu {
+        /// The variant.
+        id: String,
+    },
+
+    /// PTX that the emulator cannot run.
+    #[error("the emulator cannot run {id}: {source}")]
+    Ptx {
+        /// The variant.
+        id: String,
+        /// The line and what is unknown there.
+        source: Box<packscan_emulator::Error>,
+    },
+
+    /// What the emulator saw a kernel do wrong.
+    #[error("{id}: {fault}")]
+    Emulated {
+        /// The variant.
+        id: String,
+        /// What, where and by which thread.
+        fault: Box<packscan_emulator::Fault>,
+    },
+
+    /// A fault whose passage is not in the kernel's text.
+    #[error("fault {fault:?} cannot be injected: the kernel's text has no passage {passage:?}; the kernel changed, so must the fault")]
+    FaultMissesText {
+        /// The fault.
+        fault: String,
+        /// What was looked for.
+        passage: String,
+    },
+
+    /// A fault for a device that compiles nothing.
+    #[error("fault {fault:?} is injected into CUDA text, and the CPU path has none; use --device emulator or cuda")]
+    FaultNeedsKernel {
+        /// The fault.
+        fault: String,
+    },
 }

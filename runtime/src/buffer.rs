@@ -1,0 +1,214 @@
+//! [`Buffer`]: typed memory on a device, and [`View`]: rows of it.
+
+use std::fmt;
+
+use bytemuck::{cast_slice, cast_slice_mut, zeroed_vec};
+
+use crate::device::{Device, Storage};
+use crate::{Dtype, Element, Error, Result};
+
+/// Memory for `len` elements of one type on one device.
+///
+/// A fresh buffer is *unwritten*: it reads as NaN, and the emulator reports a kernel that reads it. Operators write through
+/// shared references, as devices do; every launch checks that what it writes overlaps nothing else that it was given.
+pub struct Buffer {
+    device: Device,
+    storage: Storage,
+    dtype: Dtype,
+    len: usize,
+}
+
+impl Buffer {
+    /// An unwritten buffer of `len` elements.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the device has no room.
+    pub fn unwritten(device: &Device, dtype: Dtype, len: usize) -> Result<Buffer> {
+        let storage = Storage::unwritten(device, len * dtype.bytes())?;
+        Ok(Buffer { device: device.clone(), storage, dtype, len })
+    }
+
+    /// A buffer with these values.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the device has no room.
+    pub fn from_slice<T: Element>(device: &Device, values: &[T]) -> Result<Buffer> {
+        let buffer = Buffer::unwritten(device, T::DTYPE, values.len())?;
+        buffer.storage.write(cast_slice(values))?;
+        Ok(buffer)
+    }
+
+    /// A buffer of `dtype` with the representable values nearest to these.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the device has no room.
+    pub fn from_f32(device: &Device, dtype: Dtype, values: &[f32]) -> Result<Buffer> {
+        fn converted<T: Element>(device: &Device, values: &[f32]) -> Result<Buffer> {
+            Buffer::from_slice(device, &values.iter().map(|&x| T::from_f32(x)).collect::<Vec<_>>())
+        }
+        match dtype {
+            Dtype::F32 => converted::<f32>(device, values),
+            Dtype::F16 => converted::<half::f16>(device, values),
+            Dtype::Bf16 => converted::<half::bf16>(device, values),
+            Dtype::U32 => converted::<u32>(device, values),
+        }
+    }
+
+    /// Its elements, copied to the host.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] if it holds another type; [`Error::Cuda`] if an earlier launch failed.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        if T::DTYPE != self.dtype {
+            return Err(Error::Buffer { rule: format!("it holds {}, not {}", self.dtype, T::DTYPE) });
+        }
+        let mut values = zeroed_vec::<T>(self.len);
+        self.storage.read(cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    /// Its elements widened to f32, copied to the host.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if an earlier launch failed.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        fn widened<T: Element>(buffer: &Buffer) -> Result<Vec<f32>> {
+            Ok(buffer.to_vec::<T>()?.into_iter().map(T::to_f32).collect())
+        }
+        match self.dtype {
+            Dtype::F32 => self.to_vec(),
+            Dtype::F16 => widened::<half::f16>(self),
+            Dtype::Bf16 => widened::<half::bf16>(self),
+            Dtype::U32 => widened::<u32>(self),
+        }
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What it holds.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The whole buffer as `rows` rows of equal length.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] if the elements do not fill that many rows.
+    pub fn rows(&self, rows: usize) -> Result<View<'_>> {
+        let cols = if rows == 0 { 0 } else { self.len / rows };
+        if rows * cols != self.len {
+            return Err(Error::Buffer { rule: format!("its {} elements do not fill {rows} equal rows", self.len) });
+        }
+        Ok(View { buffer: self, offset: 0, rows, cols, stride: cols })
+    }
+
+    /// The whole buffer as a vector.
+    pub fn view(&self) -> View<'_> {
+        View { buffer: self, offset: 0, rows: self.len, cols: 1, stride: 1 }
+    }
+
+    /// Whether the bytes beside the buffer are as they were when it was made. The emulator watches every access instead and
+    /// always answers yes.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if an earlier launch failed.
+    pub fn fence_holds(&self) -> Result<bool> {
+        self.storage.fence_holds()
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer([{}; {}] on {})", self.dtype, self.len, self.device)
+    }
+}
+
+/// `rows` rows of `cols` elements that start `stride` elements apart: a whole buffer, or columns of it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub(crate) buffer: &'a Buffer,
+    /// Elements before the first.
+    pub(crate) offset: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// Elements from the start of a row to the start of the next.
+    pub(crate) stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// Columns `start` to `start + cols` of these rows: how the halves of `xz (T, 2D)` are named.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] if the rows are shorter.
+    pub fn columns(self, start: usize, cols: usize) -> Result<View<'a>> {
+        if start + cols > self.cols {
+            let rule = format!("columns {start} to {} were asked of rows that have {}", start + cols, self.cols);
+            return Err(Error::Buffer { rule });
+        }
+        Ok(View { offset: self.offset + start, cols, ..self })
+    }
+
+    /// Rows `start` to `start + rows` of these.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] if there are fewer.
+    pub fn rows_at(self, start: usize, rows: usize) -> Result<View<'a>> {
+        if start + rows > self.rows {
+            let rule = format!("rows {start} to {} were asked of {}", start + rows, self.rows);
+            return Err(Error::Buffer { rule });
+        }
+        Ok(View { offset: self.offset + start * self.stride, rows, ..self })
+    }
+
+    /// The buffer that holds the rows.
+    pub fn buffer(&self) -> &'a Buffer {
+        self.buffer
+    }
+
+    /// `(rows, cols)`
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// Whether some element belongs to both.
+    pub fn overlaps(&self, other: &View<'_>) -> bool {
+        if !std::ptr::eq(self.buffer, other.buffer) || self.is_empty() || other.is_empty() {
+            return false;
+        }
+        let last = |v: &View<'_>| v.offset + (v.rows - 1) * v.stride + v.cols;
+        if last(self) <= other.offset || last(other) <= self.offset {
+            return false;
+        }
+        if self.stride != other.stride {
+            return true;
+        }
+        // Of rows equally far apart, only the columns decide.
+        let (a, b) = (self.offset % self.stride, other.offset % self.stride);
+        let meet = |x: usize, x_cols: usize, y: usize, y_cols: usize| x < y + y_cols && y < x + x_cols;
+        meet(a, self.cols, b, other.cols)
+            || meet(a + self.stride, self.cols, b, other.cols)
+            || meet(a, self.cols, b + self.stride, other.cols)
+    }
+
+    /// Whether it holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0 || self.cols == 0
+    }
+}

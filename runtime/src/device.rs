@@ -1,0 +1,314 @@
+//! [`Device`]: where buffers lie and kernels run.
+
+use std::cell::UnsafeCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use packscan_emulator::{Memory, Module};
+
+use crate::cuda::{Cuda, CudaMemory};
+use crate::kernel::{self, Variant};
+use crate::nvrtc::{self, Arch, Compile, Emit};
+use crate::{Error, Result};
+
+/// A machine that runs operators.
+#[derive(Clone)]
+pub enum Device {
+    /// An NVIDIA GPU.
+    Cuda(Arc<Cuda>),
+    /// The PTX of the same kernels, on this CPU, watched.
+    Emulator(Arc<Emulated>),
+    /// The native CPU path of each operator.
+    Cpu,
+}
+
+impl Device {
+    /// The GPU with this number.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] where there is no driver or no such GPU.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        Ok(Device::Cuda(Arc::new(Cuda::open(ordinal, None)?)))
+    }
+
+    /// An emulated GPU of the default architecture. The seed orders blocks and threads; results must not depend on it.
+    pub fn emulator(seed: u64) -> Device {
+        Device::Emulator(Arc::new(Emulated::new(seed, None)))
+    }
+
+    /// The same kind of device, with a fault injected into the text of every kernel that it compiles from now on.
+    ///
+    /// # Errors
+    /// [`Error::FaultNeedsKernel`] on the CPU path, which compiles nothing; [`Error::NoGpu`] as for [`Device::cuda`].
+    pub fn sabotaged(&self, edit: Edit) -> Result<Device> {
+        match self {
+            Device::Cuda(cuda) => Ok(Device::Cuda(Arc::new(Cuda::open(cuda.ordinal(), Some(edit))?))),
+            Device::Emulator(emulated) => Ok(Device::Emulator(Arc::new(Emulated::new(emulated.seed(), Some(edit))))),
+            Device::Cpu => Err(Error::FaultNeedsKernel { fault: edit.name.to_owned() }),
+        }
+    }
+
+    /// The kind of device, as the command line names it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Device::Cuda(_) => "cuda",
+            Device::Emulator(_) => "emulator",
+            Device::Cpu => "cpu",
+        }
+    }
+
+    /// The architecture that kernels are compiled for; `None` on the CPU path.
+    pub fn arch(&self) -> Option<Arch> {
+        match self {
+            Device::Cuda(cuda) => Some(cuda.arch()),
+            Device::Emulator(_) => Some(Arch::default()),
+            Device::Cpu => None,
+        }
+    }
+
+    /// Checks a variant against its declaration and this device's limits.
+    ///
+    /// # Errors
+    /// [`Error::Variant`] with every broken rule.
+    pub fn check<V: Variant>(&self, variant: &V) -> Result<()> {
+        kernel::check(variant, self.arch().unwrap_or_default())
+    }
+
+    /// Waits until everything launched there has run.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if something that was launched failed.
+    pub fn synchronize(&self) -> Result<()> {
+        match self {
+            Device::Cuda(cuda) => cuda.synchronize(),
+            Device::Emulator(_) | Device::Cpu => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cuda(cuda) => write!(f, "{} ({})", cuda.name(), cuda.arch()),
+            Device::Emulator(_) => write!(f, "the emulator ({})", Arch::default()),
+            Device::Cpu => f.write_str("the CPU"),
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Arch {
+    /// The most dynamic shared memory that one block can have, in bytes (CUDA C++ Programming Guide, compute capabilities). An
+    /// architecture that is not listed gets what every one has.
+    pub fn max_shared_bytes(self) -> usize {
+        let kib = match self.number() {
+            70 | 72 => 96,
+            75 => 64,
+            80 | 87 => 163,
+            86 | 89 | 120 | 121 => 99,
+            90 | 100 | 101 | 103 | 110 => 227,
+            _ => 48,
+        };
+        kib * 1024
+    }
+}
+
+/// A fault to inject into CUDA text: each pair is a passage that occurs in it and what replaces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// How the fault is named on the command line.
+    pub name: &'static str,
+    /// Passage, which of its occurrences (from 0), and replacement.
+    pub changes: Vec<(&'static str, usize, &'static str)>,
+}
+
+impl Edit {
+    /// The text with the fault in it.
+    ///
+    /// # Errors
+    /// [`Error::FaultMissesText`] if a passage does not occur: the fault would inject nothing and the kernel would pass.
+    pub fn apply(&self, text: &str) -> Result<String> {
+        let mut text = text.to_owned();
+        for &(passage, occurrence, replacement) in &self.changes {
+            let Some((at, _)) = text.match_indices(passage).nth(occurrence) else {
+                return Err(Error::FaultMissesText { fault: self.name.to_owned(), passage: passage.to_owned() });
+            };
+            text.replace_range(at..at + passage.len(), replacement);
+        }
+        Ok(text)
+    }
+}
+
+/// The CUDA text that a device compiles for a variant: its source, with the device's fault if it has one.
+pub(crate) fn text_for<V: Variant>(variant: &V, edit: Option<&Edit>) -> Result<String> {
+    let text = kernel::source(variant);
+    edit.map_or(Ok(text.clone()), |edit| edit.apply(&text))
+}
+
+/// The emulated GPU.
+pub struct Emulated {
+    seed: AtomicU64,
+    edit: Option<Edit>,
+    memory: Mutex<Memory>,
+    modules: Mutex<HashMap<String, Arc<Module>>>,
+}
+
+impl Emulated {
+    fn new(seed: u64, edit: Option<Edit>) -> Emulated {
+        Emulated { seed: seed.into(), edit, memory: Mutex::new(Memory::new()), modules: Mutex::default() }
+    }
+
+    /// The seed of the next launch.
+    pub fn seed(&self) -> u64 {
+        self.seed.load(Ordering::Relaxed)
+    }
+
+    /// Orders blocks and threads of the launches to come by another seed.
+    pub fn set_seed(&self, seed: u64) {
+        self.seed.store(seed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The parsed PTX of a variant, compiled on first use.
+    pub(crate) fn module<V: Variant>(&self, variant: &V) -> Result<Arc<Module>> {
+        let id = variant.to_string();
+        let mut modules = self.modules.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(module) = modules.get(&id) {
+            return Ok(module.clone());
+        }
+        let source = text_for(variant, self.edit.as_ref())?;
+        let request = Compile { name: &id, source: &source, arch: Arch::default(), emit: Emit::Ptx, options: &[] };
+        let ptx = String::from_utf8_lossy(&nvrtc::compile_cached(&request)?.bytes).into_owned();
+        let module = Module::parse(ptx.trim_end_matches('\0'));
+        let module = Arc::new(module.map_err(|source| Error::Ptx { id: id.clone(), source: Box::new(source) })?);
+        modules.insert(id, module.clone());
+        Ok(module)
+    }
+}
+
+/// The bytes of a buffer.
+pub(crate) enum Storage {
+    Cuda(CudaMemory),
+    Emulator { device: Arc<Emulated>, address: u64, bytes: usize },
+    Cpu(HostMemory),
+}
+
+impl Storage {
+    pub(crate) fn unwritten(device: &Device, bytes: usize) -> Result<Storage> {
+        Ok(match device {
+            Device::Cuda(cuda) => Storage::Cuda(CudaMemory::unwritten(cuda, bytes)?),
+            Device::Emulator(emulated) => {
+                let address = emulated.memory().allocate(bytes, "buffer");
+                Storage::Emulator { device: emulated.clone(), address, bytes }
+            }
+            Device::Cpu => Storage::Cpu(HostMemory::unwritten(bytes)),
+        })
+    }
+
+    pub(crate) fn write(&self, from: &[u8]) -> Result<()> {
+        match self {
+            Storage::Cuda(memory) => memory.write(from)?,
+            Storage::Emulator { device, address, .. } => device.memory().write(*address, from),
+            Storage::Cpu(memory) => memory.write(from),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read(&self, to: &mut [u8]) -> Result<()> {
+        match self {
+            Storage::Cuda(memory) => memory.read(to)?,
+            Storage::Emulator { device, address, .. } => device.memory().read(*address, to),
+            Storage::Cpu(memory) => memory.read(to),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn fence_holds(&self) -> Result<bool> {
+        match self {
+            Storage::Cuda(memory) => memory.fence_holds(),
+            Storage::Emulator { .. } => Ok(true),
+            Storage::Cpu(memory) => Ok(memory.fence_holds()),
+        }
+    }
+
+    /// The address that a kernel is given.
+    pub(crate) fn address(&self) -> u64 {
+        match self {
+            Storage::Cuda(memory) => memory.address(),
+            Storage::Emulator { address, .. } => *address,
+            Storage::Cpu(memory) => memory.pointer() as u64,
+        }
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if let Storage::Emulator { device, address, .. } = self {
+            device.memory().free(*address);
+        }
+    }
+}
+
+/// What lies on both sides of a buffer, so that a write beside it is seen.
+pub(crate) const FENCE: u8 = 0xA5;
+/// Bytes of fence on each side, and the alignment of every buffer.
+pub(crate) const FENCE_BYTES: usize = 256;
+
+/// Host memory that operators write through shared references, as devices do.
+pub(crate) struct HostMemory {
+    /// Fence, contents, fence; in 16-byte units so that every element type is aligned.
+    units: Box<[UnsafeCell<u128>]>,
+    bytes: usize,
+}
+
+// SAFETY: the contents are reached only through raw pointers whose users promise, as for device memory, that nobody writes what
+// another reads; `launch::check_call` checks it for every operator.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    fn unwritten(bytes: usize) -> HostMemory {
+        let units = (2 * FENCE_BYTES + bytes).div_ceil(16);
+        let memory = HostMemory {
+            units: (0..units).map(|_| UnsafeCell::new(u128::from_ne_bytes([FENCE; 16]))).collect(),
+            bytes,
+        };
+        // SAFETY: `bytes` bytes follow the first fence, and nobody else has the pointer yet.
+        unsafe { memory.pointer().write_bytes(0xFF, bytes) };
+        memory
+    }
+
+    pub(crate) fn pointer(&self) -> *mut u8 {
+        self.units.as_ptr().cast_mut().cast::<u8>().wrapping_add(FENCE_BYTES)
+    }
+
+    fn write(&self, from: &[u8]) {
+        assert_eq!(from.len(), self.bytes);
+        // SAFETY: the contents are `bytes` long; the caller has no other access under way (see `Sync` above).
+        unsafe { self.pointer().copy_from_nonoverlapping(from.as_ptr(), self.bytes) };
+    }
+
+    fn read(&self, to: &mut [u8]) {
+        assert_eq!(to.len(), self.bytes);
+        // SAFETY: as in `write`.
+        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(self.pointer(), self.bytes) };
+    }
+
+    fn fence_holds(&self) -> bool {
+        // SAFETY: the units are that long, and nobody writes them (see `Sync` above).
+        let all = unsafe { std::slice::from_raw_parts(self.units.as_ptr().cast::<u8>(), self.units.len() * 16) };
+        let (before, rest) = all.split_at(FENCE_BYTES);
+        before.iter().chain(&rest[self.bytes..]).all(|&byte| byte == FENCE)
+    }
+}

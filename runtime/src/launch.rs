@@ -1,0 +1,254 @@
+//! The one path from typed arguments to a running kernel.
+
+use packscan_emulator as emulator;
+
+use crate::device::Storage;
+use crate::kernel::{Access, Bound, Extents, Owner, Shape, Variant};
+use crate::{DevicePacked, Device, Error, Packed, Result};
+
+/// What a launch left behind besides its outputs.
+#[derive(Debug, Default)]
+pub struct Launched {
+    /// What the emulator counted; `None` on a GPU, or where the grid had no block.
+    pub counts: Option<emulator::Counts>,
+}
+
+/// Checks a call and runs it on the device of its pack. On a GPU it returns before the kernel has finished.
+///
+/// # Errors
+/// [`Error::Variant`] and [`Error::Tensor`] for what the caller gave; compiling; [`Error::Emulated`] for what the emulator saw;
+/// [`Error::Cuda`].
+pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>) -> Result<Launched> {
+    let tensors = check_call(variant, packed, args)?;
+    let dims = V::dims(args);
+    let extents = extents(packed.packed(), &dims);
+    let shape =
+        Shape { grid: variant.grid(extents), threads: variant.threads(), shared_bytes: variant.shared_bytes() };
+    if shape.grid.contains(&0) {
+        return Ok(Launched::default());
+    }
+    let mut arguments = arguments(&tensors, extents);
+    match packed.device() {
+        Device::Cuda(cuda) => {
+            cuda.launch(variant, shape, &mut arguments)?;
+            Ok(Launched::default())
+        }
+        Device::Emulator(emulated) => {
+            let module = emulated.module(variant)?;
+            let symbol = crate::kernel::symbol(&variant.to_string());
+            let ptx = |source| Error::Ptx { id: variant.to_string(), source: Box::new(source) };
+            let owners: Vec<Option<Vec<u32>>> = tensors.iter().map(|t| owners(t, packed.packed())).collect();
+            let views: Vec<emulator::View<'_>> =
+                std::iter::zip(&tensors, &owners).filter_map(|(t, o)| declared(t, o.as_deref())).collect();
+            let launch = emulator::Launch {
+                kernel: module.kernel(&symbol).map_err(ptx)?,
+                grid: shape.grid.map(|n| n as u32),
+                block: [shape.threads as u32, 1, 1],
+                shared_bytes: shape.shared_bytes as u32,
+                params: &arguments,
+                views: &views,
+                seed: emulated.seed(),
+                data_dependent_control: false,
+            };
+            let counts = emulated.memory().launch(&launch);
+            let counts =
+                counts.map_err(|fault| Error::Emulated { id: variant.to_string(), fault: Box::new(fault) })?;
+            Ok(Launched { counts: Some(counts) })
+        }
+        Device::Cpu => Err(Error::NoKernelOnCpu { id: variant.to_string() }),
+    }
+}
+
+/// Checks everything that the declaration of a kernel says about a call, and returns its tensors. The native CPU paths call it too.
+///
+/// # Errors
+/// [`Error::Variant`] and [`Error::Tensor`].
+pub fn check_call<'a, V: Variant>(
+    variant: &V,
+    packed: &DevicePacked,
+    args: &V::Args<'a>,
+) -> Result<Vec<Bound<'a>>> {
+    packed.device().check(variant)?;
+    let dims = V::dims(args);
+    let tensors = variant.bind(args, extents(packed.packed(), &dims));
+    let wrong = |t: &Bound<'_>, got: String, rule: String| Error::Tensor {
+        id: variant.to_string(),
+        tensor: t.tensor.name,
+        shape: t.tensor.shape,
+        got,
+        rule,
+    };
+    for t in &tensors {
+        match (&t.view, t.wanted) {
+            (Some(view), true) => {
+                if !std::ptr::eq(view.buffer, packed.cu_seqlens()) && !same_device(view.buffer.device(), packed.device()) {
+                    let got = format!("it is on {}", view.buffer.device());
+                    return Err(wrong(t, got, format!("the pack is on {}; put both on one device", packed.device())));
+                }
+                check_extent(t).map_err(|(got, rule)| wrong(t, got, rule))?;
+            }
+            (None, false) => {}
+            (None, true) => {
+                return Err(wrong(t, "it was left out".into(), "the variant has the option that needs it".into()));
+            }
+            (Some(_), false) => {
+                let rule = "the variant has not the option that uses it; leave it out or choose another variant".into();
+                return Err(wrong(t, "it was given".into(), rule));
+            }
+        }
+    }
+    check_overlaps(&tensors).map_err(|(t, other)| {
+        let rule = format!("what a kernel writes must overlap no other argument; give {other} memory of its own");
+        wrong(t, format!("it overlaps {other}"), rule)
+    })?;
+    Ok(tensors)
+}
+
+fn same_device(a: &Device, b: &Device) -> bool {
+    match (a, b) {
+        (Device::Cuda(a), Device::Cuda(b)) => a.ordinal() == b.ordinal(),
+        (Device::Emulator(a), Device::Emulator(b)) => std::sync::Arc::ptr_eq(a, b),
+        (Device::Cpu, Device::Cpu) => true,
+        _ => false,
+    }
+}
+
+/// Type, shape, stride and alignment of one tensor; an error is what it has and what it must have.
+fn check_extent(t: &Bound<'_>) -> Result<(), (String, String)> {
+    let Some(view) = &t.view else { return Ok(()) };
+    if view.buffer.dtype() != t.dtype {
+        return Err((format!("it holds {}", view.buffer.dtype()), format!("it must hold {}", t.dtype)));
+    }
+    if view.rows * view.cols != t.rows * t.cols || (t.tensor.strided && view.shape() != (t.rows, t.cols)) {
+        let got = format!("it has {} rows of {}", view.rows, view.cols);
+        return Err((got, format!("it must have {} rows of {}", t.rows, t.cols)));
+    }
+    if !t.tensor.strided && view.stride != view.cols && view.rows > 1 {
+        let got = format!("its rows of {} lie {} apart", view.cols, view.stride);
+        return Err((got, "it must be contiguous; copy it".into()));
+    }
+    if t.tensor.strided && view.stride < view.cols && view.rows > 1 {
+        let got = format!("its rows of {} lie {} apart", view.cols, view.stride);
+        return Err((got, "rows must not overlap; take a stride of at least the row's length".into()));
+    }
+    let multiple = t.multiple;
+    for (what, value) in [("start", view.offset), ("stride", view.stride), ("row length", view.cols)] {
+        if t.tensor.strided && !value.is_multiple_of(multiple) {
+            let got = format!("its {what} is {value} elements");
+            return Err((got, format!("this variant moves {multiple} at a time; take one with a smaller vec")));
+        }
+    }
+    Ok(())
+}
+
+fn check_overlaps<'b, 'a>(tensors: &'b [Bound<'a>]) -> Result<(), (&'b Bound<'a>, &'static str)> {
+    for (i, written) in tensors.iter().enumerate() {
+        if !matches!(written.tensor.access, Access::Out | Access::InOut) {
+            continue;
+        }
+        let Some(view) = &written.view else { continue };
+        for (j, other) in tensors.iter().enumerate() {
+            if i != j && other.view.as_ref().is_some_and(|o| o.overlaps(view)) {
+                return Err((written, other.tensor.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn extents<'a>(packed: &Packed, dims: &'a [usize]) -> Extents<'a> {
+    Extents { tokens: packed.tokens(), sequences: packed.sequences(), dims }
+}
+
+/// The bytes of the CUDA `Args` struct: the fields of `kernel::arguments`, in its order and with C's alignment.
+fn arguments(tensors: &[Bound<'_>], extents: Extents<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for t in tensors {
+        let address = t.view.as_ref().map_or(0, address);
+        bytes.extend(address.to_ne_bytes());
+        if t.tensor.strided {
+            bytes.extend(t.view.as_ref().map_or(0, |v| v.stride as u64).to_ne_bytes());
+        }
+    }
+    for &extent in [extents.tokens, extents.sequences].iter().chain(extents.dims) {
+        bytes.extend((extent as u32).to_ne_bytes());
+    }
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+fn address(view: &crate::View<'_>) -> u64 {
+    view.buffer.storage().address() + (view.offset * view.buffer.dtype().bytes()) as u64
+}
+
+/// The sequence of each row, where rows belong to sequences.
+fn owners(t: &Bound<'_>, packed: &Packed) -> Option<Vec<u32>> {
+    match t.owner {
+        Owner::Nobody => None,
+        Owner::TokenEvery(n) => Some(packed.seq_idx().into_iter().step_by(n).collect()),
+        Owner::Sequence => Some((0..packed.sequences() as u32).collect()),
+    }
+}
+
+/// What the emulator is told about a tensor.
+fn declared<'a>(t: &Bound<'a>, owner: Option<&'a [u32]>) -> Option<emulator::View<'a>> {
+    let view = t.view.as_ref()?;
+    debug_assert!(matches!(view.buffer.storage(), Storage::Emulator { .. }));
+    let bytes = t.dtype.bytes();
+    let stride = if t.tensor.strided { view.stride } else { t.cols };
+    Some(emulator::View {
+        name: t.tensor.name,
+        address: address(view),
+        rows: t.rows,
+        row_bytes: t.cols * bytes,
+        stride_bytes: stride * bytes,
+        access: match t.tensor.access {
+            Access::In | Access::Structure => emulator::Access::Read,
+            Access::Out => emulator::Access::Write,
+            Access::InOut => emulator::Access::ReadWrite,
+        },
+        owner,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{ElementOf, Tensor};
+    use crate::{Buffer, Dtype};
+
+    static OUT: Tensor = Tensor {
+        name: "out",
+        doc: "",
+        shape: "[T, D]",
+        access: Access::Out,
+        element: ElementOf::Fixed(Dtype::F32),
+        strided: true,
+    };
+
+    fn bound<'a>(view: crate::View<'a>, rows: usize, cols: usize, multiple: usize) -> Bound<'a> {
+        let owner = Owner::TokenEvery(1);
+        Bound { tensor: &OUT, view: Some(view), wanted: true, dtype: Dtype::F32, rows, cols, multiple, owner }
+    }
+
+    #[test]
+    fn extents_are_checked() {
+        let buffer = Buffer::unwritten(&Device::Cpu, Dtype::F32, 24).unwrap();
+        let rows = buffer.rows(4).unwrap();
+        let halves = [rows.columns(0, 3).unwrap(), rows.columns(3, 3).unwrap()];
+        assert!(check_extent(&bound(rows, 4, 6, 2)).is_ok());
+        assert!(check_extent(&bound(rows, 3, 8, 1)).is_err(), "same count, other rows");
+        assert!(check_extent(&bound(halves[1], 4, 3, 1)).is_ok());
+        assert!(check_extent(&bound(halves[1], 4, 3, 2)).is_err(), "starts at an odd element");
+    }
+
+    #[test]
+    fn halves_of_one_buffer_do_not_overlap() {
+        let buffer = Buffer::unwritten(&Device::Cpu, Dtype::F32, 24).unwrap();
+        let rows = buffer.rows(4).unwrap();
+        let (left, right) = (rows.columns(0, 3).unwrap(), rows.columns(3, 3).unwrap());
+        assert!(check_overlaps(&[bound(left, 4, 3, 1), bound(right, 4, 3, 1)]).is_ok());
+        assert!(check_overlaps(&[bound(left, 4, 3, 1), bound(rows, 4, 6, 1)]).is_err());
+        assert!(check_overlaps(&[bound(left, 4, 3, 1), bound(rows.columns(2, 3).unwrap(), 4, 3, 1)]).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! [`Packed`]: where the sequences of a pack begin and end, checked once.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use crate::{Buffer, Device, Error, Result};
+
+/// The most tokens of one pack: token indices and the ends of chunks stay within 32 bits.
+pub const MAX_TOKENS: usize = (1 << 31) - 1;
+
+/// A pack: `S` sequences laid end to end in `T` tokens.
+///
+/// No operator can be called without it. Empty sequences are legal. A sequence may be *continued* from an earlier pack: it
+/// then starts from a state given to the operator instead of from nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// `[S + 1]`, from 0 to `T`, never decreasing.
+    cu_seqlens: Vec<u32>,
+    /// `[S]`
+    continued: Vec<bool>,
+}
+
+impl Packed {
+    /// A pack of sequences with these lengths, in tokens.
+    ///
+    /// # Errors
+    /// [`Error::Packed`] if there is no sequence or the lengths add up to more than [`MAX_TOKENS`].
+    pub fn from_lengths(lengths: &[usize]) -> Result<Packed> {
+        let mut end = 0usize;
+        let mut cu_seqlens = vec![0];
+        for (s, &length) in lengths.iter().enumerate() {
+            end = end.saturating_add(length);
+            if end > MAX_TOKENS {
+                return Err(wrong("lengths", format!("sequence {s} ends at token {end}"), too_long()));
+            }
+            cu_seqlens.push(end as u32);
+        }
+        Packed::from_cu_seqlens(&cu_seqlens, end)
+    }
+
+    /// A pack whose sequence `s` is tokens `cu_seqlens[s]` to `cu_seqlens[s + 1]` of `tokens`.
+    ///
+    /// # Errors
+    /// [`Error::Packed`] unless `cu_seqlens` starts at 0, never decreases and ends at `tokens`.
+    pub fn from_cu_seqlens(cu_seqlens: &[u32], tokens: usize) -> Result<Packed> {
+        let field = "cu_seqlens";
+        let [first, .., last] = cu_seqlens else {
+            return Err(wrong(
+                field,
+                format!("it has {} entries", cu_seqlens.len()),
+                "a pack of S sequences has S + 1 boundaries and at least one sequence; give [0, T] for a single one".into(),
+            ));
+        };
+        if *first != 0 {
+            let cure = "the first sequence starts at token 0; prepend 0 or subtract the first entry from all".into();
+            return Err(wrong(field, format!("it starts at {first}"), cure));
+        }
+        if let Some(s) = cu_seqlens.windows(2).position(|pair| pair[1] < pair[0]) {
+            return Err(wrong(
+                field,
+                format!("it decreases from {} to {} at entry {}", cu_seqlens[s], cu_seqlens[s + 1], s + 1),
+                "each entry is the running sum of the lengths before it; repeat an entry for an empty sequence".into(),
+            ));
+        }
+        if *last as usize != tokens {
+            return Err(wrong(
+                field,
+                format!("it ends at {last}, but the pack has {tokens} tokens"),
+                "the last entry is the number of tokens; add a sequence for the rest, or cut the tensors".into(),
+            ));
+        }
+        if tokens > MAX_TOKENS {
+            return Err(wrong(field, format!("it ends at {last}"), too_long()));
+        }
+        Ok(Packed { continued: vec![false; cu_seqlens.len() - 1], cu_seqlens: cu_seqlens.to_vec() })
+    }
+
+    /// A pack given by each token's place in its own sequence, `[T]`: a 0 starts a sequence.
+    ///
+    /// # Errors
+    /// [`Error::Packed`] unless each entry is 0 or one more than the entry before it.
+    pub fn from_position_indices(positions: &[u32]) -> Result<Packed> {
+        let mut lengths = Vec::new();
+        for (t, &position) in positions.iter().enumerate() {
+            match (position, lengths.last_mut()) {
+                (0, _) => lengths.push(1),
+                (p, Some(length)) if p as usize == *length => *length += 1,
+                (p, previous) => {
+                    let expected = previous.map_or("0".to_owned(), |length| format!("0 or {length}"));
+                    return Err(wrong(
+                        "position_indices",
+                        format!("token {t} has position {p}"),
+                        format!("{expected} was expected; positions count 0, 1, 2, .. within each sequence"),
+                    ));
+                }
+            }
+        }
+        Packed::from_lengths(&lengths)
+    }
+
+    /// A pack given by the sequence of each token, `[T]`; numbers that are left out are empty sequences.
+    ///
+    /// # Errors
+    /// [`Error::Packed`] if an entry is smaller than the one before it.
+    pub fn from_seq_idx(seq_idx: &[u32]) -> Result<Packed> {
+        let mut lengths = Vec::new();
+        for (t, &s) in seq_idx.iter().enumerate() {
+            let s = s as usize;
+            if s + 1 < lengths.len() || s > seq_idx.len() + lengths.len() {
+                return Err(wrong(
+                    "seq_idx",
+                    format!("token {t} belongs to sequence {s}"),
+                    "sequences are numbered 0, 1, 2, .. in the order of their tokens; renumber them".into(),
+                ));
+            }
+            lengths.resize(lengths.len().max(s + 1), 0);
+            lengths[s] += 1;
+        }
+        Packed::from_lengths(&lengths)
+    }
+
+    /// The same pack with the sequences marked whose state comes from an earlier pack, `[S]`.
+    ///
+    /// # Errors
+    /// [`Error::Packed`] unless there is one mark for each sequence.
+    pub fn with_continued(mut self, continued: &[bool]) -> Result<Packed> {
+        if continued.len() != self.sequences() {
+            return Err(wrong(
+                "continued",
+                format!("it has {} entries", continued.len()),
+                format!("the pack has {} sequences; give one mark for each", self.sequences()),
+            ));
+        }
+        self.continued = continued.to_vec();
+        Ok(self)
+    }
+
+    /// Tokens, `T`.
+    pub fn tokens(&self) -> usize {
+        self.cu_seqlens.last().map_or(0, |&end| end as usize)
+    }
+
+    /// Sequences, `S`, empty ones included.
+    pub fn sequences(&self) -> usize {
+        self.continued.len()
+    }
+
+    /// The boundaries, `[S + 1]`.
+    pub fn cu_seqlens(&self) -> &[u32] {
+        &self.cu_seqlens
+    }
+
+    /// Which sequences are continued, `[S]`.
+    pub fn continued(&self) -> &[bool] {
+        &self.continued
+    }
+
+    /// The tokens of sequence `s`.
+    pub fn range(&self, s: usize) -> Range<usize> {
+        self.cu_seqlens[s] as usize..self.cu_seqlens[s + 1] as usize
+    }
+
+    /// The lengths of the sequences in tokens, `[S]`.
+    pub fn lengths(&self) -> Vec<usize> {
+        (0..self.sequences()).map(|s| self.range(s).len()).collect()
+    }
+
+    /// The sequence of each token, `[T]`.
+    pub fn seq_idx(&self) -> Vec<u32> {
+        (0..self.sequences()).flat_map(|s| std::iter::repeat_n(s as u32, self.range(s).len())).collect()
+    }
+
+    /// Cuts the pack between sequences into `groups` runs of as nearly equal numbers of tokens as the sequences allow: run `g`
+    /// is sequences `starts[g]` to `starts[g + 1]`, `[groups + 1]`. A run may be empty.
+    pub fn group_starts(&self, groups: usize) -> Vec<u32> {
+        let (tokens, sequences) = (self.tokens() as u64, self.sequences() as u32);
+        let mut starts: Vec<u32> = (0..groups as u64)
+            .map(|g| {
+                let target = (g * tokens / groups as u64) as u32;
+                let after = self.cu_seqlens.partition_point(|&start| start < target);
+                let before = after.saturating_sub(1);
+                let nearer = self.cu_seqlens[after] - target < target.saturating_sub(self.cu_seqlens[before]);
+                (if nearer { after } else { before }) as u32
+            })
+            .collect();
+        starts[0] = 0;
+        starts.push(sequences);
+        starts
+    }
+
+    /// The pack with its boundaries on a device, ready for operators.
+    ///
+    /// # Errors
+    /// Whatever allocating there fails with.
+    pub fn on(&self, device: &Device) -> Result<DevicePacked> {
+        let continued: Vec<u32> = self.continued.iter().map(|&c| c.into()).collect();
+        Ok(DevicePacked {
+            cu_seqlens: Buffer::from_slice(device, &self.cu_seqlens)?,
+            continued: Buffer::from_slice(device, &continued)?,
+            packed: self.clone(),
+            groups: Mutex::default(),
+        })
+    }
+}
+
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Packed(")?;
+        for s in 0..self.sequences() {
+            let mark = if self.continued[s] { "+" } else { "" };
+            write!(f, "{}{mark}{}", if s > 0 { " " } else { "" }, self.range(s).len())?;
+        }
+        write!(f, ")")
+    }
+}
+
+/// A [`Packed`] and its boundaries on one device.
+#[derive(Debug)]
+pub struct DevicePacked {
+    packed: Packed,
+    cu_seqlens: Buffer,
+    continued: Buffer,
+    groups: Mutex<HashMap<usize, Arc<Buffer>>>,
+}
+
+impl DevicePacked {
+    /// The boundaries on the host.
+    pub fn packed(&self) -> &Packed {
+        &self.packed
+    }
+
+    /// Where the boundaries are.
+    pub fn device(&self) -> &Device {
+        self.cu_seqlens.device()
+    }
+
+    /// The boundaries, `[S + 1]` u32.
+    pub fn cu_seqlens(&self) -> &Buffer {
+        &self.cu_seqlens
+    }
+
+    /// 1 where a sequence is continued, `[S]` u32.
+    pub fn continued(&self) -> &Buffer {
+        &self.continued
+    }
+
+    /// [`Packed::group_starts`] on the device, `[groups + 1]` u32; kept for the next call.
+    ///
+    /// # Errors
+    /// Whatever allocating there fails with.
+    pub fn group_starts(&self, groups: usize) -> Result<Arc<Buffer>> {
+        let mut kept = self.groups.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(starts) = kept.get(&groups) {
+            return Ok(starts.clone());
+        }
+        let starts = Arc::new(Buffer::from_slice(self.device(), &self.packed.group_starts(groups))?);
+        kept.insert(groups, starts.clone());
+        Ok(starts)
+    }
+}
+
+fn wrong(field: &'static str, got: String, rule: String) -> Error {
+    Error::Packed { field, got, rule }
+}
+
+fn too_long() -> String {
+    format!("a pack has at most {MAX_TOKENS} tokens; split it into several")
+}

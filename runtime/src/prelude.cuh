@@ -1,0 +1,78 @@
+// What every generated kernel may use. NVRTC alone compiles it: no toolkit header is needed.
+
+constexpr float LOG2E = 1.44269504088896341f;
+
+// Storage types. Arithmetic is always in float.
+struct f16 { unsigned short bits; };
+struct bf16 { unsigned short bits; };
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(f16 x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits)); return y; }
+__device__ inline float to_float(bf16 x) { return __uint_as_float(unsigned(x.bits) << 16); }
+
+template <typename T> __device__ inline T from_float(float x);
+template <> __device__ inline float from_float<float>(float x) { return x; }
+template <> __device__ inline f16 from_float<f16>(float x) { f16 y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); return y; }
+template <> __device__ inline bf16 from_float<bf16>(float x) { bf16 y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); return y; }
+
+// One multiprocessor instruction each; PTX ISA states their errors, `Bounded` in the reference crate repeats them.
+__device__ inline float ex2(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+__device__ inline float rcp(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+__device__ inline float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
+// log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), without a branch. log1p on [0, 1] is a polynomial fitted for relative
+// error: 3 units in the last place of float, evaluation included.
+__device__ inline float softplus(float x) {
+    const float w = ex2(-fabsf(x) * LOG2E);
+    float p = 0x1.56edcep-8f;
+    p = fma(p, w, -0x1.e369bap-6f);
+    p = fma(p, w, 0x1.4069c8p-4f);
+    p = fma(p, w, -0x1.17d2bcp-3f);
+    p = fma(p, w, 0x1.874a7ep-3f);
+    p = fma(p, w, -0x1.fcc8c6p-3f);
+    p = fma(p, w, 0x1.553004p-2f);
+    p = fma(p, w, -0x1.fffeacp-2f);
+    p = fma(p, w, 0x1.fffffep-1f);
+    return fmaxf(x, 0.0f) + p * w;
+}
+
+__device__ inline float silu(float x) { return x * rcp(1.0f + ex2(-x * LOG2E)); }
+
+// The register word that one load or store of `BYTES` bytes moves.
+template <unsigned BYTES> struct Word;
+template <> struct Word<2> { using type = unsigned short; };
+template <> struct Word<4> { using type = unsigned; };
+template <> struct Word<8> { using type = uint2; };
+template <> struct Word<16> { using type = uint4; };
+
+// `WIDTH` neighbouring elements, moved by one instruction: 16 bytes at most.
+template <typename T, unsigned WIDTH> struct Packet {
+    union {
+        typename Word<sizeof(T) * WIDTH>::type word;
+        T element[WIDTH];
+    };
+    __device__ float operator[](unsigned i) const { return to_float(element[i]); }
+};
+
+// Loads through the read-only path: nothing in the kernel may write what it reads.
+template <unsigned WIDTH, typename T> __device__ inline Packet<T, WIDTH> load(const T* from) {
+    Packet<T, WIDTH> packet;
+    packet.word = __ldg(reinterpret_cast<const typename Word<sizeof(T) * WIDTH>::type*>(from));
+    return packet;
+}
+
+template <unsigned WIDTH, typename T> __device__ inline Packet<T, WIDTH> zeros() {
+    Packet<T, WIDTH> packet;
+    packet.word = {};
+    return packet;
+}
+
+template <unsigned WIDTH, typename T> __device__ inline void store(T* to, const float (&values)[WIDTH]) {
+    Packet<T, WIDTH> packet;
+#pragma unroll
+    for (unsigned i = 0; i < WIDTH; ++i) packet.element[i] = from_float<T>(values[i]);
+    *reinterpret_cast<decltype(packet.word)*>(to) = packet.word;
+}
+
+constexpr unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
+constexpr unsigned div_ceil(unsigned a, unsigned b) { return (a + b - 1) / b; }
