@@ -1,0 +1,277 @@
+//! The struct of a call's arguments, what a call must satisfy, and the launch.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, format_ident, quote};
+use syn::{Expr, Ident};
+
+use crate::scope;
+use crate::spec::{Dim, Element, Owner, Spec, Tensor};
+
+/// The argument struct and the methods that check, print and launch a variant.
+pub fn expand(spec: &Spec) -> TokenStream {
+    let Spec { variant, args, .. } = spec;
+    let arguments = arguments(spec);
+    quote! {
+        #arguments
+
+        impl #variant {
+            /// Checks this variant's parameters against their domains and rules and against what a block may use.
+            ///
+            /// # Errors
+            /// [`Error::Variant`](::packscan_runtime::Error::Variant) with every broken rule.
+            pub fn check(&self, device: &::packscan_runtime::Device) -> ::packscan_runtime::Result<()> {
+                device.check(self)
+            }
+
+            /// The specialised CUDA text.
+            pub fn source(&self) -> ::std::string::String {
+                ::packscan_runtime::kernel::source(self)
+            }
+
+            /// Checks the arguments, compiles this variant where it is not yet, and launches it on the device of the pack.
+            ///
+            /// # Errors
+            /// What [`launch`](::packscan_runtime::launch::launch) reports: broken rules, arguments that do not fit, a
+            /// failed compilation or launch.
+            pub fn launch(
+                &self,
+                packed: &::packscan_runtime::DevicePacked,
+                args: &#args<'_>,
+            ) -> ::packscan_runtime::Result<::packscan_runtime::launch::Launched> {
+                ::packscan_runtime::launch::launch(self, packed, args)
+            }
+        }
+    }
+}
+
+fn arguments(spec: &Spec) -> TokenStream {
+    let Spec {
+        vis, variant, args, ..
+    } = spec;
+    let doc = format!("The arguments of a call of [`{variant}`].");
+    let dims = spec
+        .dims
+        .iter()
+        .map(|Dim { docs, ident, .. }| quote!(#docs pub #ident: usize));
+    let tensors = spec.tensors.iter().map(|tensor| {
+        let Tensor {
+            docs, ident, flag, ..
+        } = tensor;
+        let details = details(tensor);
+        let kind = match flag {
+            None => quote!(::packscan_runtime::View<'a>),
+            Some(_) => quote!(::std::option::Option<::packscan_runtime::View<'a>>),
+        };
+        quote!(#docs #[doc = ""] #[doc = #details] pub #ident: #kind)
+    });
+    quote! {
+        #[doc = #doc]
+        #[derive(Clone, Copy, Debug)]
+        #vis struct #args<'a> { #(#dims,)* #(#tensors,)* }
+    }
+}
+
+/// The line on a tensor's shape: `` Read, `io [T, D]`; rows may lie apart, in multiples of `vec` elements; given exactly
+/// when `gate` is on. ``
+fn details(tensor: &Tensor) -> String {
+    let access = tensor.access.verb();
+    let element = match &tensor.element {
+        Element::Fixed(dtype) => dtype.lower().to_owned(),
+        Element::Parameter(ident) => ident.to_string(),
+    };
+    let mut text = format!("{access}: `{element} {}`", tensor.shape);
+    if tensor.strided {
+        text += "; rows may lie apart";
+    }
+    if let Some(multiple) = &tensor.multiple {
+        text += &format!(
+            ", start and stride in multiples of `{}` elements",
+            multiple.to_token_stream()
+        );
+    }
+    if let Some(flag) = &tensor.flag {
+        text += &format!("; given exactly when `{flag}` is on");
+    }
+    text + "."
+}
+
+/// The methods of `Variant` that concern a call.
+pub fn methods(spec: &Spec) -> TokenStream {
+    let zero: Expr = syn::parse_quote!(0);
+    let threads = number(spec, "threads", &spec.launch.threads);
+    let shared = number(
+        spec,
+        "shared_bytes",
+        spec.launch.shared.as_ref().unwrap_or(&zero),
+    );
+    let grid = grid(spec);
+    let dims = dims(spec);
+    let bind = bind(spec);
+    quote!(#threads #shared #grid #dims #bind)
+}
+
+fn number(spec: &Spec, name: &str, expr: &Expr) -> TokenStream {
+    let name = format_ident!("{name}");
+    let lets = scope::variant(spec, [expr.to_token_stream()]);
+    quote! {
+        fn #name(&self) -> usize {
+            #lets
+            #expr
+        }
+    }
+}
+
+fn grid(spec: &Spec) -> TokenStream {
+    let extents = format_ident!("extents", span = Span::mixed_site());
+    let given = &spec.launch.grid;
+    let lets = scope::call(spec, &extents, given.iter().map(|extent| quote!(#extent ,)));
+    let parameter = used_or_not(&extents, &lets);
+    let missing = std::iter::repeat_n(quote!(1), 3 - given.len());
+    quote! {
+        #[allow(non_snake_case)]
+        fn grid(&self, #parameter: ::packscan_runtime::kernel::Extents<'_>) -> [usize; 3] {
+            #lets
+            [#(#given,)* #(#missing),*]
+        }
+    }
+}
+
+fn dims(spec: &Spec) -> TokenStream {
+    let args = &spec.args;
+    let name = format_ident!("args", span = Span::mixed_site());
+    let idents = spec.dims.iter().map(|dim| &dim.ident);
+    let body = quote!(::std::vec![#(#name.#idents),*]);
+    let parameter = used_or_not(&name, &body);
+    quote! {
+        fn dims(#parameter: &#args<'_>) -> ::std::vec::Vec<usize> {
+            #body
+        }
+    }
+}
+
+fn bind(spec: &Spec) -> TokenStream {
+    let args_type = &spec.args;
+    let args = format_ident!("args", span = Span::mixed_site());
+    let extents = format_ident!("extents", span = Span::mixed_site());
+    let bound = spec
+        .tensors
+        .iter()
+        .enumerate()
+        .map(|(i, tensor)| bound(&args, i, tensor));
+    let expressions = spec.tensors.iter().map(
+        |Tensor {
+             owner,
+             first,
+             others,
+             multiple,
+             ..
+         }| {
+            let every = match owner {
+                Owner::TokenEvery(every) => every.as_ref(),
+                Owner::Nobody | Owner::Sequence => None,
+            };
+            quote!(#first, #(#others,)* #multiple, #every,)
+        },
+    );
+    let lets = scope::call(spec, &extents, expressions);
+    let parameter = used_or_not(&extents, &lets);
+    quote! {
+        #[allow(non_snake_case)]
+        fn bind<'a>(
+            &self,
+            #args: &#args_type<'a>,
+            #parameter: ::packscan_runtime::kernel::Extents<'_>,
+        ) -> ::std::vec::Vec<::packscan_runtime::kernel::Bound<'a>> {
+            #lets
+            ::std::vec![#(#bound),*]
+        }
+    }
+}
+
+/// The tensor with this index, bound to what the caller gave.
+fn bound(args: &Ident, index: usize, tensor: &Tensor) -> TokenStream {
+    let Tensor {
+        ident,
+        first,
+        others,
+        ..
+    } = tensor;
+    let (view, wanted) = match &tensor.flag {
+        None => (
+            quote!(::std::option::Option::Some(#args.#ident)),
+            quote!(true),
+        ),
+        Some(flag) => (quote!(#args.#ident), quote!(self.#flag)),
+    };
+    let dtype = match &tensor.element {
+        Element::Fixed(dtype) => dtype.to_token_stream(),
+        Element::Parameter(ident) => quote!(self.#ident),
+    };
+    let cols = match others.split_first() {
+        None => quote!(1),
+        Some((only, [])) => only.to_token_stream(),
+        Some(_) => {
+            let factors = others.iter().map(factor);
+            quote!(#(#factors)**)
+        }
+    };
+    let multiple = tensor
+        .multiple
+        .as_ref()
+        .map_or(quote!(1), ToTokens::to_token_stream);
+    let (rows, owner) = match &tensor.owner {
+        Owner::Nobody => (first.to_token_stream(), quote!(Nobody)),
+        Owner::Sequence => (first.to_token_stream(), quote!(Sequence)),
+        Owner::TokenEvery(None) => (first.to_token_stream(), quote!(TokenEvery(1))),
+        Owner::TokenEvery(Some(every)) => {
+            let every = strip(every);
+            (
+                quote!(usize::div_ceil(#first, #every)),
+                quote!(TokenEvery(#every)),
+            )
+        }
+    };
+    quote! {
+        ::packscan_runtime::kernel::Bound {
+            tensor: &<Self as ::packscan_runtime::kernel::Variant>::SPEC.tensors[#index],
+            view: #view,
+            wanted: #wanted,
+            dtype: #dtype,
+            rows: #rows,
+            cols: #cols,
+            multiple: #multiple,
+            owner: ::packscan_runtime::kernel::Owner::#owner,
+        }
+    }
+}
+
+/// An extent that can stand in a product.
+fn factor(extent: &Expr) -> TokenStream {
+    match extent {
+        Expr::Path(_)
+        | Expr::Lit(_)
+        | Expr::Paren(_)
+        | Expr::MethodCall(_)
+        | Expr::Call(_)
+        | Expr::Field(_) => extent.to_token_stream(),
+        _ => quote!((#extent)),
+    }
+}
+
+/// Without parentheses, which an argument does not need.
+fn strip(extent: &Expr) -> &Expr {
+    match extent {
+        Expr::Paren(paren) => strip(&paren.expr),
+        _ => extent,
+    }
+}
+
+/// The name of a parameter, or `_` where the body has no use for it.
+fn used_or_not(name: &Ident, body: &TokenStream) -> TokenStream {
+    let used = scope::identifiers(body.clone()).contains(name);
+    if used {
+        name.to_token_stream()
+    } else {
+        quote!(_)
+    }
+}
