@@ -264,7 +264,6 @@ impl Checker {
             field: from.field,
             rule: from.rule,
             cure: from.cure,
-            cure_args: from.cure_args,
         }
     }
 

@@ -137,20 +137,18 @@ fn grid(spec: &Spec) -> TokenStream {
 }
 
 fn dims(spec: &Spec) -> TokenStream {
-    let args = &spec.args;
     let name = format_ident!("args", span = Span::mixed_site());
     let idents = spec.dims.iter().map(|dim| &dim.ident);
     let body = quote!(::std::vec![#(#name.#idents),*]);
     let parameter = used_or_not(&name, &body);
     quote! {
-        fn dims(#parameter: &#args<'_>) -> ::std::vec::Vec<usize> {
+        fn dims(#parameter: &Self::Args<'_>) -> ::std::vec::Vec<usize> {
             #body
         }
     }
 }
 
 fn bind(spec: &Spec) -> TokenStream {
-    let args_type = &spec.args;
     let args = format_ident!("args", span = Span::mixed_site());
     let extents = format_ident!("extents", span = Span::mixed_site());
     let bound = spec
@@ -179,7 +177,7 @@ fn bind(spec: &Spec) -> TokenStream {
         #[allow(non_snake_case)]
         fn bind<'a>(
             &self,
-            #args: &#args_type<'a>,
+            #args: &Self::Args<'a>,
             #parameter: ::packscan_runtime::kernel::Extents<'_>,
         ) -> ::std::vec::Vec<::packscan_runtime::kernel::Bound<'a>> {
             #lets
@@ -207,12 +205,12 @@ fn bound(args: &Ident, index: usize, tensor: &Tensor) -> TokenStream {
         Element::Fixed(dtype) => dtype.to_token_stream(),
         Element::Parameter(ident) => quote!(self.#ident),
     };
-    let cols = match others.split_first() {
-        None => quote!(1),
-        Some((only, [])) => only.to_token_stream(),
-        Some(_) => {
-            let factors = others.iter().map(factor);
-            quote!(#(#factors)**)
+    let cols = match others.as_slice() {
+        [] => quote!(1),
+        [only] => only.to_token_stream(),
+        [head, tail @ ..] => {
+            let (head, tail) = (factor(head), tail.iter().map(factor));
+            quote!(#head #(* #tail)*)
         }
     };
     let multiple = tensor

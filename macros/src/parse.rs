@@ -63,13 +63,18 @@ pub struct Derived {
     pub expr: Expr,
 }
 
-/// A line of `rules`: `condition, field: "rule", "cure", arguments of the cure;`.
+/// A line of `rules`: `condition, field: "rule", "cure";`, each string with its arguments behind it.
 pub struct Rule {
     pub condition: Expr,
     pub field: Ident,
-    pub rule: LitStr,
-    pub cure: LitStr,
-    pub cure_args: Vec<Expr>,
+    pub rule: Message,
+    pub cure: Message,
+}
+
+/// A format string and its arguments: `"take {}", chunk.next_multiple_of(lanes)`.
+pub struct Message {
+    pub text: LitStr,
+    pub args: Vec<Expr>,
 }
 
 /// A line of `dims`: `d: "D"`.
@@ -227,19 +232,25 @@ impl Parse for Rule {
         input.parse::<Token![:]>()?;
         let rule = input.parse()?;
         input.parse::<Token![,]>()?;
-        let cure = input.parse()?;
-        let mut cure_args = Vec::new();
-        while input.peek(Token![,]) {
-            input.parse::<Token![,]>()?;
-            cure_args.push(input.parse()?);
-        }
         Ok(Self {
             condition,
             field,
             rule,
-            cure,
-            cure_args,
+            cure: input.parse()?,
         })
+    }
+}
+
+impl Parse for Message {
+    /// Up to the next string, which begins another message.
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let text = input.parse()?;
+        let mut args = Vec::new();
+        while input.peek(Token![,]) && !input.peek2(LitStr) {
+            input.parse::<Token![,]>()?;
+            args.push(input.parse()?);
+        }
+        Ok(Self { text, args })
     }
 }
 

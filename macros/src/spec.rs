@@ -2,6 +2,7 @@
 //!
 //! What generates code ([`crate::variant`], [`crate::launch`]) sees only this.
 
+use crate::parse::Message;
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Attribute, Expr, ExprLit, Ident, Lit, LitStr, Meta, Visibility};
@@ -72,9 +73,8 @@ pub struct Derived {
 pub struct Rule {
     pub condition: Expr,
     pub field: Ident,
-    pub rule: LitStr,
-    pub cure: LitStr,
-    pub cure_args: Vec<Expr>,
+    pub rule: Message,
+    pub cure: Message,
 }
 
 /// A size that a call adds to `T` and `S`.

@@ -2,9 +2,10 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
-use syn::{Expr, Ident, LitStr};
+use syn::Ident;
 
 use crate::launch;
+use crate::parse::Message;
 use crate::scope;
 use crate::spec::{Domain, Element, Parameter, Rule, Spec, Tensor};
 
@@ -205,13 +206,8 @@ fn rules(spec: &Spec) -> TokenStream {
             field,
             rule,
             cure,
-            cure_args,
         } = line;
-        let (name, rule, cure) = (
-            field.to_string(),
-            message(rule, &[]),
-            message(cure, cure_args),
-        );
+        let (name, rule, cure) = (field.to_string(), message(rule), message(cure));
         quote! {
             let #holds: bool = #condition;
             if !#holds {
@@ -224,18 +220,19 @@ fn rules(spec: &Spec) -> TokenStream {
             }
         }
     });
-    let lets = scope::variant(
-        spec,
-        spec.rules.iter().map(
-            |Rule {
-                 condition,
-                 rule,
-                 cure,
-                 cure_args,
-                 ..
-             }| quote!(#condition, #rule #cure #(#cure_args),*),
-        ),
+    let expressions = spec.rules.iter().map(
+        |Rule {
+             condition,
+             rule,
+             cure,
+             ..
+         }| {
+            let (rule, rule_args, cure, cure_args) =
+                (&rule.text, &rule.args, &cure.text, &cure.args);
+            quote!(#condition, #rule #(, #rule_args)*, #cure #(, #cure_args)*;)
+        },
     );
+    let lets = scope::variant(spec, expressions);
     let body = if spec.rules.is_empty() {
         quote!(::std::vec::Vec::new())
     } else {
@@ -248,8 +245,8 @@ fn rules(spec: &Spec) -> TokenStream {
     }
 }
 
-/// A string that may capture names or take arguments.
-fn message(text: &LitStr, args: &[Expr]) -> TokenStream {
+/// The text of a message; clippy would rather not see `format!` where nothing is formatted.
+fn message(Message { text, args }: &Message) -> TokenStream {
     if args.is_empty() && !text.value().contains(['{', '}']) {
         return quote!(::std::borrow::ToOwned::to_owned(#text));
     }
