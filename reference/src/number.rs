@@ -1,0 +1,72 @@
+//! What a formula may do with a number.
+
+/// A number that the book's formulas can be run with.
+///
+/// The operations are those of the formulas and no others. They are methods that borrow, not operators, so that a number may own
+/// memory ([`Traced`](crate::Traced) does) without a clone in every formula.
+pub trait Number: Clone {
+    /// A constant of the formula, or an input of which only the value matters.
+    fn constant(value: f64) -> Self;
+
+    /// `self + other`
+    fn add(&self, other: &Self) -> Self;
+
+    /// `self - other`
+    fn sub(&self, other: &Self) -> Self;
+
+    /// `self * other`
+    fn mul(&self, other: &Self) -> Self;
+
+    /// `-self`
+    fn neg(&self) -> Self;
+
+    /// `e^self`
+    fn exp(&self) -> Self;
+
+    /// `ln(1 + e^self)`, computed as `max(self, 0) + ln(1 + e^-|self|)`, which never overflows.
+    fn softplus(&self) -> Self;
+
+    /// `self / (1 + e^-self)`, also called swish.
+    fn silu(&self) -> Self;
+
+    /// The sum of the terms, 0 for none. What a number claims about it holds for every order of summation.
+    fn sum(terms: impl Iterator<Item = Self>) -> Self;
+}
+
+impl Number for f64 {
+    fn constant(value: f64) -> Self {
+        value
+    }
+
+    fn add(&self, other: &Self) -> Self {
+        self + other
+    }
+
+    fn sub(&self, other: &Self) -> Self {
+        self - other
+    }
+
+    fn mul(&self, other: &Self) -> Self {
+        self * other
+    }
+
+    fn neg(&self) -> Self {
+        -self
+    }
+
+    fn exp(&self) -> Self {
+        f64::exp(*self)
+    }
+
+    fn softplus(&self) -> Self {
+        self.max(0.0) + (-self.abs()).exp().ln_1p()
+    }
+
+    fn silu(&self) -> Self {
+        self / (1.0 + (-self).exp())
+    }
+
+    fn sum(terms: impl Iterator<Item = Self>) -> Self {
+        terms.sum()
+    }
+}
