@@ -4,15 +4,12 @@
 use proc_macro2::Span;
 use quote::{ToTokens, format_ident};
 use syn::spanned::Spanned;
-use syn::{Attribute, BinOp, Error, Expr, ExprBinary, ExprPath, Ident, LitInt};
+use syn::{Attribute, Error, Ident, LitInt};
 
 use crate::hint::{did_you_mean, list};
 use crate::parse;
-use crate::scope::identifiers;
-use crate::spec::{
-    Access, Derived, Dim, Docs, Domain, Dtype, Element, Launch, Owner, Parameter, Rule, Source,
-    Spec, Tensor,
-};
+use crate::shape::{self, Letters};
+use crate::spec::{Access, Derived, Dim, Docs, Domain, Dtype, Element, Launch, Parameter, Rule, Source, Spec, Tensor};
 use crate::{cuda, names};
 
 /// The meaning of a declaration.
@@ -31,44 +28,24 @@ pub fn check(declaration: parse::Declaration) -> syn::Result<Spec> {
 /// What is known while checking, and what was found wrong so far.
 struct Checker {
     errors: Option<Error>,
-    /// Names and letters that expressions may use: parameters, derived numbers, dims, `T`, `S`.
-    bound: Vec<String>,
-    /// Letters that shapes may use, for messages.
-    letters: Vec<String>,
+    letters: Letters,
+    parameters: Vec<String>,
     flags: Vec<String>,
     dtypes: Vec<String>,
-    parameters: Vec<String>,
 }
 
 impl Checker {
     fn new(declaration: &parse::Declaration) -> Self {
         let named = |wanted: fn(&parse::Domain) -> bool| {
-            declaration
-                .parameters
-                .iter()
-                .filter(|p| wanted(&p.domain))
-                .map(|p| p.ident.to_string())
-                .collect::<Vec<_>>()
+            let found = declaration.parameters.iter().filter(|p| wanted(&p.domain));
+            found.map(|p| p.ident.to_string()).collect()
         };
-        let mut letters = vec!["T".to_owned(), "S".to_owned()];
-        letters.extend(declaration.dims.iter().map(|dim| dim.letter.value()));
-        let parameters = named(|_| true);
-        let mut bound = letters.clone();
-        bound.extend(parameters.iter().cloned());
-        bound.extend(
-            declaration
-                .derived
-                .iter()
-                .map(|derived| derived.ident.to_string()),
-        );
-        bound.extend(declaration.dims.iter().map(|dim| dim.ident.to_string()));
         Self {
             errors: None,
-            bound,
-            letters,
+            letters: Letters::new(declaration),
+            parameters: named(|_| true),
             flags: named(|domain| matches!(domain, parse::Domain::Flag { .. })),
             dtypes: named(|domain| matches!(domain, parse::Domain::Dtype { .. })),
-            parameters,
         }
     }
 
@@ -87,17 +64,9 @@ impl Checker {
             self.report(span, message);
         }
         let launch = self.launch(from.launch, from.ident.span());
-        let parameters: Vec<_> = from
-            .parameters
-            .into_iter()
-            .map(|parameter| self.parameter(parameter))
-            .collect();
+        let parameters: Vec<_> = from.parameters.into_iter().map(|parameter| self.parameter(parameter)).collect();
         let dims: Vec<_> = from.dims.into_iter().map(|dim| self.dim(dim)).collect();
-        let tensors: Vec<_> = from
-            .tensors
-            .into_iter()
-            .map(|tensor| self.tensor(tensor))
-            .collect();
+        let tensors: Vec<_> = from.tensors.into_iter().map(|tensor| self.tensor(tensor)).collect();
         let rules = from.rules.into_iter().map(|rule| self.rule(rule)).collect();
         let folder = from.folder.value();
         Some(Spec {
@@ -109,20 +78,10 @@ impl Checker {
             sources: from
                 .files
                 .into_iter()
-                .map(|include| Source {
-                    path: format!("{folder}/{}", include.value()),
-                    include,
-                })
+                .map(|include| Source { path: format!("{folder}/{}", include.value()), include })
                 .collect(),
             parameters: parameters.into_iter().collect::<Option<_>>()?,
-            derived: from
-                .derived
-                .into_iter()
-                .map(|d| Derived {
-                    ident: d.ident,
-                    expr: d.expr,
-                })
-                .collect(),
+            derived: from.derived.into_iter().map(|d| Derived { ident: d.ident, expr: d.expr }).collect(),
             rules,
             dims: dims.into_iter().collect::<Option<_>>()?,
             tensors: tensors.into_iter().collect::<Option<_>>()?,
@@ -136,34 +95,21 @@ impl Checker {
             self.report(from.name.span(), fault);
         }
         if from.files.is_empty() {
-            self.report(
-                from.folder.span(),
-                "no CUDA file: name at least one, `from [\"forward.cuh\"]`",
-            );
+            self.report(from.folder.span(), "no CUDA file: name at least one, `from [\"forward.cuh\"]`");
         }
         if from.tensors.is_empty() {
-            self.report(
-                from.ident.span(),
-                "no tensors: a kernel without any has no effect; add `tensors { .. }`",
-            );
+            self.report(from.ident.span(), "no tensors: a kernel without any has no effect; add `tensors { .. }`");
         }
     }
 
     fn parameter(&mut self, from: parse::Parameter) -> Option<Parameter> {
-        self.docs(
-            &from.docs,
-            &from.ident,
-            "the parameter: what does it mean, in which unit?",
-        );
+        self.docs(&from.docs, &from.ident, "the parameter: what does it mean, in which unit?");
         let (tag, domain) = match from.domain {
             parse::Domain::Range { tag, low, high } => {
                 let (first, last) = (self.number(&low), self.number(&high));
                 let (first, last) = (first?, last?);
                 if first > last {
-                    self.report(
-                        low.span(),
-                        format!("the range {first}..={last} is empty: write {last}..={first}"),
-                    );
+                    self.report(low.span(), format!("the range {first}..={last} is empty: write {last}..={first}"));
                 }
                 (tag.value(), Domain::Range(first, last))
             }
@@ -181,12 +127,7 @@ impl Checker {
             }
             parse::Domain::Flag { tag } => (tag.value(), Domain::Flag),
         };
-        Some(Parameter {
-            docs: Docs(from.docs),
-            ident: from.ident,
-            tag,
-            domain,
-        })
+        Some(Parameter { docs: Docs(from.docs), ident: from.ident, tag, domain })
     }
 
     fn choices<T: PartialEq>(&mut self, span: Span, written: &[impl ToTokens], values: &[T]) {
@@ -195,38 +136,28 @@ impl Checker {
         }
         for (i, value) in values.iter().enumerate() {
             if values[..i].contains(value) {
-                self.report(
-                    written[i].span(),
-                    format!("{} is listed twice", written[i].to_token_stream()),
-                );
+                self.report(written[i].span(), format!("{} is listed twice", written[i].to_token_stream()));
             }
         }
     }
 
     fn number(&mut self, literal: &LitInt) -> Option<u32> {
         let value = literal.base10_parse().ok();
-        if value.is_none() {
-            self.report(
-                literal.span(),
-                format!("{literal} does not fit u32: take at most {}", u32::MAX),
-            );
+        if value == Some(0) {
+            self.report(literal.span(), "0 cannot be read back from an id, where no number starts with 0: start at 1");
+        } else if value.is_none() {
+            self.report(literal.span(), format!("{literal} does not fit u32: take at most {}", u32::MAX));
         }
         value
     }
 
     fn dtype(&mut self, ident: &Ident) -> Option<Dtype> {
         let text = ident.to_string();
-        let found = Dtype::ALL
-            .iter()
-            .find(|dtype| dtype.1 == text)
-            .map(|dtype| dtype.0);
+        let found = Dtype::ALL.iter().find(|dtype| dtype.1 == text).map(|dtype| dtype.0);
         if found.is_none() {
             let known = Dtype::ALL.map(|dtype| dtype.1);
             let hint = did_you_mean(&text, &known);
-            self.report(
-                ident.span(),
-                format!("unknown type `{text}`{hint}: there are {}", list(&known)),
-            );
+            self.report(ident.span(), format!("unknown type `{text}`{hint}: there are {}", list(&known)));
         }
         found
     }
@@ -235,67 +166,36 @@ impl Checker {
         self.docs(&from.docs, &from.ident, "the dim: what does it count?");
         let letter = from.letter.value();
         if !letter.starts_with(|c: char| c.is_ascii_uppercase()) {
-            self.report(
-                from.letter.span(),
-                format!("`{letter}` is no shape letter: take a capital, like `D`"),
-            );
+            self.report(from.letter.span(), format!("`{letter}` is no shape letter: take a capital, like `D`"));
             return None;
         }
-        match from.letter.parse() {
-            Ok(letter) => Some(Dim {
-                docs: Docs(from.docs),
-                ident: from.ident,
-                letter,
-            }),
-            Err(_) => {
-                self.report(
-                    from.letter.span(),
-                    format!("`{letter}` is no identifier: take a capital, like `D`"),
-                );
-                None
-            }
-        }
+        let letter = from.letter.parse().map_err(|_| {
+            self.report(from.letter.span(), format!("`{letter}` is no identifier: take a capital, like `D`"));
+        });
+        Some(Dim { docs: Docs(from.docs), ident: from.ident, letter: letter.ok()? })
     }
 
     fn rule(&mut self, from: parse::Rule) -> Rule {
         self.known(&from.field, "parameter", &self.parameters.clone());
-        Rule {
-            condition: from.condition,
-            field: from.field,
-            rule: from.rule,
-            cure: from.cure,
-        }
+        Rule { condition: from.condition, field: from.field, rule: from.rule, cure: from.cure }
     }
 
     fn launch(&mut self, from: Option<parse::Launch>, kernel: Span) -> Option<Launch> {
         let Some(from) = from else {
-            self.report(
-                kernel,
-                "no `launch`: add `launch { grid: [..], threads: .., shared: .. }`",
-            );
+            self.report(kernel, "no `launch`: add `launch { grid: [..], threads: .., shared: .. }`");
             return None;
         };
         if from.threads.is_none() {
             self.report(from.span, "missing `threads`: how many has a block?");
         }
         match &from.grid {
-            None => self.report(
-                from.span,
-                "missing `grid`: how many blocks along x, y and z? `grid: [D, S]`",
-            ),
+            None => self.report(from.span, "missing `grid`: how many blocks along x, y and z? `grid: [D, S]`"),
             Some(grid) if grid.is_empty() || grid.len() > 3 => {
-                self.report(
-                    from.grid_span,
-                    format!("a grid has one to three extents, not {}", grid.len()),
-                );
+                self.report(from.grid_span, format!("a grid has one to three extents, not {}", grid.len()));
             }
             Some(_) => {}
         }
-        Some(Launch {
-            grid: from.grid?,
-            threads: from.threads?,
-            shared: from.shared,
-        })
+        Some(Launch { grid: from.grid?, threads: from.threads?, shared: from.shared })
     }
 
     fn tensor(&mut self, from: parse::Tensor) -> Option<Tensor> {
@@ -305,41 +205,22 @@ impl Checker {
         if let Some(flag) = &from.flag {
             self.known(flag, "flag", &self.flags.clone());
         }
-        let shape = format!(
-            "[{}]",
-            from.shape
-                .iter()
-                .map(|e| e.to_token_stream().to_string())
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
-        for extent in &from.shape {
-            self.extent(extent);
+        for (span, message) in self.letters.faults(&from.shape) {
+            self.report(span, message);
         }
-        let mut extents = from.shape.into_iter();
-        let Some(first) = extents.next() else {
+        if from.shape.is_empty() {
             self.report(from.shape_span, "an empty shape: a scalar is `[1]`");
-            return None;
-        };
-        let others: Vec<Expr> = extents.collect();
-        for extent in &others {
-            if is_letter(extent, "T") || tokens_every(extent).is_some() {
-                self.report(
-                    extent.span(),
-                    "`T` must be the first extent: tensors are token-major, rows have owners",
-                );
-            }
         }
-        let (owner, first) = owner(access?, first);
+        let shape = shape::text(&from.shape);
+        let mut extents = from.shape.into_iter();
         Some(Tensor {
             docs: Docs(from.docs),
             ident: from.ident,
             access: access?,
             element: element?,
             shape,
-            owner,
-            first,
-            others,
+            rows: extents.next().map(shape::rows)?,
+            others: extents.collect(),
             strided: from.strided.is_some(),
             multiple: from.strided.and_then(|strided| strided.by),
             flag: from.flag,
@@ -348,23 +229,15 @@ impl Checker {
 
     fn access(&mut self, ident: &Ident) -> Option<Access> {
         let text = ident.to_string();
-        let found = Access::ALL
-            .iter()
-            .find(|access| access.1 == text)
-            .map(|access| access.0);
+        let found = Access::ALL.iter().find(|access| access.1 == text).map(|access| access.0);
         if found.is_none() {
             let known = Access::ALL.map(|access| access.1);
             let hint = did_you_mean(&text, &known);
-            self.report(
-                ident.span(),
-                format!(
-                    "unknown access `{text}`{hint}: a tensor is {}",
-                    list(&known)
-                ),
-            );
+            self.report(ident.span(), format!("unknown access `{text}`{hint}: a tensor is {}", list(&known)));
         }
         found
     }
+
     fn element(&mut self, ident: &Ident) -> Option<Element> {
         let text = ident.to_string();
         if let Some(dtype) = Dtype::ALL.iter().find(|dtype| dtype.2 == text) {
@@ -376,30 +249,9 @@ impl Checker {
         let mut known = self.dtypes.clone();
         known.extend(Dtype::ALL.map(|dtype| dtype.2.to_owned()));
         let hint = did_you_mean(&text, &known);
-        let message = format!(
-            "no type parameter is named `{text}`{hint}: elements are {}",
-            list(&known)
-        );
+        let message = format!("no type parameter is named `{text}`{hint}: elements are {}", list(&known));
         self.report(ident.span(), message);
         None
-    }
-
-    /// A letter or name that stands alone must be known here; in longer expressions only letters are looked at, the rest
-    /// is for rustc.
-    fn extent(&mut self, extent: &Expr) {
-        for ident in identifiers(extent.to_token_stream()) {
-            let text = ident.to_string();
-            let alone = is_letter(extent, &text);
-            let letter = text.len() == 1 && text.starts_with(|c: char| c.is_ascii_uppercase());
-            if (alone || letter) && !self.bound.contains(&text) {
-                let hint = did_you_mean(&text, &self.bound);
-                let letters = list(&self.letters);
-                self.report(
-                    ident.span(),
-                    format!("unknown shape letter `{text}`{hint}: there are {letters}, and every parameter by its name"),
-                );
-            }
-        }
     }
 
     fn known(&mut self, ident: &Ident, what: &str, all: &[String]) {
@@ -407,60 +259,13 @@ impl Checker {
         if all.contains(&text) {
             return;
         }
-        let known = if all.is_empty() {
-            "none is declared".to_owned()
-        } else {
-            format!("there are {}", list(all))
-        };
-        self.report(
-            ident.span(),
-            format!(
-                "no {what} is named `{text}`{}: {known}",
-                did_you_mean(&text, all)
-            ),
-        );
+        let known = if all.is_empty() { "none is declared".to_owned() } else { format!("there are {}", list(all)) };
+        self.report(ident.span(), format!("no {what} is named `{text}`{}: {known}", did_you_mean(&text, all)));
     }
 
     fn docs(&mut self, docs: &[Attribute], ident: &Ident, what: &str) {
         if docs.is_empty() {
-            self.report(
-                ident.span(),
-                format!("`{ident}` has no documentation: write a `///` line above {what}"),
-            );
+            self.report(ident.span(), format!("`{ident}` has no documentation: write a `///` line above {what}"));
         }
     }
-}
-
-/// Whose data the rows hold, and the first extent without the divisor that says so.
-fn owner(access: Access, first: Expr) -> (Owner, Expr) {
-    if access == Access::Structure {
-        return (Owner::Nobody, first);
-    }
-    if is_letter(&first, "T") {
-        return (Owner::TokenEvery(None), first);
-    }
-    if is_letter(&first, "S") {
-        return (Owner::Sequence, first);
-    }
-    match tokens_every(&first) {
-        Some((tokens, every)) => (Owner::TokenEvery(Some(every.clone())), tokens.clone()),
-        None => (Owner::Nobody, first),
-    }
-}
-
-/// `T` and `n` of `T / n`.
-fn tokens_every(extent: &Expr) -> Option<(&Expr, &Expr)> {
-    match extent {
-        Expr::Binary(ExprBinary {
-            left,
-            op: BinOp::Div(_),
-            right,
-            ..
-        }) if is_letter(left, "T") => Some((left, right)),
-        _ => None,
-    }
-}
-
-fn is_letter(extent: &Expr, letter: &str) -> bool {
-    matches!(extent, Expr::Path(ExprPath { path, .. }) if path.is_ident(letter))
 }

@@ -70,21 +70,10 @@ const KEYWORDS: [&str; 62] = [
 ];
 
 /// Constants that the compiler or the prelude defines.
-const CONSTANTS: [&str; 9] = [
-    "NULL", "EOF", "LOG2E", "INFINITY", "NAN", "CHAR_BIT", "INT_MIN", "INT_MAX", "UINT_MAX",
-];
+const CONSTANTS: [&str; 9] = ["NULL", "EOF", "LOG2E", "INFINITY", "NAN", "CHAR_BIT", "INT_MIN", "INT_MAX", "UINT_MAX"];
 
 /// Types whose names a `<parameter>_t` would take.
-const TYPES: [&str; 8] = [
-    "size_t",
-    "ssize_t",
-    "ptrdiff_t",
-    "wchar_t",
-    "nullptr_t",
-    "intptr_t",
-    "uintptr_t",
-    "clock_t",
-];
+const TYPES: [&str; 8] = ["size_t", "ssize_t", "ptrdiff_t", "wchar_t", "nullptr_t", "intptr_t", "uintptr_t", "clock_t"];
 
 /// The fields that every `Args` has besides tensors and dims.
 pub const ARGS_FIELDS: [&str; 2] = ["tokens", "sequences"];
@@ -107,23 +96,15 @@ pub fn stride(name: &str) -> String {
 /// Why CUDA cannot have a name that stands in the text as it is: a field of `Args`, a kernel.
 pub fn identifier_fault(name: &str) -> Option<String> {
     let mut bytes = name.bytes();
-    let starts = bytes
-        .next()
-        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let starts = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     if !starts || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-        return Some(format!(
-            "`{name}` is no C identifier: write ASCII letters, digits and `_`, a letter first"
-        ));
+        return Some(format!("`{name}` is no C identifier: write ASCII letters, digits and `_`, a letter first"));
     }
     if KEYWORDS.contains(&name) {
         return Some(format!("`{name}` is a keyword of C++: choose another name"));
     }
-    if name.contains("__")
-        || (name.starts_with('_') && name[1..].starts_with(|c: char| c.is_ascii_uppercase()))
-    {
-        return Some(format!(
-            "`{name}` is reserved in C++ by its underscores: choose another name"
-        ));
+    if name.contains("__") || (name.starts_with('_') && name[1..].starts_with(|c: char| c.is_ascii_uppercase())) {
+        return Some(format!("`{name}` is reserved in C++ by its underscores: choose another name"));
     }
     None
 }
@@ -132,9 +113,9 @@ pub fn identifier_fault(name: &str) -> Option<String> {
 pub fn constant_fault(name: &str) -> Option<String> {
     let constant = constant(name);
     identifier_fault(&constant).or_else(|| {
-        CONSTANTS
-            .contains(&constant.as_str())
-            .then(|| format!("`{name}` becomes the CUDA constant `{constant}`, which exists already: choose another name"))
+        CONSTANTS.contains(&constant.as_str()).then(|| {
+            format!("`{name}` becomes the CUDA constant `{constant}`, which exists already: choose another name")
+        })
     })
 }
 

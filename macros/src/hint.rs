@@ -2,10 +2,7 @@
 
 /// `` `a`, `b` and `c` ``.
 pub fn list<S: AsRef<str>>(names: &[S]) -> String {
-    let quoted: Vec<String> = names
-        .iter()
-        .map(|name| format!("`{}`", name.as_ref()))
-        .collect();
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
     match quoted.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
         _ => quoted.concat(),
@@ -14,10 +11,7 @@ pub fn list<S: AsRef<str>>(names: &[S]) -> String {
 
 /// ` (did you mean X?)` where one of the names is near, else nothing.
 pub fn did_you_mean<S: AsRef<str>>(found: &str, names: &[S]) -> String {
-    let nearest = names
-        .iter()
-        .map(|name| (distance(found, name.as_ref()), name.as_ref()))
-        .min();
+    let nearest = names.iter().map(|name| (distance(found, name.as_ref()), name.as_ref())).min();
     match nearest {
         Some((steps, name)) if steps < found.len() && steps <= 1.max(found.len() / 3) => {
             format!(" (did you mean `{name}`?)")
@@ -48,10 +42,7 @@ mod tests {
     fn the_nearest_name_is_offered_only_if_it_is_near() {
         let names = ["in", "out", "inout", "structure"];
         assert_eq!(did_you_mean("inn", &names), " (did you mean `in`?)");
-        assert_eq!(
-            did_you_mean("strukture", &names),
-            " (did you mean `structure`?)"
-        );
+        assert_eq!(did_you_mean("strukture", &names), " (did you mean `structure`?)");
         assert_eq!(did_you_mean("mutable", &names), "");
         assert_eq!(did_you_mean("Q", &["T", "S"]), "");
     }

@@ -5,7 +5,7 @@ use quote::{ToTokens, format_ident, quote};
 use syn::{Expr, Ident};
 
 use crate::scope;
-use crate::spec::{Dim, Element, Owner, Spec, Tensor};
+use crate::spec::{Access, Dim, Element, Rows, Spec, Tensor};
 
 /// The argument struct and the methods that check, print and launch a variant.
 pub fn expand(spec: &Spec) -> TokenStream {
@@ -45,18 +45,11 @@ pub fn expand(spec: &Spec) -> TokenStream {
 }
 
 fn arguments(spec: &Spec) -> TokenStream {
-    let Spec {
-        vis, variant, args, ..
-    } = spec;
+    let Spec { vis, variant, args, .. } = spec;
     let doc = format!("The arguments of a call of [`{variant}`].");
-    let dims = spec
-        .dims
-        .iter()
-        .map(|Dim { docs, ident, .. }| quote!(#docs pub #ident: usize));
+    let dims = spec.dims.iter().map(|Dim { docs, ident, .. }| quote!(#docs pub #ident: usize));
     let tensors = spec.tensors.iter().map(|tensor| {
-        let Tensor {
-            docs, ident, flag, ..
-        } = tensor;
+        let Tensor { docs, ident, flag, .. } = tensor;
         let details = details(tensor);
         let kind = match flag {
             None => quote!(::packscan_runtime::View<'a>),
@@ -84,10 +77,7 @@ fn details(tensor: &Tensor) -> String {
         text += "; rows may lie apart";
     }
     if let Some(multiple) = &tensor.multiple {
-        text += &format!(
-            ", start and stride in multiples of `{}` elements",
-            multiple.to_token_stream()
-        );
+        text += &format!(", start and stride in multiples of `{}` elements", multiple.to_token_stream());
     }
     if let Some(flag) = &tensor.flag {
         text += &format!("; given exactly when `{flag}` is on");
@@ -99,11 +89,7 @@ fn details(tensor: &Tensor) -> String {
 pub fn methods(spec: &Spec) -> TokenStream {
     let zero: Expr = syn::parse_quote!(0);
     let threads = number(spec, "threads", &spec.launch.threads);
-    let shared = number(
-        spec,
-        "shared_bytes",
-        spec.launch.shared.as_ref().unwrap_or(&zero),
-    );
+    let shared = number(spec, "shared_bytes", spec.launch.shared.as_ref().unwrap_or(&zero));
     let grid = grid(spec);
     let dims = dims(spec);
     let bind = bind(spec);
@@ -151,26 +137,11 @@ fn dims(spec: &Spec) -> TokenStream {
 fn bind(spec: &Spec) -> TokenStream {
     let args = format_ident!("args", span = Span::mixed_site());
     let extents = format_ident!("extents", span = Span::mixed_site());
-    let bound = spec
-        .tensors
-        .iter()
-        .enumerate()
-        .map(|(i, tensor)| bound(&args, i, tensor));
-    let expressions = spec.tensors.iter().map(
-        |Tensor {
-             owner,
-             first,
-             others,
-             multiple,
-             ..
-         }| {
-            let every = match owner {
-                Owner::TokenEvery(every) => every.as_ref(),
-                Owner::Nobody | Owner::Sequence => None,
-            };
-            quote!(#first, #(#others,)* #multiple, #every,)
-        },
-    );
+    let bound = spec.tensors.iter().enumerate().map(|(i, tensor)| bound(&args, i, tensor));
+    let expressions = spec.tensors.iter().map(|tensor| {
+        let (rows, others, multiple) = (rows(tensor), &tensor.others, &tensor.multiple);
+        quote!(#rows, #(#others,)* #multiple,)
+    });
     let lets = scope::call(spec, &extents, expressions);
     let parameter = used_or_not(&extents, &lets);
     quote! {
@@ -188,17 +159,9 @@ fn bind(spec: &Spec) -> TokenStream {
 
 /// The tensor with this index, bound to what the caller gave.
 fn bound(args: &Ident, index: usize, tensor: &Tensor) -> TokenStream {
-    let Tensor {
-        ident,
-        first,
-        others,
-        ..
-    } = tensor;
+    let Tensor { ident, others, .. } = tensor;
     let (view, wanted) = match &tensor.flag {
-        None => (
-            quote!(::std::option::Option::Some(#args.#ident)),
-            quote!(true),
-        ),
+        None => (quote!(::std::option::Option::Some(#args.#ident)), quote!(true)),
         Some(flag) => (quote!(#args.#ident), quote!(self.#flag)),
     };
     let dtype = match &tensor.element {
@@ -213,21 +176,13 @@ fn bound(args: &Ident, index: usize, tensor: &Tensor) -> TokenStream {
             quote!(#head #(* #tail)*)
         }
     };
-    let multiple = tensor
-        .multiple
-        .as_ref()
-        .map_or(quote!(1), ToTokens::to_token_stream);
-    let (rows, owner) = match &tensor.owner {
-        Owner::Nobody => (first.to_token_stream(), quote!(Nobody)),
-        Owner::Sequence => (first.to_token_stream(), quote!(Sequence)),
-        Owner::TokenEvery(None) => (first.to_token_stream(), quote!(TokenEvery(1))),
-        Owner::TokenEvery(Some(every)) => {
-            let every = strip(every);
-            (
-                quote!(usize::div_ceil(#first, #every)),
-                quote!(TokenEvery(#every)),
-            )
-        }
+    let multiple = tensor.multiple.as_ref().map_or(quote!(1), ToTokens::to_token_stream);
+    let rows = rows(tensor);
+    let owner = match (tensor.access, &tensor.rows) {
+        (Access::Structure, _) | (_, Rows::Count(_)) => quote!(Nobody),
+        (_, Rows::Sequences) => quote!(Sequence),
+        (_, Rows::Tokens(None)) => quote!(TokenEvery(1)),
+        (_, Rows::Tokens(Some(every))) => quote!(TokenEvery(#every)),
     };
     quote! {
         ::packscan_runtime::kernel::Bound {
@@ -243,33 +198,28 @@ fn bound(args: &Ident, index: usize, tensor: &Tensor) -> TokenStream {
     }
 }
 
-/// An extent that can stand in a product.
-fn factor(extent: &Expr) -> TokenStream {
-    match extent {
-        Expr::Path(_)
-        | Expr::Lit(_)
-        | Expr::Paren(_)
-        | Expr::MethodCall(_)
-        | Expr::Call(_)
-        | Expr::Field(_) => extent.to_token_stream(),
-        _ => quote!((#extent)),
+/// The first extent in Rust.
+fn rows(tensor: &Tensor) -> TokenStream {
+    match &tensor.rows {
+        Rows::Tokens(None) => quote!(T),
+        Rows::Tokens(Some(every)) => quote!(T.div_ceil(#every)),
+        Rows::Sequences => quote!(S),
+        Rows::Count(count) => count.to_token_stream(),
     }
 }
 
-/// Without parentheses, which an argument does not need.
-fn strip(extent: &Expr) -> &Expr {
+/// An extent that can stand in a product.
+fn factor(extent: &Expr) -> TokenStream {
     match extent {
-        Expr::Paren(paren) => strip(&paren.expr),
-        _ => extent,
+        Expr::Path(_) | Expr::Lit(_) | Expr::Paren(_) | Expr::MethodCall(_) | Expr::Call(_) | Expr::Field(_) => {
+            extent.to_token_stream()
+        }
+        _ => quote!((#extent)),
     }
 }
 
 /// The name of a parameter, or `_` where the body has no use for it.
 fn used_or_not(name: &Ident, body: &TokenStream) -> TokenStream {
     let used = scope::identifiers(body.clone()).contains(name);
-    if used {
-        name.to_token_stream()
-    } else {
-        quote!(_)
-    }
+    if used { name.to_token_stream() } else { quote!(_) }
 }

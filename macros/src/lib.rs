@@ -12,6 +12,7 @@ mod launch;
 mod names;
 mod parse;
 mod scope;
+mod shape;
 mod spec;
 mod variant;
 
@@ -21,9 +22,7 @@ use quote::quote;
 /// Declares a kernel.
 #[proc_macro]
 pub fn kernel(declaration: proc_macro::TokenStream) -> proc_macro::TokenStream {
-    expand(declaration.into())
-        .unwrap_or_else(|errors| errors.into_compile_error())
-        .into()
+    expand(declaration.into()).unwrap_or_else(|errors| errors.into_compile_error()).into()
 }
 
 fn expand(tokens: TokenStream) -> syn::Result<TokenStream> {

@@ -29,10 +29,7 @@ struct Unique {
 
 impl Unique {
     fn new(kind: &'static str, reserved: &[&str]) -> Self {
-        let taken = reserved
-            .iter()
-            .map(|name| ((*name).to_owned(), "the pack".to_owned()))
-            .collect();
+        let taken = reserved.iter().map(|name| ((*name).to_owned(), "the pack".to_owned())).collect();
         Self { kind, taken }
     }
 
@@ -40,10 +37,7 @@ impl Unique {
     fn add(&mut self, name: String, by: &Ident, span: Span, faults: &mut Faults) {
         match self.taken.get(&name) {
             Some(other) => {
-                let message = format!(
-                    "{} `{name}` of `{by}` is taken by {other}: rename one of them",
-                    self.kind
-                );
+                let message = format!("{} `{name}` of `{by}` is taken by {other}: rename one of them", self.kind);
                 faults.push((span, message));
             }
             None => drop(self.taken.insert(name, format!("`{by}`"))),
@@ -55,28 +49,13 @@ impl Unique {
 fn values(declaration: &Declaration, faults: &mut Faults) {
     let mut names = Unique::new("the name", &["T", "S"]);
     let mut constants = Unique::new("the CUDA constant", &[]);
-    let parameters = declaration
-        .parameters
-        .iter()
-        .map(|p| (&p.ident, matches!(p.domain, Domain::Dtype { .. })));
-    for (ident, is_type) in parameters.chain(
-        declaration
-            .derived
-            .iter()
-            .map(|derived| (&derived.ident, false)),
-    ) {
+    let parameters = declaration.parameters.iter().map(|p| (&p.ident, matches!(p.domain, Domain::Dtype { .. })));
+    for (ident, is_type) in parameters.chain(declaration.derived.iter().map(|derived| (&derived.ident, false))) {
         let name = ident.to_string();
-        let fault = if is_type {
-            cuda::type_fault(&name)
-        } else {
-            cuda::constant_fault(&name)
-        };
+        let fault = if is_type { cuda::type_fault(&name) } else { cuda::constant_fault(&name) };
         faults.extend(fault.map(|fault| (ident.span(), fault)));
         if Dtype::ALL.iter().any(|dtype| dtype.2 == name) {
-            faults.push((
-                ident.span(),
-                format!("`{name}` is an element type: choose another name"),
-            ));
+            faults.push((ident.span(), format!("`{name}` is an element type: choose another name")));
         }
         let before = faults.len();
         names.add(name.clone(), ident, ident.span(), faults);
@@ -94,12 +73,7 @@ fn values(declaration: &Declaration, faults: &mut Faults) {
 fn fields(declaration: &Declaration, faults: &mut Faults) {
     let mut fields = Unique::new("the field", &cuda::ARGS_FIELDS);
     let dims = declaration.dims.iter().map(|dim| (&dim.ident, false));
-    for (ident, strided) in dims.chain(
-        declaration
-            .tensors
-            .iter()
-            .map(|t| (&t.ident, t.strided.is_some())),
-    ) {
+    for (ident, strided) in dims.chain(declaration.tensors.iter().map(|t| (&t.ident, t.strided.is_some()))) {
         let name = ident.to_string();
         faults.extend(cuda::identifier_fault(&name).map(|fault| (ident.span(), fault)));
         fields.add(name.clone(), ident, ident.span(), faults);
@@ -119,53 +93,33 @@ fn tags(parameters: &[Parameter], faults: &mut Faults) {
             Domain::Dtype { .. } => continue,
         };
         tags.add(tag.value(), &parameter.ident, tag.span(), faults);
-        let read_as = if is_int {
-            number_read_as(tag, parameters)
-        } else {
-            None
-        };
-        faults.extend(
-            tag_fault(&tag.value())
-                .or(read_as)
-                .map(|fault| (tag.span(), fault)),
-        );
+        let read_as = if is_int { number_read_as(tag, parameters) } else { None };
+        faults.extend(tag_fault(&tag.value()).or(read_as).map(|fault| (tag.span(), fault)));
     }
 }
 
 fn tag_fault(tag: &str) -> Option<String> {
     if tag.is_empty() {
-        return Some(
-            "an empty tag: an id could not say which parameter is meant; use letters a to z"
-                .to_owned(),
-        );
+        return Some("an empty tag: an id could not say which parameter is meant; use letters a to z".to_owned());
     }
     if Dtype::ALL.iter().any(|dtype| dtype.2 == tag) {
-        return Some(format!(
-            "the tag `{tag}` reads as an element type in an id: choose another"
-        ));
+        return Some(format!("the tag `{tag}` reads as an element type in an id: choose another"));
     }
-    let why = match tag
-        .chars()
-        .find(|c| !(c.is_ascii_lowercase() || *c == '_'))?
-    {
+    let why = match tag.chars().find(|c| !(c.is_ascii_lowercase() || *c == '_'))? {
         '-' => "`-` separates the parts of an id",
         '0'..='9' => "digits belong to the number that follows a tag",
         'A'..='Z' => "ids are lower case",
         _ => "an id names a file and a CUDA symbol",
     };
-    Some(format!(
-        "the tag `{tag}` makes ids ambiguous: {why}; use letters a to z and `_`"
-    ))
+    Some(format!("the tag `{tag}` makes ids ambiguous: {why}; use letters a to z and `_`"))
 }
 
 /// A number with this tag must not read as a type that stands in ids of the same kernel: `f` and 32 as `f32`.
 fn number_read_as(tag: &LitStr, parameters: &[Parameter]) -> Option<String> {
-    let types = parameters
-        .iter()
-        .filter_map(|parameter| match &parameter.domain {
-            Domain::Dtype { types, .. } => Some(types),
-            _ => None,
-        });
+    let types = parameters.iter().filter_map(|parameter| match &parameter.domain {
+        Domain::Dtype { types, .. } => Some(types),
+        _ => None,
+    });
     let tag = tag.value();
     types.flatten().find_map(|name| {
         let dtype = Dtype::ALL.iter().find(|dtype| name == dtype.1)?.2;

@@ -8,9 +8,7 @@ use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::token::Brace;
-use syn::{
-    Attribute, Error, Expr, Ident, LitInt, LitStr, Result, Token, Visibility, braced, bracketed,
-};
+use syn::{Attribute, Error, Expr, Ident, LitInt, LitStr, Result, Token, Visibility, braced, bracketed};
 
 use crate::hint::{did_you_mean, list};
 
@@ -40,17 +38,9 @@ pub struct Parameter {
 /// What follows the colon in a line of `variant`.
 pub enum Domain {
     /// `"n" in 1..=1024`
-    Range {
-        tag: LitStr,
-        low: LitInt,
-        high: LitInt,
-    },
+    Range { tag: LitStr, low: LitInt, high: LitInt },
     /// `"s" in [1, 2, 4]`
-    OneOf {
-        tag: LitStr,
-        values: Vec<LitInt>,
-        span: Span,
-    },
+    OneOf { tag: LitStr, values: Vec<LitInt>, span: Span },
     /// `dtype in [F32, Bf16]`
     Dtype { types: Vec<Ident>, span: Span },
     /// `flag "gate"`
@@ -151,9 +141,7 @@ impl Parse for Declaration {
                 "variant" => declaration.parameters = comma_separated(&lines)?,
                 "derived" => declaration.derived = comma_separated(&lines)?,
                 "rules" => {
-                    declaration.rules = Punctuated::<Rule, Token![;]>::parse_terminated(&lines)?
-                        .into_iter()
-                        .collect();
+                    declaration.rules = Punctuated::<Rule, Token![;]>::parse_terminated(&lines)?.into_iter().collect();
                 }
                 "dims" => declaration.dims = comma_separated(&lines)?,
                 "tensors" => declaration.tensors = comma_separated(&lines)?,
@@ -169,11 +157,7 @@ impl Parse for Parameter {
         let docs = docs(input)?;
         let ident = input.parse()?;
         input.parse::<Token![:]>()?;
-        Ok(Self {
-            docs,
-            ident,
-            domain: input.parse()?,
-        })
+        Ok(Self { docs, ident, domain: input.parse()? })
     }
 }
 
@@ -191,14 +175,13 @@ impl Parse for Domain {
                 return Err(input.error("a range is written `low..=high`: both ends belong to it"));
             }
             input.parse::<Token![..=]>()?;
-            return Ok(Self::Range {
-                tag,
-                low,
-                high: input.parse()?,
-            });
+            return Ok(Self::Range { tag, low, high: input.parse()? });
         }
         let kind: Ident = input.parse().map_err(|error| {
-            Error::new(error.span(), "expected `\"tag\" in low..=high`, `\"tag\" in [..]`, `dtype in [..]` or `flag \"tag\"`")
+            Error::new(
+                error.span(),
+                "expected `\"tag\" in low..=high`, `\"tag\" in [..]`, `dtype in [..]` or `flag \"tag\"`",
+            )
         })?;
         match known(&kind, "kind of parameter", &["dtype", "flag"])? {
             "dtype" => {
@@ -206,9 +189,7 @@ impl Parse for Domain {
                 let (types, span) = bracketed_list(input)?;
                 Ok(Self::Dtype { types, span })
             }
-            _ => Ok(Self::Flag {
-                tag: input.parse()?,
-            }),
+            _ => Ok(Self::Flag { tag: input.parse()? }),
         }
     }
 }
@@ -217,10 +198,7 @@ impl Parse for Derived {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let ident = input.parse()?;
         input.parse::<Token![=]>()?;
-        Ok(Self {
-            ident,
-            expr: input.parse()?,
-        })
+        Ok(Self { ident, expr: input.parse()? })
     }
 }
 
@@ -232,12 +210,7 @@ impl Parse for Rule {
         input.parse::<Token![:]>()?;
         let rule = input.parse()?;
         input.parse::<Token![,]>()?;
-        Ok(Self {
-            condition,
-            field,
-            rule,
-            cure: input.parse()?,
-        })
+        Ok(Self { condition, field, rule, cure: input.parse()? })
     }
 }
 
@@ -259,11 +232,7 @@ impl Parse for Dim {
         let docs = docs(input)?;
         let ident = input.parse()?;
         input.parse::<Token![:]>()?;
-        Ok(Self {
-            docs,
-            ident,
-            letter: input.parse()?,
-        })
+        Ok(Self { docs, ident, letter: input.parse()? })
     }
 }
 
@@ -278,9 +247,7 @@ impl Parse for Tensor {
         let strided = is_word(input, "strided")
             .then(|| {
                 word(input, "strided")?;
-                let by = is_word(input, "by")
-                    .then(|| word(input, "by").and_then(|()| input.parse()))
-                    .transpose()?;
+                let by = is_word(input, "by").then(|| word(input, "by").and_then(|()| input.parse())).transpose()?;
                 Ok::<_, Error>(Strided { by })
             })
             .transpose()?;
@@ -289,33 +256,16 @@ impl Parse for Tensor {
             None => None,
         };
         if !input.is_empty() && !input.peek(Token![,]) {
-            return Err(input.error(
-                "expected `strided`, `strided by <elements>`, `if <flag>`, in this order, or `,`",
-            ));
+            return Err(input.error("expected `strided`, `strided by <elements>`, `if <flag>`, in this order, or `,`"));
         }
-        Ok(Self {
-            docs,
-            ident,
-            access,
-            element,
-            shape,
-            shape_span,
-            strided,
-            flag,
-        })
+        Ok(Self { docs, ident, access, element, shape, shape_span, strided, flag })
     }
 }
 
 impl Launch {
     fn parse(input: ParseStream<'_>, brace: Brace) -> Result<Self> {
         let span = brace.span.join();
-        let mut launch = Self {
-            span,
-            grid: None,
-            grid_span: span,
-            threads: None,
-            shared: None,
-        };
+        let mut launch = Self { span, grid: None, grid_span: span, threads: None, shared: None };
         let mut seen = Vec::new();
         while !input.is_empty() {
             let key: Ident = input.parse()?;
@@ -340,22 +290,14 @@ impl Launch {
 /// Documentation comments; any other attribute is refused, since nothing would carry it.
 fn docs(input: ParseStream<'_>) -> Result<Vec<Attribute>> {
     let attributes = input.call(Attribute::parse_outer)?;
-    match attributes
-        .iter()
-        .find(|attribute| !attribute.path().is_ident("doc"))
-    {
-        Some(other) => Err(Error::new_spanned(
-            other,
-            "only documentation comments (`///`) can stand here",
-        )),
+    match attributes.iter().find(|attribute| !attribute.path().is_ident("doc")) {
+        Some(other) => Err(Error::new_spanned(other, "only documentation comments (`///`) can stand here")),
         None => Ok(attributes),
     }
 }
 
 fn comma_separated<P: Parse>(input: ParseStream<'_>) -> Result<Vec<P>> {
-    Ok(Punctuated::<P, Token![,]>::parse_terminated(input)?
-        .into_iter()
-        .collect())
+    Ok(Punctuated::<P, Token![,]>::parse_terminated(input)?.into_iter().collect())
 }
 
 /// `[a, b]` and where it stands.
@@ -366,10 +308,7 @@ fn bracketed_list<P: Parse>(input: ParseStream<'_>) -> Result<(Vec<P>, Span)> {
 }
 
 fn is_word(input: ParseStream<'_>, expected: &str) -> bool {
-    input
-        .cursor()
-        .ident()
-        .is_some_and(|(ident, _)| ident == expected)
+    input.cursor().ident().is_some_and(|(ident, _)| ident == expected)
 }
 
 fn word(input: ParseStream<'_>, expected: &str) -> Result<()> {
@@ -381,33 +320,18 @@ fn word(input: ParseStream<'_>, expected: &str) -> Result<()> {
 
 fn known(found: &Ident, what: &str, all: &[&'static str]) -> Result<&'static str> {
     let text = found.to_string();
-    all.iter()
-        .copied()
-        .find(|known| *known == text)
-        .ok_or_else(|| {
-            Error::new(
-                found.span(),
-                format!(
-                    "unknown {what} `{text}`{}: there are {}",
-                    did_you_mean(&text, all),
-                    list(all)
-                ),
-            )
-        })
+    all.iter().copied().find(|known| *known == text).ok_or_else(|| {
+        Error::new(
+            found.span(),
+            format!("unknown {what} `{text}`{}: there are {}", did_you_mean(&text, all), list(all)),
+        )
+    })
 }
 
-fn known_once(
-    found: &Ident,
-    what: &str,
-    all: &[&'static str],
-    seen: &mut Vec<&'static str>,
-) -> Result<&'static str> {
+fn known_once(found: &Ident, what: &str, all: &[&'static str], seen: &mut Vec<&'static str>) -> Result<&'static str> {
     let name = known(found, what, all)?;
     if seen.contains(&name) {
-        return Err(Error::new(
-            found.span(),
-            format!("{what} `{name}` is given twice: put both into one"),
-        ));
+        return Err(Error::new(found.span(), format!("{what} `{name}` is given twice: put both into one")));
     }
     seen.push(name);
     Ok(name)

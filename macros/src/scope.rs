@@ -19,10 +19,7 @@ pub fn variant(spec: &Spec, expressions: impl IntoIterator<Item = TokenStream>) 
         }
     }
     derived.reverse();
-    let parameters = spec
-        .parameters
-        .iter()
-        .filter(|parameter| used.contains(&parameter.ident.to_string()));
+    let parameters = spec.parameters.iter().filter(|parameter| used.contains(&parameter.ident.to_string()));
     let parameters = parameters.map(|parameter| {
         let ident = &parameter.ident;
         let cast = match parameter.domain {
@@ -35,11 +32,7 @@ pub fn variant(spec: &Spec, expressions: impl IntoIterator<Item = TokenStream>) 
 }
 
 /// The `let`s for expressions over a call: also `T`, `S` and the dims, by name and by letter, from `extents`.
-pub fn call(
-    spec: &Spec,
-    extents: &Ident,
-    expressions: impl IntoIterator<Item = TokenStream>,
-) -> TokenStream {
+pub fn call(spec: &Spec, extents: &Ident, expressions: impl IntoIterator<Item = TokenStream>) -> TokenStream {
     let expressions: TokenStream = expressions.into_iter().collect();
     let used = used(expressions.clone());
     let mut lets = TokenStream::new();
@@ -79,10 +72,7 @@ pub fn identifiers(tokens: TokenStream) -> Vec<Ident> {
 
 /// The names of variables, including those that format strings capture.
 fn used(tokens: TokenStream) -> HashSet<String> {
-    let mut names: HashSet<String> = identifiers(tokens.clone())
-        .iter()
-        .map(Ident::to_string)
-        .collect();
+    let mut names: HashSet<String> = identifiers(tokens.clone()).iter().map(Ident::to_string).collect();
     captured(tokens, &mut names);
     names
 }
@@ -93,10 +83,7 @@ fn captured(tokens: TokenStream, names: &mut HashSet<String>) {
             TokenTree::Group(group) => captured(group.stream(), names),
             TokenTree::Literal(literal) => {
                 let text = literal.to_string().replace("{{", "");
-                let holes = text
-                    .split('{')
-                    .skip(1)
-                    .filter_map(|rest| rest.split(['}', ':']).next());
+                let holes = text.split('{').skip(1).filter_map(|rest| rest.split(['}', ':']).next());
                 names.extend(holes.map(|name| name.trim().to_owned()));
             }
             _ => {}
@@ -116,18 +103,12 @@ mod tests {
 
     #[test]
     fn variables_are_told_from_fields_and_methods() {
-        assert_eq!(
-            names("state.div_ceil(lanes) + self.chunk"),
-            ["lanes", "self", "state"]
-        );
+        assert_eq!(names("state.div_ceil(lanes) + self.chunk"), ["lanes", "self", "state"]);
         assert_eq!(names("(0..chunk).chain(0..=state)"), ["chunk", "state"]);
     }
 
     #[test]
     fn captures_of_format_strings_count() {
-        assert_eq!(
-            names(r#"format!("{lanes} of {state:>4}, {{chunk}}")"#),
-            ["format", "lanes", "state"]
-        );
+        assert_eq!(names(r#"format!("{lanes} of {state:>4}, {{chunk}}")"#), ["format", "lanes", "state"]);
     }
 }

@@ -93,9 +93,8 @@ pub struct Tensor {
     pub element: Element,
     /// As written, `[T / chunk, D]`.
     pub shape: String,
-    pub owner: Owner,
-    /// The first extent, without the divisor of `T / chunk`.
-    pub first: Expr,
+    /// The first extent.
+    pub rows: Rows,
     /// The other extents.
     pub others: Vec<Expr>,
     pub strided: bool,
@@ -120,12 +119,14 @@ pub enum Element {
     Parameter(Ident),
 }
 
-/// Whose data a row holds.
-pub enum Owner {
-    Nobody,
-    /// `[T, ..]`, or `[T / n, ..]` with its `n`.
-    TokenEvery(Option<Expr>),
-    Sequence,
+/// What the first extent counts.
+pub enum Rows {
+    /// `T`, or `T / n` with its `n`: as many as begin `n` tokens, the last of them perhaps fewer.
+    Tokens(Option<Expr>),
+    /// `S`
+    Sequences,
+    /// Anything else.
+    Count(Expr),
 }
 
 /// Grid, block and shared memory.
@@ -140,23 +141,14 @@ impl Docs {
     pub fn summary(&self) -> String {
         let lines = self.0.iter().filter_map(|attribute| match &attribute.meta {
             Meta::NameValue(pair) => match &pair.value {
-                Expr::Lit(ExprLit {
-                    lit: Lit::Str(text),
-                    ..
-                }) => Some(text.value()),
+                Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
                 _ => None,
             },
             _ => None,
         });
         let text = lines.collect::<Vec<_>>().join("\n");
-        let lines = text
-            .lines()
-            .map(str::trim)
-            .skip_while(|line| line.is_empty());
-        lines
-            .take_while(|line| !line.is_empty())
-            .collect::<Vec<_>>()
-            .join(" ")
+        let lines = text.lines().map(str::trim).skip_while(|line| line.is_empty());
+        lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -170,12 +162,8 @@ impl ToTokens for Docs {
 
 impl Dtype {
     /// Every type, as `Dtype` spells it in Rust and as elements and ids spell it.
-    pub const ALL: [(Self, &'static str, &'static str); 4] = [
-        (Self::F32, "F32", "f32"),
-        (Self::F16, "F16", "f16"),
-        (Self::Bf16, "Bf16", "bf16"),
-        (Self::U32, "U32", "u32"),
-    ];
+    pub const ALL: [(Self, &'static str, &'static str); 4] =
+        [(Self::F32, "F32", "f32"), (Self::F16, "F16", "f16"), (Self::Bf16, "Bf16", "bf16"), (Self::U32, "U32", "u32")];
 
     /// `bf16`
     pub fn lower(self) -> &'static str {
@@ -197,12 +185,8 @@ impl ToTokens for Dtype {
 
 impl Access {
     /// Every access, as declarations spell it.
-    pub const ALL: [(Self, &'static str); 4] = [
-        (Self::In, "in"),
-        (Self::Out, "out"),
-        (Self::InOut, "inout"),
-        (Self::Structure, "structure"),
-    ];
+    pub const ALL: [(Self, &'static str); 4] =
+        [(Self::In, "in"), (Self::Out, "out"), (Self::InOut, "inout"), (Self::Structure, "structure")];
 
     /// What the documentation says.
     pub fn verb(self) -> &'static str {

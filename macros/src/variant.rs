@@ -11,24 +11,15 @@ use crate::spec::{Domain, Element, Parameter, Rule, Spec, Tensor};
 
 /// The struct with `Variant`, `Display` and `FromStr`.
 pub fn expand(spec: &Spec) -> TokenStream {
-    let Spec {
-        docs, vis, variant, ..
-    } = spec;
-    let fields = spec.parameters.iter().map(
-        |Parameter {
-             docs,
-             ident,
-             domain,
-             ..
-         }| {
-            let kind = match domain {
-                Domain::Range(..) | Domain::OneOf(_) => quote!(u32),
-                Domain::Dtype(_) => quote!(::packscan_runtime::Dtype),
-                Domain::Flag => quote!(bool),
-            };
-            quote!(#docs pub #ident: #kind)
-        },
-    );
+    let Spec { docs, vis, variant, .. } = spec;
+    let fields = spec.parameters.iter().map(|Parameter { docs, ident, domain, .. }| {
+        let kind = match domain {
+            Domain::Range(..) | Domain::OneOf(_) => quote!(u32),
+            Domain::Dtype(_) => quote!(::packscan_runtime::Dtype),
+            Domain::Flag => quote!(bool),
+        };
+        quote!(#docs pub #ident: #kind)
+    });
     let details = details(spec);
     let implementation = implementation(spec);
     let text = text(variant);
@@ -47,10 +38,7 @@ pub fn expand(spec: &Spec) -> TokenStream {
 /// What the documentation of the struct says besides the author's words.
 fn details(spec: &Spec) -> Vec<String> {
     let mut id = spec.name.clone();
-    for Parameter {
-        ident, tag, domain, ..
-    } in &spec.parameters
-    {
+    for Parameter { ident, tag, domain, .. } in &spec.parameters {
         id += &match domain {
             Domain::Range(..) | Domain::OneOf(_) => format!("-{tag}<{ident}>"),
             Domain::Dtype(_) => format!("-<{ident}>"),
@@ -62,11 +50,7 @@ fn details(spec: &Spec) -> Vec<String> {
         lines.push(String::new());
         lines.push("What follows from the fields:".to_owned());
         lines.push(String::new());
-        lines.extend(
-            spec.derived
-                .iter()
-                .map(|d| format!("- `{} = {}`", d.ident, d.expr.to_token_stream())),
-        );
+        lines.extend(spec.derived.iter().map(|d| format!("- `{} = {}`", d.ident, d.expr.to_token_stream())));
     }
     lines
 }
@@ -97,35 +81,23 @@ fn data(spec: &Spec) -> TokenStream {
         let (path, include) = (&source.path, &source.include);
         quote!(::packscan_runtime::kernel::Source { path: #path, text: ::std::include_str!(#include) })
     });
-    let parameters = spec.parameters.iter().map(
-        |Parameter {
-             docs,
-             ident,
-             tag,
-             domain,
-         }| {
-            let (name, doc) = (ident.to_string(), docs.summary());
-            let domain = match domain {
-                Domain::Range(low, high) => quote!(Range(#low, #high)),
-                Domain::OneOf(values) => quote!(OneOf(&[#(#values),*])),
-                Domain::Dtype(types) => quote!(Dtype(&[#(#types),*])),
-                Domain::Flag => quote!(Flag),
-            };
-            quote!(::packscan_runtime::kernel::Parameter {
-                name: #name,
-                tag: #tag,
-                doc: #doc,
-                domain: ::packscan_runtime::kernel::Domain::#domain,
-            })
-        },
-    );
+    let parameters = spec.parameters.iter().map(|Parameter { docs, ident, tag, domain }| {
+        let (name, doc) = (ident.to_string(), docs.summary());
+        let domain = match domain {
+            Domain::Range(low, high) => quote!(Range(#low, #high)),
+            Domain::OneOf(values) => quote!(OneOf(&[#(#values),*])),
+            Domain::Dtype(types) => quote!(Dtype(&[#(#types),*])),
+            Domain::Flag => quote!(Flag),
+        };
+        quote!(::packscan_runtime::kernel::Parameter {
+            name: #name,
+            tag: #tag,
+            doc: #doc,
+            domain: ::packscan_runtime::kernel::Domain::#domain,
+        })
+    });
     let tensors = spec.tensors.iter().map(|tensor| {
-        let Tensor {
-            access,
-            shape,
-            strided,
-            ..
-        } = tensor;
+        let Tensor { access, shape, strided, .. } = tensor;
         let (name, doc) = (tensor.ident.to_string(), tensor.docs.summary());
         let element = match &tensor.element {
             Element::Fixed(dtype) => quote!(Fixed(#dtype)),
@@ -158,11 +130,7 @@ fn data(spec: &Spec) -> TokenStream {
 
 /// Fields to values and back.
 fn values(spec: &Spec) -> TokenStream {
-    let idents: Vec<&Ident> = spec
-        .parameters
-        .iter()
-        .map(|parameter| &parameter.ident)
-        .collect();
+    let idents: Vec<&Ident> = spec.parameters.iter().map(|parameter| &parameter.ident).collect();
     let kinds: Vec<TokenStream> = spec
         .parameters
         .iter()
@@ -201,12 +169,7 @@ fn rules(spec: &Spec) -> TokenStream {
     let broken = format_ident!("broken", span = Span::mixed_site());
     let holds = format_ident!("holds", span = Span::mixed_site());
     let checks = spec.rules.iter().map(|line| {
-        let Rule {
-            condition,
-            field,
-            rule,
-            cure,
-        } = line;
+        let Rule { condition, field, rule, cure } = line;
         let (name, rule, cure) = (field.to_string(), message(rule), message(cure));
         quote! {
             let #holds: bool = #condition;
@@ -220,18 +183,10 @@ fn rules(spec: &Spec) -> TokenStream {
             }
         }
     });
-    let expressions = spec.rules.iter().map(
-        |Rule {
-             condition,
-             rule,
-             cure,
-             ..
-         }| {
-            let (rule, rule_args, cure, cure_args) =
-                (&rule.text, &rule.args, &cure.text, &cure.args);
-            quote!(#condition, #rule #(, #rule_args)*, #cure #(, #cure_args)*;)
-        },
-    );
+    let expressions = spec.rules.iter().map(|Rule { condition, rule, cure, .. }| {
+        let (rule, rule_args, cure, cure_args) = (&rule.text, &rule.args, &cure.text, &cure.args);
+        quote!(#condition, #rule #(, #rule_args)*, #cure #(, #cure_args)*;)
+    });
     let lets = scope::variant(spec, expressions);
     let body = if spec.rules.is_empty() {
         quote!(::std::vec::Vec::new())
