@@ -1,5 +1,8 @@
 //! The one error type of the crate.
 
+use std::io;
+use std::path::PathBuf;
+
 use crate::kernel::Broken;
 
 /// What can go wrong between a kernel declaration and its result.
@@ -69,7 +72,9 @@ pub enum Error {
     },
 
     /// No GPU to open.
-    #[error("GPU {ordinal} cannot be used: {why}; `packscan doctor` shows what was found, `--device emulator` needs no GPU")]
+    #[error(
+        "GPU {ordinal} cannot be used: {why}; `packscan doctor` shows what was found, `--device emulator` needs no GPU"
+    )]
     NoGpu {
         /// Its number.
         ordinal: usize,
@@ -112,7 +117,9 @@ pub enum Error {
     },
 
     /// A fault whose passage is not in the kernel's text.
-    #[error("fault {fault:?} cannot be injected: the kernel's text has no passage {passage:?}; the kernel changed, so must the fault")]
+    #[error(
+        "fault {fault:?} cannot be injected: the kernel's text has no passage {passage:?}; the kernel changed, so must the fault"
+    )]
     FaultMissesText {
         /// The fault.
         fault: String,
@@ -125,5 +132,76 @@ pub enum Error {
     FaultNeedsKernel {
         /// The fault.
         fault: String,
+    },
+
+    /// NVRTC refused the text of a kernel.
+    #[error("{id} does not compile:\n{log}")]
+    Compile {
+        /// Id of the variant.
+        id: String,
+        /// What NVRTC said, line by line.
+        log: String,
+    },
+
+    /// A variable names a place without the library that it is meant to name.
+    #[error("{variable} is {}, but {why}; set it to the library file or to the folder that holds it, or unset it", value.display())]
+    Setting {
+        /// The environment variable.
+        variable: &'static str,
+        /// Its value.
+        value: PathBuf,
+        /// What is wrong with the place.
+        why: String,
+    },
+
+    /// A library was found but cannot be used.
+    #[error("{library} at {} cannot be used: {why}; remove it, or name another with {variable}", path.display())]
+    Library {
+        /// Which library.
+        library: &'static str,
+        /// Where it lies.
+        path: PathBuf,
+        /// What the loader said.
+        why: String,
+        /// The variable that names another.
+        variable: &'static str,
+    },
+
+    /// NVRTC is nowhere, and it was not or could not be fetched.
+    #[error(
+        "NVRTC was not found, and {why}\nlooked in:\n  {}\nany one of these helps:\n  {}",
+        looked.join("\n  "),
+        cures.join("\n  ")
+    )]
+    NoNvrtc {
+        /// Why it was not fetched, with the last lines of pip where pip failed.
+        why: String,
+        /// The places that were looked at.
+        looked: Vec<String>,
+        /// What to do, each a way of its own.
+        cures: Vec<String>,
+    },
+
+    /// A downloaded file is not the pinned one.
+    #[error(
+        "the downloaded {file} was thrown away: its SHA-256 is {got}, expected {expected}; \
+         check the package index that pip uses, or `pip install nvidia-cuda-nvrtc` from one that you trust"
+    )]
+    Checksum {
+        /// Name of the file.
+        file: String,
+        /// The pinned SHA-256, in hex.
+        expected: &'static str,
+        /// That of the file.
+        got: String,
+    },
+
+    /// The folder for compiled kernels and fetched libraries cannot be used.
+    #[error("packscan's cache folder {} cannot be used: {source}; set PACKSCAN_CACHE to a folder that can be written", folder.display())]
+    CacheFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
 }

@@ -1,1 +1,235 @@
-//! NVRTC
+//! NVRTC, NVIDIA's run-time compiler: found or fetched once a process, then called from any thread.
+//!
+//! The search is in [`find`](mod@find): a setting, the loader path, the CUDA toolkit, the active Python's packages, packscan's cache.
+//! If NVRTC is in none of them, the pinned wheel is fetched through `pip`, unless `PACKSCAN_OFFLINE` forbids it.
+
+mod api;
+mod arch;
+mod fetch;
+pub mod find;
+mod resources;
+
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+pub use arch::Arch;
+pub use resources::Resources;
+
+use crate::cache::{Cache, CacheKey};
+use crate::{Error, Result};
+use api::{Api, Part};
+use find::{Environment, Found, Library, Origin};
+
+/// The options of every compilation, before the caller's.
+///
+/// `--fmad=false`: a multiplication and an addition are fused where a kernel says so and nowhere else, so that a result
+/// does not depend on what the compiler saw around it.
+const OPTIONS: [&str; 4] = ["-lineinfo", "--fmad=false", "--std=c++17", "-default-device"];
+
+/// What a compilation makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Emit {
+    /// Text for the emulator and for reading.
+    Ptx,
+    /// Machine code of one architecture.
+    Cubin,
+}
+
+/// One compilation.
+#[derive(Clone, Copy, Debug)]
+pub struct Compile<'a> {
+    /// Id of the variant, for messages.
+    pub name: &'a str,
+    /// CUDA text.
+    pub source: &'a str,
+    /// For which GPU.
+    pub arch: Arch,
+    /// What to make.
+    pub emit: Emit,
+    /// Options of `nvcc`'s kind that follow packscan's own.
+    pub options: &'a [&'a str],
+}
+
+impl Compile<'_> {
+    fn all_options(&self) -> Vec<String> {
+        let mut out = match self.emit {
+            Emit::Ptx => vec![format!("--gpu-architecture={}", self.arch.compute())],
+            Emit::Cubin => vec![format!("--gpu-architecture={}", self.arch), "--ptxas-options=-v".to_owned()],
+        };
+        out.extend(OPTIONS.iter().chain(self.options).map(|option| (*option).to_owned()));
+        out
+    }
+}
+
+/// What a compilation made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// PTX (without a closing zero) or cubin.
+    pub bytes: Vec<u8>,
+    /// Warnings and, for a cubin, what the kernel uses.
+    pub log: String,
+}
+
+impl Compiled {
+    /// Registers, spills and memory of a cubin; `None` for PTX.
+    pub fn resources(&self) -> Option<Resources> {
+        Resources::parse(&self.log)
+    }
+
+    /// Length of the log, log, bytes: the form in which the cache keeps it.
+    fn pack(&self) -> Vec<u8> {
+        let length = (self.log.len() as u64).to_le_bytes();
+        [&length, self.log.as_bytes(), &self.bytes].concat()
+    }
+
+    fn unpack(packed: &[u8]) -> Option<Self> {
+        let (length, rest) = packed.split_first_chunk()?;
+        let (log, bytes) = rest.split_at_checked(u64::from_le_bytes(*length).try_into().ok()?)?;
+        Some(Compiled { log: String::from_utf8(log.to_vec()).ok()?, bytes: bytes.to_vec() })
+    }
+}
+
+/// A loaded NVRTC. Its functions may be called from several threads at once.
+pub struct Nvrtc {
+    api: Api,
+    version: (u32, u32),
+    path: PathBuf,
+    origin: Origin,
+    /// The library that NVRTC opens by bare name when it compiles: once loaded, it is found wherever it lies.
+    _builtins: Option<libloading::Library>,
+}
+
+impl fmt::Debug for Nvrtc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Nvrtc { version, path, origin, .. } = self;
+        f.debug_struct("Nvrtc")
+            .field("version", version)
+            .field("path", path)
+            .field("origin", origin)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Nvrtc {
+    /// The NVRTC of this process: the first call finds or fetches it. A failed search is repeated by the next call.
+    ///
+    /// # Errors
+    /// [`Error::NoNvrtc`] if it is nowhere and is not fetched, and all errors of [`Nvrtc::provide`].
+    pub fn get() -> Result<&'static Nvrtc> {
+        static NVRTC: OnceLock<Nvrtc> = OnceLock::new();
+        static SEARCH: Mutex<()> = Mutex::new(());
+        if let Some(nvrtc) = NVRTC.get() {
+            return Ok(nvrtc);
+        }
+        let _one_at_a_time = SEARCH.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(nvrtc) = NVRTC.get() {
+            return Ok(nvrtc);
+        }
+        let nvrtc = Nvrtc::provide(&Environment::current()?)?;
+        Ok(NVRTC.get_or_init(|| nvrtc))
+    }
+
+    /// Finds NVRTC in an environment, or fetches it into the environment's cache folder.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if `PACKSCAN_NVRTC` is wrong, [`Error::Library`] if what was found cannot be used,
+    /// [`Error::NoNvrtc`] if it was not found and may not or could not be fetched, [`Error::Checksum`] if what was
+    /// fetched is not the pinned file, [`Error::CacheFolder`] if it cannot be stored.
+    pub fn provide(environment: &Environment) -> Result<Self> {
+        let search = find::find(Library::Nvrtc, environment)?;
+        if let Some(found) = search.found {
+            return Nvrtc::open(found);
+        }
+        fetch::fetch(environment, &search.looked)?;
+        match find::find(Library::Nvrtc, environment)?.found {
+            Some(found) => Nvrtc::open(found),
+            None => unreachable!("fetch has put NVRTC into the last place of the search"),
+        }
+    }
+
+    fn open(found: Found) -> Result<Self> {
+        let Found { path, origin, loaded } = found;
+        let api = Api::bind(loaded).map_err(|error| Library::Nvrtc.unusable(path.clone(), error))?;
+        let version = api.version().map_err(|error| Library::Nvrtc.unusable(path.clone(), error))?;
+        let builtins = path.parent().map(|folder| folder.join(builtins_file(version))).filter(|file| file.is_file());
+        // SAFETY: it is NVRTC's own companion, which asks nothing of the process that loads it.
+        let builtins = builtins.and_then(|file| unsafe { libloading::Library::new(file) }.ok());
+        Ok(Nvrtc { api, version, path, origin, _builtins: builtins })
+    }
+
+    /// Its version, major and minor.
+    pub fn version(&self) -> (u32, u32) {
+        self.version
+    }
+
+    /// The file from which it was loaded.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// In which of the places it was found.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Compiles CUDA text.
+    ///
+    /// # Errors
+    /// [`Error::Compile`] with NVRTC's log if the text, an option or the architecture is not understood.
+    pub fn compile(&self, compile: &Compile<'_>) -> Result<Compiled> {
+        let failed = |log| Error::Compile { id: compile.name.to_owned(), log };
+        let program = self.api.program(compile.name, compile.source).map_err(failed)?;
+        let outcome = program.compile(&compile.all_options());
+        let log = program.read(Part::Log).map_err(failed)?;
+        let log = String::from_utf8_lossy(&log).trim_end().to_owned();
+        if let Err(title) = outcome {
+            return Err(failed(if log.is_empty() { title } else { log }));
+        }
+        let part = match compile.emit {
+            Emit::Ptx => Part::Ptx,
+            Emit::Cubin => Part::Cubin,
+        };
+        Ok(Compiled { bytes: program.read(part).map_err(failed)?, log })
+    }
+
+    /// Everything that decides what [`Nvrtc::compile`] makes.
+    fn key(&self, compile: &Compile<'_>) -> CacheKey {
+        let mut parts = compile.all_options();
+        parts.push(format!("{:?} NVRTC {}.{}", compile.emit, self.version.0, self.version.1));
+        parts.push(compile.source.to_owned());
+        CacheKey::new(&parts)
+    }
+}
+
+/// Compiles with the process's NVRTC, or takes what an earlier compilation of the same text, options, version,
+/// architecture and kind left in the cache.
+///
+/// # Errors
+/// Those of [`Nvrtc::get`], [`Nvrtc::compile`] and [`Cache::get_or_build`].
+pub fn compile_cached(compile: &Compile<'_>) -> Result<Compiled> {
+    let nvrtc = Nvrtc::get()?;
+    let cache = Cache::open_default()?;
+    let packed = cache.get_or_build(&nvrtc.key(compile), || Ok(nvrtc.compile(compile)?.pack()))?;
+    match Compiled::unpack(&packed) {
+        Some(compiled) => Ok(compiled),
+        None => nvrtc.compile(compile),
+    }
+}
+
+/// The NVRTC of an environment, if it is anywhere; fetches nothing.
+///
+/// # Errors
+/// [`Error::Setting`] and [`Error::Library`], as for [`Nvrtc::provide`].
+pub fn find_without_download(environment: &Environment) -> Result<Option<Nvrtc>> {
+    find::find(Library::Nvrtc, environment)?.found.map(Nvrtc::open).transpose()
+}
+
+fn builtins_file((major, minor): (u32, u32)) -> String {
+    if cfg!(windows) {
+        format!("nvrtc-builtins64_{major}{minor}{DLL_SUFFIX}")
+    } else {
+        format!("{DLL_PREFIX}nvrtc-builtins{DLL_SUFFIX}.{major}.{minor}")
+    }
+}
