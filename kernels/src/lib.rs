@@ -1,1 +1,8 @@
 //! The packed operators of a Mamba block, one folder each.
+//!
+//! An operator's folder holds the declaration of its kernels and its public functions (`mod.rs`), the CUDA bodies (`*.cuh`, each
+//! with an essay), the native CPU path (`cpu.rs`), the faults that its verification must catch (`faults.rs`) and the derivation
+//! (`README.md`).
+
+mod cpu;
+pub mod selective_scan;

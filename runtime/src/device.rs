@@ -108,12 +108,12 @@ impl Arch {
     /// The most dynamic shared memory that one block can have, in bytes (CUDA C++ Programming Guide, compute capabilities). An
     /// architecture that is not listed gets what every one has.
     pub fn max_shared_bytes(self) -> usize {
-        let kib = match self.number() {
-            70 | 72 => 96,
-            75 => 64,
-            80 | 87 => 163,
-            86 | 89 | 120 | 121 => 99,
-            90 | 100 | 101 | 103 | 110 => 227,
+        let kib = match self.capability() {
+            (7, 0 | 2) => 96,
+            (7, 5) => 64,
+            (8, 0 | 7) => 163,
+            (8, 6 | 9) | (12, _) => 99,
+            (9, 0) | (10 | 11, _) => 227,
             _ => 48,
         };
         kib * 1024

@@ -1,1 +1,28 @@
-//! The properties that every packscan kernel must have, and the saboteur that shows they can fail.
+//! The properties that every packscan kernel must have, checked on any device, and the saboteur that shows they can fail.
+//!
+//! One suite serves every operator. An [`Operator`] says how to make inputs, run a variant and ask the book; everything else follows
+//! from whose data each row of each [`Tensor`] holds:
+//!
+//! - **watched**: nothing that the device can see goes wrong. On the emulator that is bounds, unwritten reads, races, barriers and
+//!   provenance; elsewhere that what lies beside and between the outputs stays untouched;
+//! - **agreement** with the book, element by element, within the bound that `Bounded` derives;
+//! - **isolation**, bitwise: replace one sequence's data by other numbers, NaN, infinities or huge values, and no bit of another
+//!   sequence changes;
+//! - **invariance**, bitwise: a sequence gives the same bits alone, elsewhere in the pack and at another alignment to the chunk;
+//! - **determinism**, bitwise: runs under other schedules and groupings agree.
+
+mod case;
+mod check;
+mod compare;
+mod data;
+pub mod documents;
+pub mod operators;
+mod suite;
+mod tensor;
+
+pub use case::{Case, ParseCaseError, Sizes};
+pub use check::{Call, Failure, Operator, Property};
+pub use compare::Mismatch;
+pub use data::Random;
+pub use suite::{Job, Level, Outcome, Plan};
+pub use tensor::{Placed, Rows, Tensor};

@@ -29,8 +29,6 @@
 
 constexpr unsigned WARP = 32;
 constexpr unsigned ROW = LANES * LANE_STATES;            // states of a channel, padded
-// Tokens summed at once; few where a lane has many states, since each unrolls them and the shuffles matter less.
-constexpr unsigned GROUP = least(LANES, least(8, div_ceil(32, LANE_STATES)));
 constexpr unsigned ROWS_A_PASS = LANES * VEC;            // rows of a (CHUNK, CHANNELS) tile that the block moves at once
 constexpr unsigned PASSES = div_ceil(CHUNK, ROWS_A_PASS);
 constexpr unsigned STATE_PACKETS = CHUNK * (STATE / STATE_VEC);
@@ -231,7 +229,7 @@ struct Scanner {
                     if (!fresh && d < args.d && n < STATE) h[i] = args.initial_state[states_at(seq) + n];
                 }
             }
-            if (FINAL && t == ends) save(args.final_state, seq);
+            if (LAST && t == ends) save(args.final_state, seq);
         }
     }
 
@@ -283,7 +281,7 @@ struct Scanner {
                 advance(t);
                 y[j] = fresh ? step<true>(shared, g + j) : step<false>(shared, g + j);
                 fresh = false;
-                if (FINAL && t >= begin && t + 1 == ends) save(args.final_state, seq);
+                if (LAST && t >= begin && t + 1 == ends) save(args.final_state, seq);
             }
             const float sum = sum_over_lanes(y);
             if (lane % (LANES / GROUP) == 0) shared.y[g + lane / (LANES / GROUP)][channel] = sum;
@@ -318,7 +316,7 @@ __device__ inline void selective_scan_fwd(const Args& args) {
         mover.prefetch_gate(base);
         if (CHECKPOINTS && base >= begin) {
             scanner.advance(base);
-            scanner.save(args.checkpoints, base / CHUNK);
+            scanner.save(args.checkpoints_out, base / CHUNK);
         }
         scanner.scan(shared, base);
         __syncthreads();

@@ -1,0 +1,107 @@
+//! What is asked of the scan, and which variants answer it.
+
+use packscan_runtime::Dtype;
+use packscan_runtime::kernel::broken;
+
+use super::{Forward, Inputs, Outputs};
+
+/// What is asked: sizes, type and options. A [`Forward`] is what runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Channels, D.
+    pub channels: usize,
+    /// State size, N.
+    pub state: usize,
+    /// Type of the activations.
+    pub io: Dtype,
+    /// Take the softplus of delta.
+    pub softplus: bool,
+    /// There is a bias of delta.
+    pub bias: bool,
+    /// There is a skip weight.
+    pub skip: bool,
+    /// There is a gate.
+    pub gate: bool,
+    /// There are initial states.
+    pub initial: bool,
+    /// Final states are asked for.
+    pub last: bool,
+    /// Checkpoints are asked for.
+    pub checkpoints: bool,
+}
+
+impl Problem {
+    /// The problem that a call with these arguments is.
+    pub fn of(inputs: &Inputs<'_>, outputs: &Outputs<'_>, softplus: bool) -> Problem {
+        Problem {
+            channels: inputs.u.shape().1,
+            state: inputs.b.shape().1,
+            io: inputs.u.buffer().dtype(),
+            softplus,
+            bias: inputs.delta_bias.is_some(),
+            skip: inputs.d_skip.is_some(),
+            gate: inputs.z.is_some(),
+            initial: inputs.initial_state.is_some(),
+            last: outputs.final_state.is_some(),
+            checkpoints: outputs.checkpoints.is_some(),
+        }
+    }
+
+    /// The variant of this problem with a given mapping onto the machine, whether or not it keeps every rule.
+    pub fn variant(&self, chunk: u32, lanes: u32, channels: u32, vec: u32) -> Forward {
+        Forward {
+            state: u32::try_from(self.state).unwrap_or(u32::MAX),
+            chunk,
+            lanes,
+            channels,
+            vec,
+            io: self.io,
+            softplus: self.softplus,
+            bias: self.bias,
+            skip: self.skip,
+            gate: self.gate,
+            initial: self.initial,
+            last: self.last,
+            checkpoints: self.checkpoints,
+        }
+    }
+}
+
+/// Threads of a block that a hand-picked variant aims at.
+const THREADS: u32 = 256;
+/// Shared memory that a hand-picked variant stays under, so that several blocks fit a multiprocessor.
+const SHARED_BYTES: usize = 72 * 1024;
+
+/// A variant that is sensible everywhere: about four states a lane, 256 threads, the longest chunk up to 32 that leaves room for
+/// other blocks, pairs of channels where D is even.
+pub fn default_variant(problem: &Problem) -> Forward {
+    use packscan_runtime::kernel::Variant as _;
+    let state = problem.state.clamp(1, 1024) as u32;
+    let lanes = (state / 4).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
+    let vec = if problem.channels.is_multiple_of(2) { 2 } else { 1 };
+    let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
+    let channels = (THREADS / lanes).min(width);
+    let chunks = [32, 16, 8].map(|chunk| problem.variant(chunk, lanes, channels, vec));
+    chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2]).clone()
+}
+
+/// Every variant worth timing for a problem: the mappings that keep the rules, waste no more than half of a block's channels and keep
+/// at most 16 states a lane where lanes allow.
+pub fn variants(problem: &Problem) -> Vec<Forward> {
+    let mut out = Vec::new();
+    for lanes in [1, 2, 4, 8, 16, 32] {
+        for channels in [8, 16, 32, 64, 128, 256] {
+            for chunk in [8, 16, 32, 64] {
+                for vec in [1, 2, 4, 8] {
+                    let variant = problem.variant(chunk, lanes, channels, vec);
+                    let wasteful = channels as usize >= 2 * problem.channels.max(8)
+                        || (lanes < 32 && problem.state.div_ceil(lanes as usize) > 16);
+                    if !wasteful && problem.channels.is_multiple_of(vec as usize) && broken(&variant).is_empty() {
+                        out.push(variant);
+                    }
+                }
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,254 @@
+//! The properties of one case.
+
+use std::fmt;
+
+use packscan_reference::Bounded;
+use packscan_runtime::kernel::Variant;
+use packscan_runtime::{Device, DevicePacked, Packed};
+
+use crate::compare::{Mismatch, agrees, same_bits};
+use crate::data::rounded;
+use crate::{Case, Random, Rows, Sizes, Tensor};
+
+/// An operator under test.
+pub trait Operator: Send + Sync + 'static {
+    /// Its kernel.
+    type Variant: Variant;
+
+    /// Its name everywhere.
+    const NAME: &'static str;
+
+    /// What random cases for a variant look like, at most `elements` elements each.
+    fn sizes(variant: &Self::Variant, elements: usize) -> Sizes;
+
+    /// Whether a variant heeds marks of continuation.
+    fn continues(variant: &Self::Variant) -> bool;
+
+    /// Random inputs for a case.
+    fn inputs(variant: &Self::Variant, packed: &Packed, case: &Case) -> Vec<Tensor>;
+
+    /// Runs the operator: its outputs, and whether everything beside them stayed untouched.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn run(call: &Call<'_, Self::Variant>, inputs: &[Tensor]) -> packscan_runtime::Result<(Vec<Tensor>, bool)>;
+
+    /// What the book says of each output, with the bound on a float implementation, stored type included.
+    fn book(variant: &Self::Variant, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>>;
+}
+
+/// One run of an operator.
+#[derive(Debug)]
+pub struct Call<'a, V> {
+    /// What runs.
+    pub variant: &'a V,
+    /// On which pack and device.
+    pub packed: &'a DevicePacked,
+    /// Channels, D.
+    pub channels: usize,
+    /// Groups of sequences.
+    pub groups: usize,
+    /// Loads of unused columns on each side of a strided row.
+    pub padding: usize,
+}
+
+/// What every kernel must have; see the crate's documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Property {
+    /// Nothing that the device can see goes wrong.
+    Watched,
+    /// With the book.
+    Agreement,
+    /// Of each sequence from every other.
+    Isolation,
+    /// Under packing.
+    Invariance,
+    /// Of repeated runs.
+    Determinism,
+}
+
+impl Property {
+    /// All, in the order in which they are checked.
+    pub const ALL: [Property; 5] =
+        [Property::Watched, Property::Agreement, Property::Determinism, Property::Isolation, Property::Invariance];
+}
+
+impl fmt::Display for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Property::Watched => "watched",
+            Property::Agreement => "agreement",
+            Property::Isolation => "isolation",
+            Property::Invariance => "invariance",
+            Property::Determinism => "determinism",
+        })
+    }
+}
+
+/// A property that did not hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// Which.
+    pub property: Property,
+    /// What was run when it showed: `sequence 1 set to NaN`.
+    pub during: String,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed ({}): {}", self.property, self.during, self.detail)
+    }
+}
+
+/// Everything that is replaced in a sequence's data, to see whether another sequence notices.
+const POISONS: [(&str, f32); 4] =
+    [("other numbers", 0.0), ("NaN", f32::NAN), ("infinities", f32::INFINITY), ("huge values", 3e38)];
+
+/// Checks every property of one case, each only if those before it held; returns the largest error as a share of its bound.
+///
+/// # Errors
+/// The first property that did not hold.
+pub(crate) fn check<O: Operator>(device: &Device, variant: &O::Variant, case: &Case) -> Result<f64, Failure> {
+    let packed = case.packed(O::continues(variant));
+    let bench = Bench::<O> { device, variant, case };
+    let inputs = O::inputs(variant, &packed, case);
+    let outputs = bench.run(&packed, case.groups, 0, &inputs, "first run")?;
+
+    let book = O::book(variant, &packed, &inputs);
+    let mut worst = 0.0f64;
+    for (got, want) in std::iter::zip(&outputs, &book) {
+        worst = worst.max(agrees(got, want, &packed).map_err(failed(Property::Agreement, "first run"))?);
+    }
+    bench.determinism(&packed, &inputs, &outputs)?;
+    bench.isolation(&packed, &inputs, &outputs)?;
+    bench.invariance(&packed, &inputs, &outputs)?;
+    Ok(worst)
+}
+
+fn failed(property: Property, during: impl Into<String>) -> impl FnOnce(Box<Mismatch>) -> Failure {
+    let during = during.into();
+    move |mismatch| Failure { property, during, detail: mismatch.to_string() }
+}
+
+/// A device, a variant and a case.
+struct Bench<'a, O: Operator> {
+    device: &'a Device,
+    variant: &'a O::Variant,
+    case: &'a Case,
+}
+
+impl<O: Operator> Bench<'_, O> {
+    /// Runs under the schedule of `seed`.
+    fn run(
+        &self,
+        packed: &Packed,
+        groups: usize,
+        seed: u64,
+        inputs: &[Tensor],
+        during: &str,
+    ) -> Result<Vec<Tensor>, Failure> {
+        if let Device::Emulator(emulated) = self.device {
+            emulated.set_seed(seed);
+        }
+        let watched = |detail: String| Failure { property: Property::Watched, during: during.to_owned(), detail };
+        let ran = packed.on(self.device).and_then(|packed| {
+            let (variant, case) = (self.variant, self.case);
+            let call = Call { variant, packed: &packed, channels: case.channels, groups, padding: case.padding };
+            O::run(&call, inputs)
+        });
+        match ran {
+            Ok((outputs, true)) => Ok(outputs),
+            Ok((_, false)) => Err(watched("memory beside an output was written".to_owned())),
+            Err(error) => Err(watched(error.to_string())),
+        }
+    }
+
+    /// Another run, schedule and grouping: the same bits.
+    fn determinism(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Failure> {
+        for (groups, seed) in [(self.case.groups, 1 + self.case.seed), (self.case.groups + 1, 2 + self.case.seed)] {
+            let during = format!("another run in {groups} groups");
+            let again = self.run(packed, groups, seed, inputs, &during)?;
+            for (got, want) in std::iter::zip(&again, outputs) {
+                let rows = 0..got.rows.count(packed);
+                same_bits(got, want, rows.map(|r| (r, r)), packed)
+                    .map_err(failed(Property::Determinism, during.clone()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One sequence's data replaced: every other sequence keeps every bit.
+    fn isolation(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Failure> {
+        let mut random = Random::new(self.case.seed, "victim");
+        let victims: Vec<usize> = (0..packed.sequences()).filter(|&s| !packed.range(s).is_empty()).collect();
+        if victims.is_empty() || packed.sequences() < 2 {
+            return Ok(());
+        }
+        for (what, poison) in POISONS {
+            let victim = victims[random.below(victims.len())];
+            let during = format!("sequence {victim} set to {what}");
+            let poisoned: Vec<Tensor> =
+                inputs.iter().map(|t| poisoned(t, packed, victim, poison, &mut random)).collect();
+            let got = self.run(packed, self.case.groups, 0, &poisoned, &during)?;
+            for (got, want) in std::iter::zip(&got, outputs) {
+                let own = got.rows.of_sequence(packed, victim);
+                let others = (0..got.rows.count(packed)).filter(|r| !own.contains(r));
+                let others = others.filter(|_| !matches!(got.rows, Rows::Shared(_)));
+                same_bits(got, want, others.map(|r| (r, r)), packed)
+                    .map_err(failed(Property::Isolation, during.clone()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sequences in reverse after a stranger, and one of them alone: the same bits.
+    fn invariance(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Failure> {
+        let mut random = Random::new(self.case.seed, "packing");
+        let sequences = packed.sequences();
+        let stranger = random.below(sequences);
+        let reversed: Vec<usize> = std::iter::once(stranger).chain((0..sequences).rev()).collect();
+        let alone = vec![random.below(sequences)];
+        for (order, during) in [(reversed, "sequences in reverse after one of them"), (alone, "one sequence alone")] {
+            let lengths: Vec<usize> = order.iter().map(|&s| packed.range(s).len()).collect();
+            let marks: Vec<bool> = order.iter().map(|&s| packed.continued()[s]).collect();
+            let other = Packed::from_lengths(&lengths)
+                .and_then(|p| p.with_continued(&marks))
+                .map_err(|e| Failure { property: Property::Invariance, during: during.into(), detail: e.to_string() })?;
+            let moved: Vec<Tensor> = inputs.iter().map(|t| repacked(t, packed, &order)).collect();
+            let got = self.run(&other, self.case.groups, 0, &moved, during)?;
+            for (got, want) in std::iter::zip(&got, outputs) {
+                if !matches!(got.rows, Rows::Tokens | Rows::Sequences) {
+                    continue;
+                }
+                let pairs = order.iter().enumerate().flat_map(|(place, &s)| {
+                    std::iter::zip(got.rows.of_sequence(&other, place), got.rows.of_sequence(packed, s))
+                });
+                same_bits(got, want, pairs, &other).map_err(failed(Property::Invariance, during))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A tensor with the rows of `victim` replaced: by `poison`, or by other numbers where that is 0.
+fn poisoned(tensor: &Tensor, packed: &Packed, victim: usize, poison: f32, random: &mut Random) -> Tensor {
+    let mut tensor = tensor.clone();
+    let rows = tensor.rows.of_sequence(packed, victim);
+    for value in &mut tensor.values[rows.start * tensor.cols..rows.end * tensor.cols] {
+        let sign = if random.bits() & 1 == 0 { 1.0 } else { -1.0 };
+        let replacement = if poison == 0.0 { random.between(0.0, 4.0) } else { poison };
+        *value = rounded(tensor.dtype, sign * replacement);
+    }
+    tensor
+}
+
+/// The tensor of the pack whose sequences are those of `packed` in another order.
+fn repacked(tensor: &Tensor, packed: &Packed, order: &[usize]) -> Tensor {
+    if matches!(tensor.rows, Rows::Shared(_)) {
+        return tensor.clone();
+    }
+    let rows = order.iter().flat_map(|&s| tensor.rows.of_sequence(packed, s));
+    Tensor { values: rows.flat_map(|r| tensor.row(r)).copied().collect(), ..tensor.clone() }
+}

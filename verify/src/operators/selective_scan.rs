@@ -1,0 +1,228 @@
+//! What the suite must know of the selective scan.
+
+use packscan_kernels::selective_scan::{self as scan, Forward, Problem, default_variant};
+use packscan_reference::selective_scan as book;
+use packscan_reference::{Bounded, Io, Number};
+use packscan_runtime::kernel::{self, Variant};
+use packscan_runtime::{Device, Dtype, Packed, Result};
+
+use crate::suite::Suite;
+use crate::{Call, Case, Job, Operator, Placed, Plan, Random, Rows, Sizes, Tensor};
+
+/// The selective scan, forward.
+#[derive(Debug)]
+pub struct SelectiveScan;
+
+/// The inputs in their order here.
+const U: usize = 0;
+const DELTA: usize = 1;
+const A: usize = 2;
+const B: usize = 3;
+const C: usize = 4;
+
+impl Operator for SelectiveScan {
+    type Variant = Forward;
+
+    const NAME: &'static str = "selective-scan";
+
+    fn sizes(v: &Forward, elements: usize) -> Sizes {
+        Sizes {
+            chunk: v.chunk as usize,
+            tile: v.channels as usize,
+            multiple: v.vec as usize,
+            state: v.state as usize,
+            elements,
+        }
+    }
+
+    fn continues(v: &Forward) -> bool {
+        v.initial
+    }
+
+    fn inputs(v: &Forward, packed: &Packed, case: &Case) -> Vec<Tensor> {
+        let (d, n, io) = (case.channels, v.state as usize, v.io);
+        let uniform = |low, high| move |r: &mut Random| r.between(low, high);
+        let random = |name, dtype, rows, cols, low, high| {
+            Tensor::random(Tensor::shaped(name, dtype, rows, cols), packed, case.seed, uniform(low, high))
+        };
+        // Before a softplus any number is a step size; without one the model's are small and positive.
+        let (low, high) = if v.softplus { (-6.0, 2.0) } else { (0.001, 0.8) };
+        let rates = |r: &mut Random| -r.between(-3.0, 2.5).exp();
+        let mut inputs = vec![
+            random("u", io, Rows::Tokens, d, -2.0, 2.0),
+            random("delta", io, Rows::Tokens, d, low, high),
+            Tensor::random(Tensor::shaped("a", Dtype::F32, Rows::Shared(d), n), packed, case.seed, rates),
+            random("b", io, Rows::Tokens, n, -1.0, 1.0),
+            random("c", io, Rows::Tokens, n, -1.0, 1.0),
+        ];
+        let (f32, shared) = (Dtype::F32, Rows::Shared(1));
+        let optional = [
+            (v.skip, "d_skip", f32, shared, d, -1.0, 1.0),
+            (v.bias, "delta_bias", f32, shared, d, 0.0, 0.2),
+            (v.gate, "z", io, Rows::Tokens, d, -5.0, 5.0),
+            (v.initial, "initial_state", f32, Rows::Sequences, d * n, -1.0, 1.0),
+        ];
+        for (wanted, name, dtype, rows, cols, low, high) in optional {
+            if wanted {
+                inputs.push(random(name, dtype, rows, cols, low, high));
+            }
+        }
+        inputs
+    }
+
+    fn run(call: &Call<'_, Forward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
+        let (v, packed, device) = (call.variant, call.packed.packed(), call.packed.device());
+        let padding = |name: &str| if strided(name) { call.padding * v.vec as usize } else { 0 };
+        let placed = inputs.iter().map(|t| t.place(device, padding(t.name))).collect::<Result<Vec<Placed>>>()?;
+        let optional = |name: &str| inputs.iter().position(|t| t.name == name).map(|i| placed[i].view());
+
+        let shapes = outputs(v, call.channels);
+        let written = shapes
+            .iter()
+            .map(|t| Placed::unwritten(t, packed, device, padding(t.name)))
+            .collect::<Result<Vec<Placed>>>()?;
+        let output = |name: &str| shapes.iter().position(|t| t.name == name).map(|i| written[i].view());
+
+        let scan_inputs = scan::Inputs {
+            u: placed[U].view(),
+            delta: placed[DELTA].view(),
+            a: placed[A].view(),
+            b: placed[B].view(),
+            c: placed[C].view(),
+            d_skip: optional("d_skip"),
+            delta_bias: optional("delta_bias"),
+            z: optional("z"),
+            initial_state: optional("initial_state"),
+        };
+        let scan_outputs = scan::Outputs {
+            out: written[0].view(),
+            final_state: output("final_state"),
+            checkpoints: output("checkpoints"),
+        };
+        scan::forward(call.packed, v, Some(call.groups), &scan_inputs, &scan_outputs)?;
+        device.synchronize()?;
+
+        let mut results = Vec::new();
+        let mut untouched = true;
+        for (placed, shape) in std::iter::zip(written, shapes) {
+            let (tensor, kept) = placed.take(shape)?;
+            untouched &= kept;
+            results.push(tensor);
+        }
+        Ok((results, untouched))
+    }
+
+    fn book(v: &Forward, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
+        let exact: Vec<Vec<Bounded>> =
+            inputs.iter().map(|t| t.values.iter().map(|&x| Bounded::constant(x.into())).collect()).collect();
+        let optional = |name: &str| inputs.iter().position(|t| t.name == name).map(|i| exact[i].as_slice());
+        let lengths = packed.lengths();
+        let initial_state = optional("initial_state");
+        let pack = book::Pack {
+            lengths: &lengths,
+            continued: if initial_state.is_some() { packed.continued() } else { &[] },
+            initial_state: initial_state.unwrap_or_default(),
+        };
+        let book = book::forward(
+            &pack,
+            &book::Inputs {
+                channels: inputs[U].cols,
+                states: v.state as usize,
+                u: &exact[U],
+                delta: &exact[DELTA],
+                a: &exact[A],
+                b: &exact[B],
+                c: &exact[C],
+                d_skip: optional("d_skip"),
+                delta_bias: optional("delta_bias"),
+                z: optional("z"),
+                softplus: v.softplus,
+            },
+        );
+        let io = match v.io {
+            Dtype::F16 => Io::F16,
+            Dtype::Bf16 => Io::Bf16,
+            Dtype::F32 | Dtype::U32 => Io::F32,
+        };
+        let mut out = vec![book.out.iter().map(|x| x.rounded_to(io)).collect()];
+        if v.last {
+            out.push(book.final_state.clone());
+        }
+        if v.checkpoints {
+            out.push(book.checkpoints(v.chunk as usize));
+        }
+        out
+    }
+}
+
+/// Whether an operator may be given padded rows of this tensor.
+fn strided(name: &str) -> bool {
+    matches!(name, "u" | "delta" | "b" | "c" | "z" | "out")
+}
+
+/// The outputs of a variant, in the order of the book's.
+fn outputs(v: &Forward, d: usize) -> Vec<Tensor> {
+    let n = v.state as usize;
+    let mut out = vec![Tensor::shaped("out", v.io, Rows::Tokens, d)];
+    if v.last {
+        out.push(Tensor::shaped("final_state", Dtype::F32, Rows::Sequences, d * n));
+    }
+    if v.checkpoints {
+        out.push(Tensor::shaped("checkpoints", Dtype::F32, Rows::Chunks(v.chunk as usize), d * n));
+    }
+    out
+}
+
+/// For each state size and type: the hand-picked mapping with every option, and a small one with none, channels at a time.
+pub(super) fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for &state in &plan.states {
+        for &io in &plan.dtypes {
+            for (everything, channels) in [(true, 64), (false, 63)] {
+                let variant = match everything {
+                    true => default_variant(&problem(state, io, channels, true)),
+                    false => small_variant(&problem(state, io, channels, false)),
+                };
+                if plan.device.check(&variant).is_ok() || broken_by_user(state) {
+                    jobs.push(Box::new(Suite::<SelectiveScan>::new(variant)));
+                }
+            }
+        }
+    }
+    jobs
+}
+
+/// A state size outside the declaration stays in the list, so that its error is shown.
+fn broken_by_user(state: u32) -> bool {
+    !(1..=1024).contains(&state)
+}
+
+/// The suite of the variant with this id.
+pub(super) fn job(id: &str) -> Result<Box<dyn Job>> {
+    let variant: Forward = id.parse()?;
+    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
+    Ok(Box::new(Suite::<SelectiveScan>::new(variant)))
+}
+
+fn problem(state: u32, io: Dtype, channels: usize, options: bool) -> Problem {
+    Problem {
+        channels,
+        state: state as usize,
+        io,
+        softplus: options,
+        bias: options,
+        skip: options,
+        gate: options,
+        initial: options,
+        last: options,
+        checkpoints: options,
+    }
+}
+
+/// The shortest chunk, half the lanes of the hand-picked variant, one warp, one element a load: the other corner of the space.
+fn small_variant(problem: &Problem) -> Forward {
+    let lanes = (default_variant(problem).lanes / 2).max(problem.state.div_ceil(64).next_power_of_two() as u32);
+    let variant = problem.variant(8, lanes.max(1), 32 / lanes.max(1), 1);
+    debug_assert!(variant.broken_rules().is_empty());
+    variant
+}

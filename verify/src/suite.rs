@@ -1,0 +1,224 @@
+//! The suite: every property of one variant on one device, over fixed and random cases, shrinking what fails.
+
+use std::time::{Duration, Instant};
+
+use packscan_runtime::kernel::Variant;
+use packscan_runtime::{Device, Dtype, Error};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+
+use crate::case::cases;
+use crate::check::check;
+use crate::{Case, Failure, Operator, Property, documents};
+
+/// How much is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Small cases: seconds for all variants.
+    Quick,
+    /// Every length that the documentation promises.
+    Full,
+}
+
+/// What to verify.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// State sizes.
+    pub states: Vec<u32>,
+    /// Types of the activations.
+    pub dtypes: Vec<Dtype>,
+    /// Where.
+    pub device: Device,
+    /// Random cases for each variant, besides the fixed ones.
+    pub cases: u32,
+    /// Of the random cases.
+    pub seed: u64,
+    /// How large the cases are.
+    pub level: Level,
+}
+
+/// A suite for one variant, whatever the operator.
+pub trait Job: Send + Sync {
+    /// The variant.
+    fn id(&self) -> String;
+
+    /// Runs the suite; `case_done` is called after each case.
+    fn run(&self, plan: &Plan, case_done: &(dyn Fn() + Sync)) -> Outcome;
+
+    /// Runs one case.
+    fn replay(&self, device: &Device, case: &Case) -> Outcome;
+
+    /// How many cases a run has.
+    fn count(&self, plan: &Plan) -> usize;
+}
+
+/// What a suite found.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The variant.
+    pub id: String,
+    /// Cases that were run, up to and including the first that failed.
+    pub cases: usize,
+    /// The largest error as a share of its bound.
+    pub worst: f64,
+    /// The smallest case that failed and what failed in it.
+    pub failure: Option<(Case, Failure)>,
+    /// How long it took, compiling included.
+    pub time: Duration,
+}
+
+impl Outcome {
+    /// Whether `property` held on every case: `None` if an earlier failure left it unknown.
+    pub fn held(&self, property: Property) -> Option<bool> {
+        let Some((_, failure)) = &self.failure else { return Some(true) };
+        if failure.property == property {
+            return Some(false);
+        }
+        let place = |p| Property::ALL.iter().position(|&q| q == p);
+        // What is watched is watched in every run, also in those of later properties.
+        (place(property) < place(failure.property) && property != Property::Watched).then_some(true)
+    }
+}
+
+/// The suite of a variant of operator `O`.
+pub(crate) struct Suite<O: Operator> {
+    variant: O::Variant,
+}
+
+impl<O: Operator> Suite<O> {
+    pub(crate) fn new(variant: O::Variant) -> Self {
+        Suite { variant }
+    }
+
+    /// Elements (t, d, n) of one random and of one fixed case: what the emulator runs in about 10 and 200 ms.
+    fn budgets(plan: &Plan) -> (usize, usize) {
+        match (plan.level, &plan.device) {
+            (Level::Quick, Device::Emulator(_)) => (8_000, 60_000),
+            (Level::Full, Device::Emulator(_)) => (30_000, 700_000),
+            (_, Device::Cuda(_) | Device::Cpu) => (300_000, 6_000_000),
+        }
+    }
+
+    /// The cases that every variant must pass whatever the seed: one token, empty sequences, 300 of one token, one of 5,000,
+    /// real documents.
+    fn fixed(&self, plan: &Plan) -> Vec<Case> {
+        let sizes = O::sizes(&self.variant, 0);
+        let l = sizes.chunk;
+        let d = (sizes.multiple.max(3)).next_multiple_of(sizes.multiple);
+        let all = [
+            Case::of_lengths(&[1], (sizes.tile + 1).next_multiple_of(sizes.multiple)),
+            Case::of_lengths(&[0, l - 1, 0, 0, l + 1, 1, 0], d).with_continued(),
+            Case::of_lengths(&[0, 0], d).with_continued(),
+            Case::of_lengths(&[1; 300], sizes.multiple).with_continued(),
+            Case::of_lengths(&[5000], sizes.multiple),
+            Case::of_lengths(&documents::lengths(), sizes.multiple).with_continued(),
+        ];
+        let (_, budget) = Self::budgets(plan);
+        all.into_iter().filter(|case| case.elements(sizes.state) <= budget).collect()
+    }
+
+    fn runner(plan: &Plan) -> TestRunner {
+        let config = Config {
+            cases: plan.cases,
+            failure_persistence: None,
+            max_shrink_iters: 200,
+            max_shrink_time: 20_000,
+            ..Config::default()
+        };
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&plan.seed.to_le_bytes());
+        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
+    }
+
+    fn search(&self, plan: &Plan, outcome: &mut Outcome, case_done: &(dyn Fn() + Sync)) {
+        for case in self.fixed(plan) {
+            outcome.cases += 1;
+            match check::<O>(&plan.device, &self.variant, &case) {
+                Ok(worst) => outcome.worst = outcome.worst.max(worst),
+                Err(failure) => {
+                    outcome.failure = Some((case, failure));
+                    return;
+                }
+            }
+            case_done();
+        }
+        let (budget, _) = Self::budgets(plan);
+        let progress = std::sync::Mutex::new((0, 0.0f64));
+        let found = Self::runner(plan).run(&cases(O::sizes(&self.variant, budget)), |case| {
+            let result = check::<O>(&plan.device, &self.variant, &case);
+            let mut progress = progress.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            progress.0 += 1;
+            case_done();
+            match result {
+                Ok(worst) => progress.1 = progress.1.max(worst),
+                Err(failure) => return Err(TestCaseError::fail(failure.to_string())),
+            }
+            Ok(())
+        });
+        let (cases, worst) = progress.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        outcome.worst = outcome.worst.max(worst);
+        outcome.cases += cases.min(plan.cases as usize);
+        if let Err(error) = found {
+            outcome.failure = Some(self.shrunk(plan, error));
+        }
+    }
+
+    /// The smallest case that the search found, run once more for its failure.
+    fn shrunk(&self, plan: &Plan, error: TestError<Case>) -> (Case, Failure) {
+        let failure = |detail| Failure { property: Property::Watched, during: "the search".to_owned(), detail };
+        match error {
+            TestError::Fail(reason, case) => {
+                let again = check::<O>(&plan.device, &self.variant, &case).err();
+                let unsteady = || failure(format!("{reason}; the same case then passed, so the result is not repeatable"));
+                (case, again.unwrap_or_else(unsteady))
+            }
+            TestError::Abort(reason) => (Case::of_lengths(&[0], 1), failure(format!("no cases could be made: {reason}"))),
+        }
+    }
+
+    fn outcome(&self, work: impl FnOnce(&mut Outcome)) -> Outcome {
+        let start = Instant::now();
+        let id = self.variant.to_string();
+        let mut outcome = Outcome { id, cases: 0, worst: 0.0, failure: None, time: Duration::ZERO };
+        work(&mut outcome);
+        outcome.time = start.elapsed();
+        outcome
+    }
+}
+
+impl<O: Operator> Job for Suite<O> {
+    fn id(&self) -> String {
+        self.variant.to_string()
+    }
+
+    fn count(&self, plan: &Plan) -> usize {
+        self.fixed(plan).len() + plan.cases as usize
+    }
+
+    fn run(&self, plan: &Plan, case_done: &(dyn Fn() + Sync)) -> Outcome {
+        self.outcome(|outcome| self.search(plan, outcome, case_done))
+    }
+
+    fn replay(&self, device: &Device, case: &Case) -> Outcome {
+        self.outcome(|outcome| {
+            outcome.cases = 1;
+            let multiple = O::sizes(&self.variant, 0).multiple;
+            if !case.channels.is_multiple_of(multiple) {
+                let detail = Error::Tensor {
+                    id: self.variant.to_string(),
+                    tensor: "u",
+                    shape: "[T, D]",
+                    got: format!("D is {}", case.channels),
+                    rule: format!("this variant moves {multiple} channels at a time; take a multiple"),
+                };
+                let failure =
+                    Failure { property: Property::Watched, during: "replay".to_owned(), detail: detail.to_string() };
+                outcome.failure = Some((case.clone(), failure));
+                return;
+            }
+            match check::<O>(device, &self.variant, case) {
+                Ok(worst) => outcome.worst = worst,
+                Err(failure) => outcome.failure = Some((case.clone(), failure)),
+            }
+        })
+    }
+}
