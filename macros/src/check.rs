@@ -90,7 +90,7 @@ impl Checker {
     }
 
     fn head(&mut self, from: &parse::Declaration) {
-        self.docs(&from.docs, &from.ident, "the kernel: what does it compute?");
+        self.docs(&from.docs, &from.ident, "what it computes");
         if let Some(fault) = cuda::identifier_fault(&from.name.value()) {
             self.report(from.name.span(), fault);
         }
@@ -103,7 +103,7 @@ impl Checker {
     }
 
     fn parameter(&mut self, from: parse::Parameter) -> Option<Parameter> {
-        self.docs(&from.docs, &from.ident, "the parameter: what does it mean, in which unit?");
+        self.docs(&from.docs, &from.ident, "what it means, and in which unit");
         let (tag, domain) = match from.domain {
             parse::Domain::Range { tag, low, high } => {
                 let (first, last) = (self.number(&low), self.number(&high));
@@ -163,7 +163,7 @@ impl Checker {
     }
 
     fn dim(&mut self, from: parse::Dim) -> Option<Dim> {
-        self.docs(&from.docs, &from.ident, "the dim: what does it count?");
+        self.docs(&from.docs, &from.ident, "what it counts");
         let letter = from.letter.value();
         if !letter.starts_with(|c: char| c.is_ascii_uppercase()) {
             self.report(from.letter.span(), format!("`{letter}` is no shape letter: take a capital, like `D`"));
@@ -199,7 +199,7 @@ impl Checker {
     }
 
     fn tensor(&mut self, from: parse::Tensor) -> Option<Tensor> {
-        self.docs(&from.docs, &from.ident, "the tensor: what does it hold?");
+        self.docs(&from.docs, &from.ident, "what it holds");
         let access = self.access(&from.access);
         let element = self.element(&from.element);
         if let Some(flag) = &from.flag {
@@ -233,7 +233,7 @@ impl Checker {
         if found.is_none() {
             let known = Access::ALL.map(|access| access.1);
             let hint = did_you_mean(&text, &known);
-            self.report(ident.span(), format!("unknown access `{text}`{hint}: a tensor is {}", list(&known)));
+            self.report(ident.span(), format!("unknown access `{text}`{hint}: accesses are {}", list(&known)));
         }
         found
     }
@@ -259,13 +259,17 @@ impl Checker {
         if all.contains(&text) {
             return;
         }
-        let known = if all.is_empty() { "none is declared".to_owned() } else { format!("there are {}", list(all)) };
+        let known =
+            if all.is_empty() { "none is declared".to_owned() } else { format!("the declaration has {}", list(all)) };
         self.report(ident.span(), format!("no {what} is named `{text}`{}: {known}", did_you_mean(&text, all)));
     }
 
     fn docs(&mut self, docs: &[Attribute], ident: &Ident, what: &str) {
         if docs.is_empty() {
-            self.report(ident.span(), format!("`{ident}` has no documentation: write a `///` line above {what}"));
+            self.report(
+                ident.span(),
+                format!("`{ident}` has no documentation: write a `///` line above it that says {what}"),
+            );
         }
     }
 }

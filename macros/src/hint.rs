@@ -13,7 +13,7 @@ pub fn list<S: AsRef<str>>(names: &[S]) -> String {
 pub fn did_you_mean<S: AsRef<str>>(found: &str, names: &[S]) -> String {
     let nearest = names.iter().map(|name| (distance(found, name.as_ref()), name.as_ref())).min();
     match nearest {
-        Some((steps, name)) if steps < found.len() && steps <= 1.max(found.len() / 3) => {
+        Some((steps, name)) if steps < found.len() && steps <= 1.max(found.len() / 2) => {
             format!(" (did you mean `{name}`?)")
         }
         _ => String::new(),

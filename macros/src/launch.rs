@@ -46,7 +46,7 @@ pub fn expand(spec: &Spec) -> TokenStream {
 
 fn arguments(spec: &Spec) -> TokenStream {
     let Spec { vis, variant, args, .. } = spec;
-    let doc = format!("The arguments of a call of [`{variant}`].");
+    let doc = format!(" The arguments of a call of [`{variant}`].");
     let dims = spec.dims.iter().map(|Dim { docs, ident, .. }| quote!(#docs pub #ident: usize));
     let tensors = spec.tensors.iter().map(|tensor| {
         let Tensor { docs, ident, flag, .. } = tensor;
@@ -64,15 +64,14 @@ fn arguments(spec: &Spec) -> TokenStream {
     }
 }
 
-/// The line on a tensor's shape: `` Read, `io [T, D]`; rows may lie apart, in multiples of `vec` elements; given exactly
-/// when `gate` is on. ``
+/// The line on a tensor's shape: `` Read: `io [T, D]`; rows may lie apart; given exactly when `gate` is on. ``
 fn details(tensor: &Tensor) -> String {
     let access = tensor.access.verb();
     let element = match &tensor.element {
         Element::Fixed(dtype) => dtype.lower().to_owned(),
         Element::Parameter(ident) => ident.to_string(),
     };
-    let mut text = format!("{access}: `{element} {}`", tensor.shape);
+    let mut text = format!(" {access}: `{element} {}`", tensor.shape);
     if tensor.strided {
         text += "; rows may lie apart";
     }
@@ -125,7 +124,7 @@ fn grid(spec: &Spec) -> TokenStream {
 fn dims(spec: &Spec) -> TokenStream {
     let name = format_ident!("args", span = Span::mixed_site());
     let idents = spec.dims.iter().map(|dim| &dim.ident);
-    let body = quote!(::std::vec![#(#name.#idents),*]);
+    let body = quote!(::std::vec::Vec::from([#(#name.#idents),*]));
     let parameter = used_or_not(&name, &body);
     quote! {
         fn dims(#parameter: &Self::Args<'_>) -> ::std::vec::Vec<usize> {
@@ -152,7 +151,7 @@ fn bind(spec: &Spec) -> TokenStream {
             #parameter: ::packscan_runtime::kernel::Extents<'_>,
         ) -> ::std::vec::Vec<::packscan_runtime::kernel::Bound<'a>> {
             #lets
-            ::std::vec![#(#bound),*]
+            ::std::vec::Vec::from([#(#bound),*])
         }
     }
 }

@@ -36,6 +36,9 @@ impl Unique {
     /// A fault where the name is taken.
     fn add(&mut self, name: String, by: &Ident, span: Span, faults: &mut Faults) {
         match self.taken.get(&name) {
+            Some(other) if *other == format!("`{by}`") => {
+                faults.push((span, format!("{} `{name}` is given twice: rename one of them", self.kind)));
+            }
             Some(other) => {
                 let message = format!("{} `{name}` of `{by}` is taken by {other}: rename one of them", self.kind);
                 faults.push((span, message));

@@ -45,12 +45,12 @@ fn details(spec: &Spec) -> Vec<String> {
             Domain::Flag => format!("[-{tag}]"),
         };
     }
-    let mut lines = vec![format!("Id: `{id}`.")];
+    let mut lines = vec![format!(" Id: `{id}`.")];
     if !spec.derived.is_empty() {
         lines.push(String::new());
-        lines.push("What follows from the fields:".to_owned());
+        lines.push(" What follows from the fields:".to_owned());
         lines.push(String::new());
-        lines.extend(spec.derived.iter().map(|d| format!("- `{} = {}`", d.ident, d.expr.to_token_stream())));
+        lines.extend(spec.derived.iter().map(|d| format!(" - `{} = {}`", d.ident, d.expr.to_token_stream())));
     }
     lines
 }
@@ -143,7 +143,7 @@ fn values(spec: &Spec) -> TokenStream {
     let wrong = format!("{{values:?}} are no values of {}", spec.name);
     quote! {
         fn values(&self) -> ::std::vec::Vec<::packscan_runtime::kernel::Value> {
-            ::std::vec![#(#kinds(self.#idents)),*]
+            ::std::vec::Vec::from([#(#kinds(self.#idents)),*])
         }
 
         fn from_values(values: &[::packscan_runtime::kernel::Value]) -> Self {
@@ -160,7 +160,7 @@ fn derived(spec: &Spec) -> TokenStream {
     quote! {
         fn derived(&self) -> ::std::vec::Vec<(&'static str, usize)> {
             #lets
-            ::std::vec![#((#names, #idents)),*]
+            ::std::vec::Vec::from([#((#names, #idents)),*])
         }
     }
 }
