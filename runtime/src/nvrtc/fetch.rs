@@ -48,8 +48,14 @@ pub(super) fn folder(environment: &Environment) -> PathBuf {
     environment.cache.join("nvrtc").join(VERSION)
 }
 
-/// Puts the pinned NVRTC into [`folder`]. Of several processes one downloads, and the others wait for it.
-pub(super) fn fetch(environment: &Environment, looked: &[String]) -> Result<()> {
+/// Whether PyPI has NVRTC for this machine.
+pub(crate) fn has_wheel() -> bool {
+    wheel(OS, ARCH).is_some()
+}
+
+/// Puts the pinned NVRTC into [`folder`] and returns the library's file. Of several processes one downloads, and the
+/// others wait for it.
+pub(super) fn fetch(environment: &Environment, looked: &[String]) -> Result<PathBuf> {
     let absent = |why: String| Error::NoNvrtc { why, looked: looked.to_vec(), cures: cures(environment) };
     if environment.offline {
         return Err(absent("PACKSCAN_OFFLINE forbids to fetch it".to_owned()));
@@ -66,8 +72,9 @@ pub(super) fn fetch(environment: &Environment, looked: &[String]) -> Result<()> 
     let broken = |source| Error::CacheFolder { folder: environment.cache.clone(), source };
     fs::create_dir_all(&parent).map_err(broken)?;
     let _lock = lock(&parent.join("lock")).map_err(broken)?;
-    if target.is_dir() {
-        return Ok(());
+    let library = target.join(file_name(wheel.members[0]));
+    if library.is_file() {
+        return Ok(library);
     }
 
     let size = cache::readable(wheel.size_bytes);
@@ -83,9 +90,12 @@ pub(super) fn fetch(environment: &Environment, looked: &[String]) -> Result<()> 
     verify(&file, &bytes, wheel.sha256)?;
     let unpacked = folder.path().join("unpacked");
     unpack(&bytes, &wheel.members, &unpacked).map_err(broken)?;
+    if target.exists() {
+        fs::remove_dir_all(&target).map_err(broken)?;
+    }
     fs::rename(&unpacked, &target).map_err(broken)?;
     eprintln!("packscan: NVRTC {VERSION} is in place");
-    Ok(())
+    Ok(library)
 }
 
 fn cures(environment: &Environment) -> Vec<String> {
@@ -143,7 +153,7 @@ fn download(python: &Python, folder: &Path, wheel: &Wheel) -> Result<(), String>
 /// Waits for the process, with a bar on a terminal.
 fn watch(mut child: Child, folder: &Path, size_bytes: u64) -> io::Result<ExitStatus> {
     let bar = if io::stderr().is_terminal() { ProgressBar::new(size_bytes) } else { ProgressBar::hidden() };
-    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {elapsed}");
+    let style = ProgressStyle::with_template("{bar:40} {decimal_bytes} of {decimal_total_bytes}, {elapsed}");
     bar.set_style(style.expect("the template is constant and valid"));
     loop {
         if let Some(status) = child.try_wait()? {
@@ -174,10 +184,13 @@ fn unpack(wheel: &[u8], members: &[&str], target: &Path) -> io::Result<()> {
     let mut archive = zip::ZipArchive::new(io::Cursor::new(wheel))?;
     fs::create_dir(target)?;
     for member in members {
-        let name = member.rsplit('/').next().unwrap_or(member);
-        io::copy(&mut archive.by_name(member)?, &mut File::create(target.join(name))?)?;
+        io::copy(&mut archive.by_name(member)?, &mut File::create(target.join(file_name(member)))?)?;
     }
     Ok(())
+}
+
+fn file_name(member: &str) -> &str {
+    member.rsplit('/').next().unwrap_or(member)
 }
 
 #[cfg(test)]

@@ -23,6 +23,14 @@ pub enum Library {
 }
 
 impl Library {
+    /// Its name as NVIDIA writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Library::Nvrtc => "NVRTC",
+            Library::CublasLt => "cuBLASLt",
+        }
+    }
+
     /// The variable that names it.
     pub const fn variable(self) -> &'static str {
         match self {
@@ -49,21 +57,15 @@ impl Library {
             Library::CublasLt => b"cublasLtGetVersion",
         }
     }
+
+    pub(crate) fn unusable(self, path: PathBuf, why: impl fmt::Display) -> Error {
+        Error::Library { library: self.name(), path, why: why.to_string(), variable: self.variable() }
+    }
 }
 
 impl fmt::Display for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl Library {
-    /// Its name as NVIDIA writes it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Library::Nvrtc => "NVRTC",
-            Library::CublasLt => "cuBLASLt",
-        }
     }
 }
 
@@ -157,12 +159,13 @@ pub struct Python {
 
 impl Python {
     fn ask(program: &Path) -> Option<Self> {
-        const QUESTION: &str = "import platform, site, sysconfig\n\
-            print(platform.python_version())\n\
+        const QUESTION: &str = "import site, sys, sysconfig\n\
+            print('.'.join(map(str, sys.version_info[:3])))\n\
             print(sysconfig.get_path('purelib'))\n\
             print(sysconfig.get_path('platlib'))\n\
             print(site.getusersitepackages())";
-        let answer = Command::new(program).args(["-c", QUESTION]).output().ok().filter(|out| out.status.success())?;
+        let answer =
+            Command::new(program).args(["-I", "-c", QUESTION]).output().ok().filter(|out| out.status.success())?;
         let answer = String::from_utf8(answer.stdout).ok()?;
         let mut lines = answer.lines();
         let version = lines.next()?.to_owned();
@@ -286,16 +289,10 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn load(library: Library, path: PathBuf, origin: Origin) -> Result<Found> {
+pub(super) fn load(library: Library, path: PathBuf, origin: Origin) -> Result<Found> {
     match open(path.as_os_str()) {
         Ok(loaded) => Ok(Found { path, origin, loaded }),
         Err(error) => Err(library.unusable(path, error)),
-    }
-}
-
-impl Library {
-    pub(super) fn unusable(self, path: PathBuf, why: impl fmt::Display) -> Error {
-        Error::Library { library: self.name(), path, why: why.to_string(), variable: self.variable() }
     }
 }
 

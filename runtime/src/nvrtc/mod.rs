@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use arch::Arch;
+pub(crate) use fetch::has_wheel;
 pub use resources::Resources;
 
 use crate::cache::{Cache, CacheKey};
@@ -139,14 +140,11 @@ impl Nvrtc {
     /// fetched is not the pinned file, [`Error::CacheFolder`] if it cannot be stored.
     pub fn provide(environment: &Environment) -> Result<Self> {
         let search = find::find(Library::Nvrtc, environment)?;
-        if let Some(found) = search.found {
-            return Nvrtc::open(found);
-        }
-        fetch::fetch(environment, &search.looked)?;
-        match find::find(Library::Nvrtc, environment)?.found {
-            Some(found) => Nvrtc::open(found),
-            None => unreachable!("fetch has put NVRTC into the last place of the search"),
-        }
+        let found = match search.found {
+            Some(found) => found,
+            None => find::load(Library::Nvrtc, fetch::fetch(environment, &search.looked)?, Origin::Cache)?,
+        };
+        Nvrtc::open(found)
     }
 
     fn open(found: Found) -> Result<Self> {
