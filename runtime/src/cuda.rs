@@ -38,7 +38,7 @@ impl Cuda {
         let context = CudaContext::new(ordinal).map_err(|e| no_gpu(describe(e)))?;
         let (major, minor) = context.compute_capability().map_err(|e| no_gpu(describe(e)))?;
         let name = context.name().map_err(|e| no_gpu(describe(e)))?;
-        let arch = Arch::new(major as u32, minor as u32);
+        let arch = Arch::new(major as u32 * 10 + minor as u32);
         Ok(Cuda { context, ordinal, name, arch, edit, functions: Mutex::default() })
     }
 
@@ -149,7 +149,7 @@ impl Cuda {
         let function = self.function(variant)?;
         // SAFETY: the handle is of a module that stays loaded.
         let blocks = unsafe {
-            result::function::max_active_block_per_multiprocessor(
+            result::occupancy::max_active_block_per_multiprocessor(
                 function.0,
                 variant.threads() as i32,
                 variant.shared_bytes(),

@@ -108,12 +108,12 @@ impl Arch {
     /// The most dynamic shared memory that one block can have, in bytes (CUDA C++ Programming Guide, compute capabilities). An
     /// architecture that is not listed gets what every one has.
     pub fn max_shared_bytes(self) -> usize {
-        let kib = match self.capability() {
-            (7, 0 | 2) => 96,
-            (7, 5) => 64,
-            (8, 0 | 7) => 163,
-            (8, 6 | 9) | (12, _) => 99,
-            (9, 0) | (10 | 11, _) => 227,
+        let kib = match self.number() {
+            70 | 72 => 96,
+            75 => 64,
+            80 | 87 => 163,
+            86 | 89 | 120..130 => 99,
+            90 | 100..120 => 227,
             _ => 48,
         };
         kib * 1024
@@ -199,7 +199,7 @@ impl Emulated {
 /// The bytes of a buffer.
 pub(crate) enum Storage {
     Cuda(CudaMemory),
-    Emulator { device: Arc<Emulated>, address: u64, bytes: usize },
+    Emulator { device: Arc<Emulated>, address: u64 },
     Cpu(HostMemory),
 }
 
@@ -209,7 +209,7 @@ impl Storage {
             Device::Cuda(cuda) => Storage::Cuda(CudaMemory::unwritten(cuda, bytes)?),
             Device::Emulator(emulated) => {
                 let address = emulated.memory().allocate(bytes, "buffer");
-                Storage::Emulator { device: emulated.clone(), address, bytes }
+                Storage::Emulator { device: emulated.clone(), address }
             }
             Device::Cpu => Storage::Cpu(HostMemory::unwritten(bytes)),
         })
@@ -218,7 +218,7 @@ impl Storage {
     pub(crate) fn write(&self, from: &[u8]) -> Result<()> {
         match self {
             Storage::Cuda(memory) => memory.write(from)?,
-            Storage::Emulator { device, address, .. } => device.memory().write(*address, from),
+            Storage::Emulator { device, address } => device.memory().write(*address, from),
             Storage::Cpu(memory) => memory.write(from),
         }
         Ok(())
@@ -227,7 +227,7 @@ impl Storage {
     pub(crate) fn read(&self, to: &mut [u8]) -> Result<()> {
         match self {
             Storage::Cuda(memory) => memory.read(to)?,
-            Storage::Emulator { device, address, .. } => device.memory().read(*address, to),
+            Storage::Emulator { device, address } => device.memory().read(*address, to),
             Storage::Cpu(memory) => memory.read(to),
         }
         Ok(())
@@ -253,7 +253,7 @@ impl Storage {
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if let Storage::Emulator { device, address, .. } = self {
+        if let Storage::Emulator { device, address } = self {
             device.memory().free(*address);
         }
     }

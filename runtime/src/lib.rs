@@ -17,6 +17,7 @@ pub mod host;
 pub mod kernel;
 pub mod launch;
 pub mod nvrtc;
+pub mod occupancy;
 mod packed;
 
 pub use buffer::{Buffer, View};

@@ -1,6 +1,6 @@
 //! Random numbers for tensors, repeatable on every machine.
 
-use packscan_runtime::{Dtype, Element};
+use packscan_runtime::Dtype;
 
 /// A stream of numbers that depends on a seed and a name alone (SplitMix64, Steele et al., OOPSLA 2014).
 #[derive(Clone, Debug)]

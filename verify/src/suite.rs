@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Device, Dtype, Error};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -93,8 +92,9 @@ impl<O: Operator> Suite<O> {
     fn budgets(plan: &Plan) -> (usize, usize) {
         match (plan.level, &plan.device) {
             (Level::Quick, Device::Emulator(_)) => (8_000, 60_000),
-            (Level::Full, Device::Emulator(_)) => (30_000, 700_000),
-            (_, Device::Cuda(_) | Device::Cpu) => (300_000, 6_000_000),
+            (Level::Quick, Device::Cuda(_) | Device::Cpu) => (30_000, 200_000),
+            (Level::Full, Device::Emulator(_) | Device::Cpu) => (30_000, 700_000),
+            (Level::Full, Device::Cuda(_)) => (300_000, 6_000_000),
         }
     }
 

@@ -165,7 +165,7 @@ pub fn forward(
             rule: "give initial_state (S, D, N), or do not mark the sequence".to_owned(),
         });
     }
-    let d = inputs.u.shape().1;
+    let d = inputs.a.shape().0;
     let groups = match groups {
         Some(groups) => groups.clamp(1, MAX_GROUPS),
         None => fill(packed, variant, d)?,

@@ -34,8 +34,8 @@ impl Problem {
     /// The problem that a call with these arguments is.
     pub fn of(inputs: &Inputs<'_>, outputs: &Outputs<'_>, softplus: bool) -> Problem {
         Problem {
-            channels: inputs.u.shape().1,
-            state: inputs.b.shape().1,
+            channels: inputs.a.shape().0,
+            state: inputs.a.shape().1,
             io: inputs.u.buffer().dtype(),
             softplus,
             bias: inputs.delta_bias.is_some(),

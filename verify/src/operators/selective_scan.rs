@@ -2,7 +2,7 @@
 
 use packscan_kernels::selective_scan::{self as scan, Forward, Problem, default_variant};
 use packscan_reference::selective_scan as book;
-use packscan_reference::{Bounded, Io, Number};
+use packscan_reference::{Bounded, Io};
 use packscan_runtime::kernel::{self, Variant};
 use packscan_runtime::{Device, Dtype, Packed, Result};
 
@@ -114,7 +114,7 @@ impl Operator for SelectiveScan {
 
     fn book(v: &Forward, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
         let exact: Vec<Vec<Bounded>> =
-            inputs.iter().map(|t| t.values.iter().map(|&x| Bounded::constant(x.into())).collect()).collect();
+            inputs.iter().map(|t| t.values.iter().map(|&x| Bounded { value: x.into(), error: 0.0 }).collect()).collect();
         let optional = |name: &str| inputs.iter().position(|t| t.name == name).map(|i| exact[i].as_slice());
         let lengths = packed.lengths();
         let initial_state = optional("initial_state");

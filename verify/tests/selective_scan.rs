@@ -1,0 +1,69 @@
+//! The suite of the selective scan, on the emulator, on the CPU and on a GPU where there is one; and the faults that it must catch.
+
+use packscan_runtime::{Device, Dtype};
+use packscan_verify::operators::{self, DTYPES, STATES};
+use packscan_verify::{Level, Outcome, Plan};
+
+fn plan(device: Device, states: &[u32], dtypes: &[Dtype]) -> Plan {
+    Plan { states: states.to_vec(), dtypes: dtypes.to_vec(), device, cases: 6, seed: 1, level: Level::Full }
+}
+
+fn outcomes(plan: &Plan) -> Vec<Outcome> {
+    let jobs = operators::jobs("selective-scan", plan).expect("the operator exists");
+    jobs.iter().map(|job| job.run(plan, &|| ())).collect()
+}
+
+fn assert_all_held(plan: &Plan) {
+    for outcome in outcomes(plan) {
+        if let Some((case, failure)) = outcome.failure {
+            panic!("{} on {}, case {case}: {failure}", outcome.id, plan.device);
+        }
+        assert!(outcome.worst <= 1.0 && outcome.cases >= 6, "{outcome:?}");
+    }
+}
+
+#[test]
+fn every_property_holds_on_the_emulator_in_f32() {
+    assert_all_held(&plan(Device::emulator(0), &STATES, &[Dtype::F32]));
+}
+
+#[test]
+fn every_property_holds_on_the_emulator_in_f16() {
+    assert_all_held(&plan(Device::emulator(0), &STATES, &[Dtype::F16]));
+}
+
+#[test]
+fn every_property_holds_on_the_emulator_in_bf16() {
+    assert_all_held(&plan(Device::emulator(0), &STATES, &[Dtype::Bf16]));
+}
+
+#[test]
+fn every_property_holds_on_the_cpu() {
+    assert_all_held(&plan(Device::Cpu, &STATES, &DTYPES));
+}
+
+#[test]
+fn every_property_holds_on_the_gpu() {
+    match Device::cuda(0) {
+        Ok(device) => assert_all_held(&plan(device, &STATES, &DTYPES)),
+        Err(error) => println!("skipped: {error}"),
+    }
+}
+
+#[test]
+fn every_fault_is_caught() {
+    for fault in packscan_kernels::selective_scan::faults() {
+        let name = fault.name;
+        let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
+        let plan = plan(device, &[16], &[Dtype::Bf16]);
+        for outcome in outcomes(&plan).into_iter().filter(|o| applies(name, &o.id)) {
+            let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));
+            println!("{name} in {}: caught with {case} by {failure}", outcome.id);
+        }
+    }
+}
+
+/// A fault in what an option does exists only where the option is on.
+fn applies(fault: &str, id: &str) -> bool {
+    fault != "late-state" || id.ends_with("-checkpoints")
+}
