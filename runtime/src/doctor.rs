@@ -277,7 +277,8 @@ impl Report {
         let (driver, major) = (self.driver.as_ref().ok()?.cuda.0, installed.version.0);
         let cure = || {
             format!(
-                "newer than the driver, which may refuse its kernels; update the driver, or PACKSCAN_NVRTC={driver}.x"
+                "newer than the driver, which may refuse its kernels; update the driver, \
+                 or set PACKSCAN_NVRTC to the NVRTC of a CUDA {driver} toolkit"
             )
         };
         (major > driver).then(cure)

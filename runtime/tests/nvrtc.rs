@@ -1,4 +1,7 @@
 //! Finding NVRTC, compiling with it, and what is said when either fails.
+//!
+//! Machines with NVRTC in one place or another are made of symbolic links and of a Python that is a shell script.
+#![cfg(unix)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
