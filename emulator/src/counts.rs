@@ -1,0 +1,161 @@
+//! What a launch did, in numbers.
+
+/// The unit that an instruction keeps busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Pipe {
+    /// Float add, multiply, fused multiply-add, minimum, maximum, comparison.
+    Float,
+    /// Integer, logic, moves, selects and integer comparisons.
+    Integer,
+    /// `ex2`, `lg2`, `rcp`, `rsqrt`, `sqrt`, `sin`, `cos`, `tanh`, and the divisions built on them.
+    Special,
+    /// `cvt`.
+    Convert,
+    /// `shfl`, `vote`, `match`.
+    Shuffle,
+    /// Loads from global memory, asynchronous copies included.
+    LoadGlobal,
+    /// Stores to global memory.
+    StoreGlobal,
+    /// Atomics, to any memory.
+    Atomic,
+    /// Loads and stores of shared memory.
+    Shared,
+    /// Loads and stores of local memory: spills and indexed arrays.
+    Local,
+    /// Loads of parameters.
+    Param,
+    /// Branches and exits.
+    Control,
+    /// Barriers of the block and of the warp.
+    Barrier,
+    /// f64 arithmetic.
+    Double,
+    /// Fences and the rest.
+    Other,
+}
+
+/// Number of pipes.
+const PIPES: usize = 15;
+
+/// A number for each pipe.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByPipe([u64; PIPES]);
+
+impl std::ops::Index<Pipe> for ByPipe {
+    type Output = u64;
+    fn index(&self, pipe: Pipe) -> &u64 {
+        &self.0[pipe as usize]
+    }
+}
+
+impl ByPipe {
+    pub(crate) fn add(&mut self, pipe: Pipe, amount: u64) {
+        self.0[pipe as usize] += amount;
+    }
+
+    /// Over all pipes.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+/// What a launch did. Global numbers leave parameters out; sectors are 32 bytes, as the caches move them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Instructions, one for each warp (or diverged part of one) that ran it.
+    pub warp_instructions: ByPipe,
+    /// Instructions, one for each thread that ran it.
+    pub thread_instructions: ByPipe,
+    /// Bytes that threads asked to load from global memory.
+    pub global_loaded_bytes: u64,
+    /// Bytes that threads asked to store to global memory.
+    pub global_stored_bytes: u64,
+    /// Warp-wide loads from global memory.
+    pub global_load_requests: u64,
+    /// Warp-wide stores to global memory.
+    pub global_store_requests: u64,
+    /// 32-byte sectors that those loads touched, each once a request.
+    pub global_load_sectors: u64,
+    /// 32-byte sectors that those stores touched, each once a request.
+    pub global_store_sectors: u64,
+    /// Passes through shared memory.
+    pub shared_wavefronts: u64,
+    /// Passes beyond the fewest that accesses of their width need.
+    pub bank_conflicts: u64,
+    /// Times that a warp arrived at a barrier of its block.
+    pub barriers: u64,
+}
+
+/// Distinct 32-byte sectors that spans of `bytes` at `addresses` touch.
+pub(crate) fn sectors(addresses: &[u64], bytes: u64) -> u64 {
+    let (mut count, mut last, mut ascending) = (0, None, true);
+    for &address in addresses {
+        let (first, end) = (address / 32, (address + bytes - 1) / 32);
+        match last {
+            Some(last) if first < last => {
+                ascending = false;
+                break;
+            }
+            Some(last) => count += end - first + (first != last) as u64,
+            None => count += end - first + 1,
+        }
+        last = Some(end);
+    }
+    if ascending {
+        return count;
+    }
+    let mut all: Vec<u64> = addresses.iter().flat_map(|address| address / 32..=(address + bytes - 1) / 32).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.len() as u64
+}
+
+/// Passes that a shared access takes, and the fewest for its width. Accesses of 8 bytes go by half warps, of 16 by quarters; in
+/// one pass each of the 32 banks gives one 4-byte word, to any number of lanes.
+pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> (u64, u64) {
+    let lanes = match bytes {
+        0..=4 => 32,
+        5..=8 => 16,
+        _ => 8,
+    };
+    let (mut total, mut fewest, mut start) = (0, 0, 0);
+    while start < addresses.len() {
+        let part = addresses[start].0 / lanes;
+        let end =
+            addresses[start..].iter().position(|(lane, _)| lane / lanes != part).map_or(addresses.len(), |n| start + n);
+        total += passes(&addresses[start..end], bytes);
+        fewest += 1;
+        start = end;
+    }
+    (total, fewest)
+}
+
+fn passes(addresses: &[(usize, u64)], bytes: u64) -> u64 {
+    let mut seen = [u64::MAX; 32];
+    let alone = addresses.iter().all(|&(_, address)| {
+        (address / 4..=(address + bytes - 1) / 4).all(|word| {
+            let slot = &mut seen[(word % 32) as usize];
+            let free = *slot == u64::MAX || *slot == word;
+            *slot = word;
+            free
+        })
+    });
+    if alone {
+        return 1;
+    }
+    let mut words = [[u64::MAX; 32]; 32];
+    let mut depth = [0usize; 32];
+    for &(_, address) in addresses {
+        for word in address / 4..=(address + bytes - 1) / 4 {
+            let bank = (word % 32) as usize;
+            if depth[bank] < 32 && !words[bank][..depth[bank]].contains(&word) {
+                words[bank][depth[bank]] = word;
+                depth[bank] += 1;
+            }
+        }
+    }
+    depth.into_iter().max().unwrap_or(1).max(1) as u64
+}
