@@ -40,15 +40,12 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
             let owners: Vec<Option<Vec<u32>>> = tensors.iter().map(|t| owners(t, packed.packed())).collect();
             let views: Vec<emulator::View<'_>> =
                 std::iter::zip(&tensors, &owners).filter_map(|(t, o)| declared(t, o.as_deref())).collect();
+            let kernel = module.kernel(&symbol).map_err(ptx)?;
             let launch = emulator::Launch {
-                kernel: module.kernel(&symbol).map_err(ptx)?,
-                grid: shape.grid.map(|n| n as u32),
-                block: [shape.threads as u32, 1, 1],
                 shared_bytes: shape.shared_bytes as u32,
-                params: &arguments,
                 views: &views,
                 seed: emulated.seed(),
-                data_dependent_control: false,
+                ..emulator::Launch::new(kernel, shape.grid.map(|n| n as u32), [shape.threads as u32, 1, 1], &arguments)
             };
             let counts = emulated.memory().launch(&launch);
             let counts =
@@ -113,6 +110,9 @@ fn same_device(a: &Device, b: &Device) -> bool {
     }
 }
 
+/// Bytes of the widest access that a kernel makes.
+const WHOLE_ACCESS: usize = 16;
+
 /// Type, shape, stride and alignment of one tensor; an error is what it has and what it must have.
 fn check_extent(t: &Bound<'_>) -> Result<(), (String, String)> {
     let Some(view) = &t.view else { return Ok(()) };
@@ -133,6 +133,15 @@ fn check_extent(t: &Bound<'_>) -> Result<(), (String, String)> {
     if t.tensor.strided && view.stride < view.cols && view.rows > 1 {
         let got = format!("its rows of {} lie {} apart", view.cols, view.stride);
         return Err((got, "rows must not overlap; take a stride of at least the row's length".into()));
+    }
+    let bytes = t.dtype.bytes();
+    if t.tensor.strided && view.stride * bytes > u32::MAX as usize {
+        let got = format!("its rows lie {} elements apart", view.stride);
+        return Err((got, "rows lie less than 4 GiB apart; copy it".into()));
+    }
+    if !t.tensor.strided && !(view.offset * bytes).is_multiple_of(WHOLE_ACCESS) {
+        let got = format!("it starts {} elements into its buffer", view.offset);
+        return Err((got, format!("a contiguous tensor starts at a multiple of {WHOLE_ACCESS} bytes; copy it")));
     }
     let multiple = t.multiple;
     for (what, value) in [("start", view.offset), ("stride", view.stride), ("row length", view.cols)] {

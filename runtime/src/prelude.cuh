@@ -2,6 +2,9 @@
 
 constexpr float LOG2E = 1.44269504088896341f;
 
+constexpr unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
+constexpr unsigned div_ceil(unsigned a, unsigned b) { return (a + b - 1) / b; }
+
 // Storage types. Arithmetic is always in float.
 struct f16 { unsigned short bits; };
 struct bf16 { unsigned short bits; };
@@ -74,5 +77,38 @@ template <unsigned WIDTH, typename T> __device__ inline void store(T* to, const 
     *reinterpret_cast<decltype(packet.word)*>(to) = packet.word;
 }
 
-constexpr unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
-constexpr unsigned div_ceil(unsigned a, unsigned b) { return (a + b - 1) / b; }
+// `WIDTH` neighbouring floats from or to memory, in accesses of up to 16 bytes. Both sides of a pair are aligned to their width.
+template <unsigned WIDTH, unsigned SIZE> __device__ inline void get(const float* from, float (&to)[SIZE]) {
+    static_assert(SIZE % WIDTH == 0);
+    constexpr unsigned STEP = least(WIDTH, 4);
+#pragma unroll
+    for (unsigned i = 0; i < SIZE; i += STEP) {
+        if constexpr (STEP == 4) {
+            const float4 v = *reinterpret_cast<const float4*>(from + i);
+            to[i] = v.x; to[i + 1] = v.y; to[i + 2] = v.z; to[i + 3] = v.w;
+        } else if constexpr (STEP == 2) {
+            const float2 v = *reinterpret_cast<const float2*>(from + i);
+            to[i] = v.x; to[i + 1] = v.y;
+        } else {
+            to[i] = from[i];
+        }
+    }
+}
+
+template <unsigned WIDTH, unsigned SIZE> __device__ inline void put(float* to, const float (&from)[SIZE]) {
+    static_assert(SIZE % WIDTH == 0);
+    constexpr unsigned STEP = least(WIDTH, 4);
+#pragma unroll
+    for (unsigned i = 0; i < SIZE; i += STEP) {
+        if constexpr (STEP == 4) *reinterpret_cast<float4*>(to + i) = make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+        else if constexpr (STEP == 2) *reinterpret_cast<float2*>(to + i) = make_float2(from[i], from[i + 1]);
+        else to[i] = from[i];
+    }
+}
+
+// Row `t` of a tensor whose rows lie `stride` elements apart. The host checks that a stride in bytes fits 32 bits, so one wide
+// multiplication makes the address.
+template <typename T> __device__ inline T* row_at(T* first, unsigned t, long long stride) {
+    const unsigned long long bytes = (unsigned long long)t * unsigned(stride * sizeof(T));
+    return reinterpret_cast<T*>(reinterpret_cast<unsigned long long>(first) + bytes);
+}

@@ -2,22 +2,21 @@
 
 use packscan_runtime::Edit;
 
-const ZERO: &str = "                h[i] = 0.0f;\n                if constexpr (INITIAL)";
-const KEEP: &str = "                if constexpr (INITIAL)";
-const CALL: &str = "fresh ? step<true>(shared, g + j) : step<false>(shared, g + j)";
-const UPDATE: &str = "FRESH ? x : fma(ex2(step.x * a2[i]), h[i], x)";
+const ZERO: &str = "for (unsigned i = 0; i < LANE_STATES; ++i) h[i] = 0.0f;";
+const CALL: &str = "fresh ? step<true>(shared, r) : step<false>(shared, r)";
+const UPDATE: &str = "FRESH ? x : fma(ex2(step.x * a2[i + j]), h[i + j], x)";
 const BARRIER: &str = "__syncthreads();";
 
 /// Every fault of the forward pass.
 pub fn faults() -> Vec<Edit> {
     let edit = |name, changes: &[_]| Edit { name, changes: changes.to_vec() };
     vec![
-        edit("skip-reset", &[(ZERO, 0, KEEP), (CALL, 0, "step<false>(shared, g + j)")]),
-        edit("multiply-reset", &[(ZERO, 0, KEEP), (UPDATE, 0, "fma(FRESH ? 0.0f : ex2(step.x * a2[i]), h[i], x)")]),
+        edit("skip-reset", &[(ZERO, 0, "{}"), (CALL, 0, "step<false>(shared, r)")]),
+        edit("multiply-reset", &[(ZERO, 0, "{}"), (UPDATE, 0, "fma(FRESH ? 0.0f : ex2(step.x * a2[i + j]), h[i + j], x)")]),
         edit("boundary-off-by-one", &[("ends = args.cu_seqlens[seq + 1];", 0, "ends = args.cu_seqlens[seq + 1] + 1;")]),
-        edit("lost-carry", &[("float y[GROUP];\n", 0, "float y[GROUP];\n            if (g == 0) for (unsigned i = 0; i < LANE_STATES; ++i) h[i] = 0.0f;\n")]),
+        edit("lost-carry", &[("#pragma unroll 1\n        for (unsigned g = 0;", 0, "for (unsigned i = 0; i < LANE_STATES; ++i) h[i] = 0.0f;\n        for (unsigned g = 0;")]),
         edit("late-state", &[("scanner.advance(base);\n            scanner.save(args.checkpoints_out, base / CHUNK);", 0, "scanner.save(args.checkpoints_out, base / CHUNK);")]),
-        edit("lane-lost", &[("mask = LANES / 2; mask > 0", 0, "mask = LANES / 2; mask > 1")]),
+        edit("lane-lost", &[("mask = LANES / 2; mask > 0", 1, "mask = LANES / 2; mask > 1")]),
         edit("drop-barrier-1", &[(BARRIER, 0, "")]),
         edit("drop-barrier-2", &[(BARRIER, 1, "")]),
     ]

@@ -27,95 +27,78 @@
 //
 // Dropped: saving exponentials at padded states (LANES that do not divide STATE waste some; the tuner sees it).
 
-constexpr unsigned WARP = 32;
 constexpr unsigned ROW = LANES * LANE_STATES;            // states of a channel, padded
 constexpr unsigned ROWS_A_PASS = LANES * VEC;            // rows of a (CHUNK, CHANNELS) tile that the block moves at once
 constexpr unsigned PASSES = div_ceil(CHUNK, ROWS_A_PASS);
 constexpr unsigned STATE_PACKETS = CHUNK * (STATE / STATE_VEC);
 constexpr unsigned STATE_PASSES = div_ceil(STATE_PACKETS, THREADS);
-// Neighbouring states that a lane keeps, so that B and C come in wide loads from neighbouring banks.
+// Neighbouring states that a lane keeps, so that B, C and saved states move in wide accesses to neighbouring banks.
 constexpr unsigned RUN = LANE_STATES % 4 == 0 ? 4 : LANE_STATES % 2 == 0 ? 2 : 1;
 
 using Io = Packet<io_t, VEC>;
 using StateIo = Packet<io_t, STATE_VEC>;
 
 // Shared memory of a block; `mod.rs` computes the same size.
-struct Staged {
+struct alignas(16) Staged {
     float2 step[CHUNK][CHANNELS];       // (delta, delta*u)
     float b[CHUNK][ROW];
     float c[CHUNK][ROW];
     float y[CHUNK][CHANNELS + SUM_PAD]; // padded so that the lanes of a channel, one row apart, write to different banks
 };
-
-// The state that lane `lane` keeps in its register `i`.
-__device__ inline unsigned state_of(unsigned lane, unsigned i) { return (i / RUN) * (LANES * RUN) + lane * RUN + i % RUN; }
-
-// This lane's share of a padded row of B or C.
-__device__ inline void load_row(const float* row, unsigned lane, float (&to)[LANE_STATES]) {
-#pragma unroll
-    for (unsigned i = 0; i < LANE_STATES; i += RUN) {
-        const float* from = row + state_of(lane, i);
-        if constexpr (RUN == 4) {
-            const float4 v = *reinterpret_cast<const float4*>(from);
-            to[i] = v.x; to[i + 1] = v.y; to[i + 2] = v.z; to[i + 3] = v.w;
-        } else if constexpr (RUN == 2) {
-            const float2 v = *reinterpret_cast<const float2*>(from);
-            to[i] = v.x; to[i + 1] = v.y;
-        } else {
-            to[i] = *from;
-        }
-    }
-}
-
 static_assert(sizeof(Staged) == SHARED_BYTES, "mod.rs computes another size");
 
 // What a thread moves between global and shared memory: always the same VEC channels, rows ROWS_A_PASS apart.
 struct Mover {
     const Args& args;
-    unsigned begin, end;           // tokens of the group
+    unsigned begin, count;         // tokens of the group; none for a thread whose channels do not exist
+    unsigned state_count;          // tokens of the group, for B and C
     unsigned tid, column, row;     // of the tile: first channel and first row of this thread
     unsigned d;                    // first channel of this thread in the tensors
     float bias[VEC], skip[VEC];
     Io u[PASSES], next_u[PASSES], next_delta[PASSES], z[PASSES];
     StateIo next_b[STATE_PASSES], next_c[STATE_PASSES];
 
-    __device__ Mover(const Args& args, unsigned begin, unsigned end) : args(args), begin(begin), end(end), tid(threadIdx.x) {
+    __device__ Mover(const Args& args, unsigned begin, unsigned end)
+        : args(args), begin(begin), state_count(end - begin), tid(threadIdx.x) {
         column = tid % (CHANNELS / VEC) * VEC;
         row = tid / (CHANNELS / VEC);
         d = blockIdx.x * CHANNELS + column;
+        count = d < args.d ? end - begin : 0;
 #pragma unroll
         for (unsigned i = 0; i < VEC; ++i) {
-            const bool inside = d + i < args.d;
-            bias[i] = BIAS && inside ? args.delta_bias[d + i] : 0.0f;
-            skip[i] = SKIP && inside ? args.d_skip[d + i] : 0.0f;
+            bias[i] = BIAS && d < args.d ? args.delta_bias[d + i] : 0.0f;
+            skip[i] = SKIP && d < args.d ? args.d_skip[d + i] : 0.0f;
         }
     }
 
-    // Whether row `r` of the chunk at `base` is a token of the group, and this thread's channels exist.
-    __device__ bool has(unsigned base, unsigned r) const {
-        return r < CHUNK && base + r >= begin && base + r < end && d < args.d;
-    }
+    // Row of the tile that pass `k` of this thread moves, and whether there is one.
+    __device__ unsigned row_of(unsigned k) const { return row + k * ROWS_A_PASS; }
+    __device__ bool is_row(unsigned k) const { return CHUNK % ROWS_A_PASS == 0 || row_of(k) < CHUNK; }
 
-    __device__ static Io fetch(const io_t* from, long long stride, unsigned t, unsigned d, bool wanted) {
-        return wanted ? load<VEC>(from + t * stride + d) : zeros<VEC, io_t>();
-    }
+    // Whether this thread has to move row `r` of the chunk at `base`: a token of the group, of channels that exist.
+    __device__ bool has(unsigned base, unsigned k) const { return is_row(k) && base + row_of(k) - begin < count; }
 
-    // Step 2: starts the loads of the chunk at `base`.
+    // Step 2: starts the loads of the chunk at `base`. What lies outside the group stays zero and is never used.
     __device__ void prefetch(unsigned base) {
 #pragma unroll
         for (unsigned k = 0; k < PASSES; ++k) {
-            const unsigned r = row + k * ROWS_A_PASS;
-            next_u[k] = fetch(args.u, args.u_stride, base + r, d, has(base, r));
-            next_delta[k] = fetch(args.delta, args.delta_stride, base + r, d, has(base, r));
+            const unsigned t = base + row_of(k);
+            next_u[k] = next_delta[k] = zeros<VEC, io_t>();
+            if (has(base, k)) {
+                next_u[k] = load<VEC>(row_at(args.u + d, t, args.u_stride));
+                next_delta[k] = load<VEC>(row_at(args.delta + d, t, args.delta_stride));
+            }
         }
 #pragma unroll
         for (unsigned k = 0; k < STATE_PASSES; ++k) {
             const unsigned packet = tid + k * THREADS;
             const unsigned t = base + packet / (STATE / STATE_VEC);
             const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            const bool inside = packet < STATE_PACKETS && t >= begin && t < end;
-            next_b[k] = inside ? load<STATE_VEC>(args.b + t * args.b_stride + n) : zeros<STATE_VEC, io_t>();
-            next_c[k] = inside ? load<STATE_VEC>(args.c + t * args.c_stride + n) : zeros<STATE_VEC, io_t>();
+            next_b[k] = next_c[k] = zeros<STATE_VEC, io_t>();
+            if (packet < STATE_PACKETS && t - begin < state_count) {
+                next_b[k] = load<STATE_VEC>(row_at(args.b + n, t, args.b_stride));
+                next_c[k] = load<STATE_VEC>(row_at(args.c + n, t, args.c_stride));
+            }
         }
     }
 
@@ -124,28 +107,27 @@ struct Mover {
         if constexpr (GATE) {
 #pragma unroll
             for (unsigned k = 0; k < PASSES; ++k) {
-                const unsigned r = row + k * ROWS_A_PASS;
-                z[k] = fetch(args.z, args.z_stride, base + r, d, has(base, r));
+                z[k] = zeros<VEC, io_t>();
+                if (has(base, k)) z[k] = load<VEC>(row_at(args.z + d, base + row_of(k), args.z_stride));
             }
         }
     }
 
-    // Step 1: what was loaded for the chunk at `base` goes to shared memory. Rows that are no token of the group become zeros,
-    // which leave every state as it is.
-    __device__ void stage(Staged& shared, unsigned base) {
+    // Step 1: what was loaded goes to shared memory.
+    __device__ void stage(Staged& shared) {
 #pragma unroll
         for (unsigned k = 0; k < PASSES; ++k) {
-            const unsigned r = row + k * ROWS_A_PASS;
             u[k] = next_u[k];
-            if (r >= CHUNK) continue;
-            const bool inside = has(base, r);
+            if (!is_row(k)) continue;
+            float steps[2 * VEC];
 #pragma unroll
             for (unsigned i = 0; i < VEC; ++i) {
                 float delta = next_delta[k][i] + bias[i];
                 if constexpr (SOFTPLUS) delta = softplus(delta);
-                delta = inside ? delta : 0.0f;
-                shared.step[r][column + i] = make_float2(delta, delta * u[k][i]);
+                steps[2 * i] = delta;
+                steps[2 * i + 1] = delta * u[k][i];
             }
+            put<2 * VEC>(&shared.step[row_of(k)][column].x, steps);
         }
 #pragma unroll
         for (unsigned k = 0; k < STATE_PASSES; ++k) {
@@ -153,11 +135,14 @@ struct Mover {
             if (packet >= STATE_PACKETS) continue;
             const unsigned r = packet / (STATE / STATE_VEC);
             const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
+            float b[STATE_VEC], c[STATE_VEC];
 #pragma unroll
             for (unsigned i = 0; i < STATE_VEC; ++i) {
-                shared.b[r][n + i] = next_b[k][i];
-                shared.c[r][n + i] = next_c[k][i];
+                b[i] = next_b[k][i];
+                c[i] = next_c[k][i];
             }
+            put<ROW % STATE_VEC == 0 ? STATE_VEC : 1>(&shared.b[r][n], b);
+            put<ROW % STATE_VEC == 0 ? STATE_VEC : 1>(&shared.c[r][n], c);
         }
     }
 
@@ -165,16 +150,15 @@ struct Mover {
     __device__ void finish(const Staged& shared, unsigned base) const {
 #pragma unroll
         for (unsigned k = 0; k < PASSES; ++k) {
-            const unsigned r = row + k * ROWS_A_PASS;
-            if (!has(base, r)) continue;
+            if (!has(base, k)) continue;
             float values[VEC];
+            get<SUM_PAD % VEC == 0 ? VEC : 1>(&shared.y[row_of(k)][column], values);
 #pragma unroll
             for (unsigned i = 0; i < VEC; ++i) {
-                values[i] = shared.y[r][column + i];
                 if constexpr (SKIP) values[i] = fma(skip[i], u[k][i], values[i]);
                 if constexpr (GATE) values[i] = values[i] * silu(z[k][i]);
             }
-            store<VEC>(args.out + (base + r) * args.out_stride + d, values);
+            store<VEC>(row_at(args.out + d, base + row_of(k), args.out_stride), values);
         }
     }
 };
@@ -184,34 +168,56 @@ struct Scanner {
     const Args& args;
     unsigned channel, lane;        // of the tile, of the channel
     unsigned d;                    // channel in the tensors
+    unsigned begin, end;           // tokens of the group
     unsigned seq, last_seq;        // current sequence; one past the group's last. Before the first: one less
-    unsigned begin;                // first token of the group
     unsigned ends;                 // token at which the current sequence ends
     bool fresh;                    // the next token starts a sequence that continues nothing
     float a2[LANE_STATES];         // A * log2(e)
     float h[LANE_STATES];
 
-    __device__ Scanner(const Args& args, unsigned first_seq, unsigned last_seq, unsigned begin)
-        : args(args), seq(first_seq - 1), last_seq(last_seq), begin(begin), ends(begin), fresh(false) {
+    __device__ Scanner(const Args& args, unsigned first_seq, unsigned last_seq, unsigned begin, unsigned end)
+        : args(args), begin(begin), end(end), seq(first_seq - 1), last_seq(last_seq), ends(begin), fresh(false) {
         channel = threadIdx.x / LANES;
         lane = threadIdx.x % LANES;
         d = blockIdx.x * CHANNELS + channel;
+        restore(args.a, 0);
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; ++i) {
-            const unsigned n = state_of(lane, i);
-            a2[i] = d < args.d && n < STATE ? args.a[(long long)d * STATE + n] * LOG2E : 0.0f;
+            a2[i] = h[i] * LOG2E;
             h[i] = 0.0f;
         }
     }
 
-    // Offset of state 0 of this channel in row `row` of a (_, D, STATE) tensor.
-    __device__ long long states_at(unsigned row) const { return ((long long)row * args.d + d) * STATE; }
+    // The first of the RUN neighbouring states that this lane keeps in its registers from `i` on.
+    __device__ unsigned state_of(unsigned i) const { return i * LANES + lane * RUN; }
 
-    __device__ void save(float* to, unsigned row) const {
+    // States of this channel from row `row` of a (_, D, STATE) tensor to h, zeros where there are none, and back.
+    __device__ void restore(const float* from, unsigned row) {
+        const float* states = from + ((long long)row * args.d + d) * STATE;
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; ++i) {
-            const unsigned n = state_of(lane, i);
-            if (d < args.d && n < STATE) to[states_at(row) + n] = h[i];
+            const unsigned n = state_of(i - i % RUN) + i % RUN;
+            h[i] = d < args.d && n < STATE ? states[n] : 0.0f;
+        }
+    }
+
+    __device__ void save(float* to, unsigned row) const {
+        float* states = to + ((long long)row * args.d + d) * STATE;
+        if (d >= args.d) return;
+#pragma unroll
+        for (unsigned i = 0; i < LANE_STATES; i += RUN) {
+            const unsigned n = state_of(i);
+            if constexpr (STATE % RUN == 0) {
+                if (n >= STATE) continue;
+                float run[RUN];
+#pragma unroll
+                for (unsigned j = 0; j < RUN; ++j) run[j] = h[i + j];
+                put<RUN>(states + n, run);
+            } else {
+#pragma unroll
+                for (unsigned j = 0; j < RUN; ++j)
+                    if (n + j < STATE) states[n + j] = h[i + j];
+            }
         }
     }
 
@@ -222,13 +228,8 @@ struct Scanner {
             ends = args.cu_seqlens[seq + 1];
             fresh = !INITIAL || args.continued[seq] == 0;
 #pragma unroll
-            for (unsigned i = 0; i < LANE_STATES; ++i) {
-                const unsigned n = state_of(lane, i);
-                h[i] = 0.0f;
-                if constexpr (INITIAL) {
-                    if (!fresh && d < args.d && n < STATE) h[i] = args.initial_state[states_at(seq) + n];
-                }
-            }
+            for (unsigned i = 0; i < LANE_STATES; ++i) h[i] = 0.0f;
+            if (INITIAL && !fresh) restore(args.initial_state, seq);
             if (LAST && t == ends) save(args.final_state, seq);
         }
     }
@@ -236,21 +237,40 @@ struct Scanner {
     // One token: updates the states and returns this lane's part of y.
     template <bool FRESH> __device__ float step(const Staged& shared, unsigned r) {
         const float2 step = shared.step[r][channel];
-        float b[LANE_STATES], c[LANE_STATES];
-        load_row(shared.b[r], lane, b);
-        load_row(shared.c[r], lane, c);
         float y = 0.0f;
 #pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) {
-            const float x = step.y * b[i];
-            h[i] = FRESH ? x : fma(ex2(step.x * a2[i]), h[i], x);
-            y = fma(c[i], h[i], y);
+        for (unsigned i = 0; i < LANE_STATES; i += RUN) {
+            float b[RUN], c[RUN];
+            get<RUN>(&shared.b[r][state_of(i)], b);
+            get<RUN>(&shared.c[r][state_of(i)], c);
+#pragma unroll
+            for (unsigned j = 0; j < RUN; ++j) {
+                const float x = step.y * b[j];
+                h[i + j] = FRESH ? x : fma(ex2(step.x * a2[i + j]), h[i + j], x);
+                y = fma(c[j], h[i + j], y);
+            }
         }
         return y;
     }
 
-    // The sum over the lanes of a channel, for GROUP tokens at once: lane l returns that of token l / (LANES / GROUP).
-    __device__ float sum_over_lanes(float (&y)[GROUP]) const {
+    // A token that may start or end a sequence.
+    __device__ void scan_token(Staged& shared, unsigned base, unsigned r) {
+        const unsigned t = base + r;
+        if (t - begin >= end - begin) return;
+        advance(t);
+        float y = fresh ? step<true>(shared, r) : step<false>(shared, r);
+        fresh = false;
+        if (LAST && t + 1 == ends) save(args.final_state, seq);
+#pragma unroll
+        for (unsigned mask = LANES / 2; mask > 0; mask /= 2) y += __shfl_xor_sync(0xffffffff, y, mask);
+        if (lane == 0) shared.y[r][channel] = y;
+    }
+
+    // GROUP tokens inside a sequence.
+    __device__ void scan_group(Staged& shared, unsigned r) {
+        float y[GROUP];
+#pragma unroll
+        for (unsigned j = 0; j < GROUP; ++j) y[j] = step<false>(shared, r + j);
         unsigned tokens = GROUP;
 #pragma unroll
         for (unsigned mask = LANES / 2; mask > 0; mask /= 2) {
@@ -267,24 +287,24 @@ struct Scanner {
                 y[j] = kept + __shfl_xor_sync(0xffffffff, sent, mask);
             }
         }
-        return y[0];
+        // This lane has the sums of `tokens` tokens; where lanes outnumber tokens, neighbours have the same.
+        constexpr unsigned SHARE = LANES > GROUP ? LANES / GROUP : 1, OWN = GROUP > LANES ? GROUP / LANES : 1;
+        if (lane % SHARE != 0) return;
+#pragma unroll
+        for (unsigned j = 0; j < OWN; ++j) shared.y[r + lane / SHARE * OWN + j][channel] = y[j];
     }
 
-    // Step 3: the tokens of the chunk at `base`.
+    // Step 3: the tokens of the chunk at `base`. A boundary is looked for once a group.
     __device__ void scan(Staged& shared, unsigned base) {
 #pragma unroll 1
         for (unsigned g = 0; g < CHUNK; g += GROUP) {
-            float y[GROUP];
-#pragma unroll
-            for (unsigned j = 0; j < GROUP; ++j) {
-                const unsigned t = base + g + j;
-                advance(t);
-                y[j] = fresh ? step<true>(shared, g + j) : step<false>(shared, g + j);
-                fresh = false;
-                if (LAST && t >= begin && t + 1 == ends) save(args.final_state, seq);
+            const bool inside = base + g >= begin && base + g + GROUP <= ends - LAST && !fresh;
+            if (inside) {
+                scan_group(shared, g);
+            } else {
+#pragma unroll 1
+                for (unsigned r = g; r < g + GROUP; ++r) scan_token(shared, base, r);
             }
-            const float sum = sum_over_lanes(y);
-            if (lane % (LANES / GROUP) == 0) shared.y[g + lane / (LANES / GROUP)][channel] = sum;
         }
     }
 };
@@ -306,11 +326,11 @@ __device__ inline void selective_scan_fwd(const Args& args) {
     }
 
     Mover mover(args, begin, end);
-    Scanner scanner(args, first_seq, last_seq, begin);
+    Scanner scanner(args, first_seq, last_seq, begin, end);
     unsigned base = begin - begin % CHUNK;
     if (base < end) mover.prefetch(base);
     for (; base < end; base += CHUNK) {
-        mover.stage(shared, base);
+        mover.stage(shared);
         __syncthreads();
         mover.prefetch(base + CHUNK);
         mover.prefetch_gate(base);

@@ -55,9 +55,9 @@ packscan_macros::kernel! {
             lane_states = state.div_ceil(lanes),
             state_vec = if state % vec == 0 { vec } else { 1 },
             // Tokens summed at once: few where a lane has many states, since each token unrolls them all.
-            group = lanes.min(8).min((32 / lane_states).max(1).next_power_of_two()),
+            group = (32 / lane_states).clamp(1, 8).next_power_of_two(),
             sum_pad = if lanes > 1 { 32 / lanes } else { 0 },
-            shared_bytes = (4 * chunk * (3 * channels + sum_pad + 2 * lanes * lane_states)).next_multiple_of(8),
+            shared_bytes = (4 * chunk * (3 * channels + sum_pad + 2 * lanes * lane_states)).next_multiple_of(16),
         }
         rules {
             lanes <= state, lanes: "a channel has only {state} states to share among lanes", "take at most {state} lanes";
