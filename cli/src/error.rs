@@ -1,0 +1,52 @@
+//! What ends a command before it could do its work.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The input or the machine is at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Everything below the command line.
+    #[error(transparent)]
+    Packscan(#[from] packscan::Error),
+
+    /// A result that cannot be stored.
+    #[error("{} cannot be written: {source}; name another folder with -o", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// Standard output is closed or full.
+    #[error("standard output cannot be written: {0}")]
+    Stdout(io::Error),
+
+    /// Machine code would garble a terminal.
+    #[error("a cubin is machine code, which a terminal cannot show; write it with -o DIR or pipe it somewhere")]
+    BinaryOnTerminal,
+
+    /// A case that no machine runs.
+    #[error(
+        "case {case} has {values} values in one tensor, but at most {most} are verified; take fewer tokens or channels"
+    )]
+    CaseTooLarge {
+        /// The case.
+        case: String,
+        /// Its size.
+        values: u128,
+        /// The largest.
+        most: u128,
+    },
+
+    /// A plan with nothing in it.
+    #[error("no variant fits {device}; name other states or types")]
+    NothingToVerify {
+        /// Where.
+        device: String,
+    },
+}
+
+/// The result of a command.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,61 @@
+//! Writing to the terminal, to a pipe, or to one that was closed.
+
+use std::io::{self, Write};
+
+use console::style;
+
+use crate::error::{Error, Result};
+
+/// Writes results to standard output. A reader that has gone away (`packscan gen | head`) is no error.
+pub fn results(bytes: impl AsRef<[u8]>) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes.as_ref()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Stdout(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line for people to standard error.
+pub fn note(line: &str) {
+    // Nobody is left to tell if that fails.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Red where standard error is a terminal that shows colours.
+pub fn red_on_stderr(text: &str) -> String {
+    style(text).for_stderr().red().bold().to_string()
+}
+
+/// Red where standard output is a terminal that shows colours.
+pub fn red(text: &str) -> String {
+    style(text).red().bold().to_string()
+}
+
+/// Green where standard output is a terminal that shows colours.
+pub fn green(text: &str) -> String {
+    style(text).green().bold().to_string()
+}
+
+/// `1,234,567`
+pub fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thousands;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let written: Vec<String> = [0, 999, 1000, 12_345, 1_234_567].into_iter().map(thousands).collect();
+        assert_eq!(written, ["0", "999", "1,000", "12,345", "1,234,567"]);
+    }
+}

@@ -1,0 +1,84 @@
+//! Reading names from the command line, with errors that list what there is.
+
+use packscan::kernels::selective_scan::Forward;
+use packscan::runtime::kernel::{Domain, Variant};
+use packscan::{Dtype, Error};
+use packscan_verify::operators;
+
+/// The type of activations.
+pub fn dtype(text: &str) -> Result<Dtype, Error> {
+    let known = operators::DTYPES.iter().map(Dtype::to_string).collect::<Vec<_>>();
+    let dtype = text.parse().ok().filter(|dtype| operators::DTYPES.contains(dtype));
+    dtype.ok_or_else(|| unknown("data type", text, &known))
+}
+
+/// An operator by its name.
+pub fn operator(text: &str) -> Result<String, Error> {
+    one_of("operator", text, &operators::NAMES)
+}
+
+/// An operator or all of them.
+pub fn operator_or_all(text: &str) -> Result<String, Error> {
+    one_of("operator", text, &[&["all"], &operators::NAMES[..]].concat())
+}
+
+/// A pass of an operator.
+pub fn pass(text: &str) -> Result<String, Error> {
+    one_of("pass", text, &["forward"])
+}
+
+/// The options of a variant that are on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options(Vec<&'static str>);
+
+impl Options {
+    /// Whether the option with this tag is on.
+    pub fn has(&self, tag: &str) -> bool {
+        self.0.contains(&tag)
+    }
+}
+
+/// `all`, `none`, or tags with commas between them.
+pub fn options(text: &str) -> Result<Options, Error> {
+    let flags = Forward::SPEC.parameters.iter().filter(|parameter| matches!(parameter.domain, Domain::Flag));
+    let tags: Vec<&'static str> = flags.map(|parameter| parameter.tag).collect();
+    let find = |word: &str| {
+        let known = || unknown("option", word, &[&["all", "none"], &tags[..]].concat());
+        tags.iter().copied().find(|tag| *tag == word).ok_or_else(known)
+    };
+    Ok(Options(match text {
+        "all" => tags,
+        "none" => Vec::new(),
+        words => words.split(',').map(find).collect::<Result<_, _>>()?,
+    }))
+}
+
+fn one_of(what: &'static str, text: &str, known: &[&str]) -> Result<String, Error> {
+    if known.contains(&text) { Ok(text.to_owned()) } else { Err(unknown(what, text, known)) }
+}
+
+fn unknown<T: AsRef<str>>(what: &'static str, got: &str, known: &[T]) -> Error {
+    let known = known.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    Error::Unknown { what, got: got.to_owned(), known }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_tags() {
+        let some = options("gate,final").unwrap();
+        assert!(some.has("gate") && some.has("final") && !some.has("skip"));
+        assert!(options("all").unwrap().has("checkpoints"));
+        assert_eq!(options("none").unwrap(), Options(Vec::new()));
+        let error = options("gate,speed").unwrap_err().to_string();
+        assert!(error.contains("\"speed\"") && error.contains("all, none, softplus"), "{error}");
+    }
+
+    #[test]
+    fn integers_are_no_activations() {
+        assert_eq!(dtype("u32").unwrap_err().to_string(), "unknown data type \"u32\"; known: f32, f16, bf16");
+        assert_eq!(dtype("bf16").unwrap(), Dtype::Bf16);
+    }
+}

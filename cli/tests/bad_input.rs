@@ -1,0 +1,153 @@
+//! Bad input gets a message that names field, value, rule and cure, exit code 2, and never a panic.
+
+mod common;
+
+use std::fs;
+
+use common::{Ran, command, finish, run};
+
+/// Asserts that the command refuses, in words that contain all of these.
+#[track_caller]
+fn refused(ran: &Ran, words: &[&str]) {
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    assert!(ran.err.contains("error:"), "{ran:#?}");
+    for word in words {
+        assert!(ran.err.contains(word), "{word:?} is not in\n{}", ran.err);
+    }
+    assert!(!ran.err.contains("panicked"), "{}", ran.err);
+    assert_eq!(ran.out, "", "nothing is printed that could be taken for a result");
+}
+
+#[test]
+fn state_sizes_outside_1_to_1024() {
+    refused(&run("gen --state 0"), &["state is 0", "from 1 to 1024", "take 1"]);
+    refused(&run("gen --state 1025"), &["state is 1025", "from 1 to 1024", "take 1024"]);
+    refused(&run("verify --device cpu --state 0"), &["state is 0", "from 1 to 1024", "take 1"]);
+    refused(&run("verify --device cpu --state 1025"), &["state is 1025", "take 1024"]);
+    refused(&run("gen --state -3"), &["-3"]);
+    refused(&run("verify --state many"), &["many", "--state"]);
+}
+
+#[test]
+fn a_chunk_that_does_not_fit() {
+    let words = ["shared memory is", "a block on sm_90 has at most 232448", "shorter chunk"];
+    refused(&run("gen --state 64 --chunk 1024"), &words);
+    refused(&run("gen --chunk 4"), &["chunk is 4", "from 8 to 1024", "take 8"]);
+    let chunk_for_hopper = "gen --state 16 --chunk 256 --lanes 4 --channels 32";
+    assert_eq!(run(chunk_for_hopper).code, 0);
+    refused(&run(&format!("{chunk_for_hopper} --arch sm_75")), &["a block on sm_75 has at most 65536"]);
+}
+
+#[test]
+fn mappings_that_break_rules() {
+    refused(&run("gen --lanes 3"), &["lanes is 3", "one of [1, 2, 4, 8, 16, 32]", "take"]);
+    refused(&run("gen --lanes 0"), &["lanes is 0", "take 1"]);
+    refused(&run("gen --state 3 --lanes 4"), &["lanes is 4", "only 3 states", "at most 3"]);
+    refused(&run("gen --state 1024 --lanes 8"), &["lanes is 8", "64 at most", "take at least 16"]);
+    refused(&run("gen --lanes 1 --channels 33 --vec 1"), &["channels is 33", "multiple of 32", "take 64"]);
+    refused(&run("gen --vec 8 --dtype f32"), &["vec is 8", "16 bytes", "take 4"]);
+}
+
+#[test]
+fn unknown_names() {
+    let known = [
+        ("gen --op conv", "selective-scan"),
+        ("gen --pass sideways", "forward"),
+        ("gen --dtype f64", "f32, f16, bf16"),
+        ("gen --dtype u32", "f32, f16, bf16"),
+        ("gen --arch volta", "sm_90"),
+        ("gen --emit exe", "cuda"),
+        ("gen --options speed", "all, none, softplus"),
+        ("gen --id selective_scan_fwd-n0", "names no variant"),
+        ("verify --op conv", "all, selective-scan"),
+        ("verify --dtype f64", "f32, f16, bf16"),
+        ("verify --device tpu", "emulator"),
+        ("verify --fault gremlin", "skip-reset, multiply-reset"),
+        ("verify --variant scan-n16", "names no variant"),
+    ];
+    for (arguments, expected) in known {
+        let name = arguments.split_whitespace().last().expect("a name");
+        refused(&run(arguments), &[name, expected]);
+    }
+}
+
+#[test]
+fn ids_of_variants_that_cannot_be_built() {
+    refused(&run("gen --id selective_scan_fwd-n16-l32-s32-c64-v2-bf16"), &["lanes is 32", "only 16 states"]);
+    let id = "selective_scan_fwd-n1025-l32-s32-c8-v1-bf16";
+    refused(&run(&format!("verify --variant {id}")), &["state is 1025", "take 1024"]);
+}
+
+#[test]
+fn cases_that_are_none() {
+    let id = "selective_scan_fwd-n1-l8-s1-c32-v1-f32";
+    let with = |case: &str| run(&format!("verify --device cpu --variant {id} --case {case}"));
+    refused(&with("tuesday"), &["tuesday", "3,0,17+/d70/g2/p1/x42"]);
+    refused(&with("3/d0/g1/p0/x1"), &["3/d0/g1/p0/x1"]);
+    refused(&with("99999999999/d1/g1/p0/x1"), &["lengths", "at most 2147483647"]);
+    refused(&with("1000000/d1000000/g1/p0/x1"), &["fewer tokens or channels"]);
+    refused(&run("verify --device cpu --case 3/d1/g1/p0/x1"), &["--variant"]);
+}
+
+#[test]
+fn a_fault_needs_a_kernel() {
+    refused(
+        &run("verify --device cpu --fault skip-reset"),
+        &["skip-reset", "the CPU path has none", "--device emulator"],
+    );
+}
+
+#[test]
+fn a_cache_folder_that_cannot_be_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    fs::write(&file, "in the way").expect("a file");
+    for arguments in ["gen --emit ptx", "verify --quick --state 1 --dtype f32 --device emulator"] {
+        let mut command = command();
+        command.args(arguments.split_whitespace()).env("PACKSCAN_CACHE", file.join("cache"));
+        refused(&finish(command), &["cache", "set PACKSCAN_CACHE to a folder that can be written"]);
+    }
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    fs::write(&file, "in the way").expect("a file");
+    let mut command = command();
+    command.arg("gen").arg("-o").arg(file.join("folder"));
+    refused(&finish(command), &["cannot be written", "-o"]);
+}
+
+#[test]
+fn a_setting_that_names_nothing() {
+    let mut command = command();
+    command.args(["gen", "--emit", "ptx"]).env("PACKSCAN_NVRTC", "/nowhere/libnvrtc.so");
+    refused(&finish(command), &["PACKSCAN_NVRTC is /nowhere/libnvrtc.so", "nothing is there", "unset it"]);
+}
+
+/// A machine without NVRTC or Python that may not fetch anything.
+fn offline(arguments: &str) -> Ran {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = command();
+    command.args(arguments.split_whitespace());
+    for variable in ["LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "PACKSCAN_NVRTC"] {
+        command.env_remove(variable);
+    }
+    command.env("PATH", folder.path()).env("PACKSCAN_CACHE", folder.path()).env("PACKSCAN_OFFLINE", "1");
+    finish(command)
+}
+
+#[test]
+fn no_nvrtc_while_offline() {
+    let doctor = offline("doctor");
+    if doctor.code == 0 {
+        eprintln!("skipped: NVRTC is on the loader path of this machine, so it is never missing\n{}", doctor.out);
+        return;
+    }
+    assert_eq!(doctor.code, 1, "{doctor:#?}");
+    assert!(doctor.out.contains("pip install nvidia-cuda-nvrtc"), "{}", doctor.out);
+    let words = ["NVRTC was not found", "looked in:\n", "PACKSCAN_OFFLINE", "pip install nvidia-cuda-nvrtc"];
+    refused(&offline("gen --emit ptx"), &words);
+    refused(&offline("verify --quick --state 1 --dtype f32"), &words);
+}
