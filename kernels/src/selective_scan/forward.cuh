@@ -298,7 +298,7 @@ struct Scanner {
     __device__ void scan(Staged& shared, unsigned base) {
 #pragma unroll 1
         for (unsigned g = 0; g < CHUNK; g += GROUP) {
-            const bool inside = base + g >= begin && base + g + GROUP <= ends - LAST && !fresh;
+            const bool inside = base + g >= begin && base + g + GROUP + LAST <= ends && !fresh;
             if (inside) {
                 scan_group(shared, g);
             } else {
