@@ -59,3 +59,8 @@ pub use ir::Kernel;
 pub use launch::{Access, Launch, View};
 pub use memory::Memory;
 pub use module::Module;
+
+/// The example of the README, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

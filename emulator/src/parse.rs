@@ -182,7 +182,7 @@ impl<'a> Parser<'a> {
                     self.skip_braces()?;
                 }
                 ".pragma" => self.skip_to_semicolon()?,
-                ".visible" | ".weak" | ".extern" | ".common" => {}
+                ".visible" | ".weak" | ".extern" | ".common" if self.peek().kind != Kind::End => {}
                 ".entry" => {
                     let entry = self.entry()?;
                     tree.kernels.push(entry);
