@@ -18,12 +18,58 @@ L:  fma.rn.f32 %f2, %f2, %f1, %f1; fma.rn.f32 %f3, %f2, %f1, %f1; fma.rn.f32 %f4
 const MEMORY: &str = "st.shared.f32 [%r3], %f2; bar.sync 0; ld.shared.f32 %f6, [%r3+4]; bar.sync 0;";
 const SPECIAL: &str = "ex2.approx.ftz.f32 %f2, %f2; min.f32 %f2, %f2, 0f3F800000;";
 
+const SCAN: &str = include_str!("../tests/fixtures/scan.ptx");
+
 fn main() {
+    scan();
     for (name, more) in
         [("float", String::new()), ("float + special", SPECIAL.into()), ("float + shared + barriers", MEMORY.into())]
     {
         measure(name, &BODY.replace("MORE", &more));
     }
+}
+
+/// The packed selective scan of the tests: 1024 tokens, 64 channels, 8 states, a hundred sequences.
+fn scan() {
+    let (tokens, channels) = (1024usize, 64usize);
+    let owners: Vec<u32> = (0..tokens as u32).map(|t| t / 10).collect();
+    let module = Module::parse(SCAN).expect("the fixture parses");
+    let mut memory = Memory::new();
+    let mut upload = |name, bytes: Vec<u8>| {
+        let address = memory.allocate(bytes.len(), name);
+        memory.write(address, &bytes);
+        address
+    };
+    let bf16 = |count| [0x80, 0x3E].repeat(count);
+    let (u, delta) = (upload("u", bf16(tokens * channels)), upload("delta", bf16(tokens * channels)));
+    let a = upload("A", (-1f32).to_le_bytes().repeat(channels * 8));
+    let (b, c) = (upload("B", bf16(tokens * 8)), upload("C", bf16(tokens * 8)));
+    let starts = upload("starts", (0..tokens).flat_map(|t| ((t % 10 == 0) as u32).to_le_bytes()).collect());
+    let out = memory.allocate(tokens * channels * 4, "out");
+    let mut params: Vec<u8> =
+        [u, delta, a, b, c, starts, out, channels as u64].iter().flat_map(|x| x.to_le_bytes()).collect();
+    params.extend([tokens as u32, channels as u32].iter().flat_map(|x| x.to_le_bytes()));
+    let rows = |name, address, row_bytes, access| View {
+        name,
+        address,
+        rows: tokens,
+        row_bytes,
+        stride_bytes: row_bytes,
+        access,
+        owner: Some(&*owners),
+    };
+    let views = [
+        rows("u", u, channels * 2, Access::Read),
+        rows("delta", delta, channels * 2, Access::Read),
+        rows("B", b, 16, Access::Read),
+        rows("C", c, 16, Access::Read),
+        rows("out", out, channels * 4, Access::Write),
+        View::flat("A", a, channels * 8 * 4, Access::Read),
+        View::flat("starts", starts, tokens * 4, Access::Read),
+    ];
+    let kernel = module.kernel("scan").expect("the kernel is there");
+    let launch = Launch { views: &views, shared_bytes: 1024, ..Launch::new(kernel, [4, 1, 1], [64, 1, 1], &params) };
+    report("selective scan", &mut memory, &launch);
 }
 
 fn measure(name: &str, body: &str) {
@@ -52,8 +98,12 @@ fn measure(name: &str, body: &str) {
     let params: Vec<u8> = [a, b].iter().flat_map(|x| x.to_le_bytes()).collect();
     let kernel = module.kernel("k").expect("the kernel is there");
     let launch = Launch { views: &views, ..Launch::new(kernel, [1, 1, 1], [128, 1, 1], &params) };
+    report(name, &mut memory, &launch);
+}
+
+fn report(name: &str, memory: &mut Memory, launch: &Launch) {
     let start = Instant::now();
-    let counts = memory.launch(&launch).unwrap_or_else(|fault| panic!("{fault}"));
+    let counts = memory.launch(launch).unwrap_or_else(|fault| panic!("{fault}"));
     let seconds = start.elapsed().as_secs_f64();
     let millions = counts.thread_instructions.total() as f64 / seconds / 1e6;
     println!("{name:28} {millions:7.0} M thread instructions/s");

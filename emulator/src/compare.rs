@@ -66,7 +66,7 @@ fn float(comparison: &str, kind: FloatKind) -> Option<Compute> {
     }
     match comparison {
         "eq" => compare!(|a, b| a == b),
-        "ne" => compare!(|a, b| a < b || a > b),
+        "ne" => compare!(|a, b| !(a.is_nan() || b.is_nan() || a == b)),
         "lt" => compare!(|a, b| a < b),
         "le" => compare!(|a, b| a <= b),
         "gt" => compare!(|a, b| a > b),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::counts::Pipe;
 use crate::fault::Error;
 use crate::ir::{Address, Guard, Instr, Kernel, Line, MODULE_BASE, NONE, Op, Reg, Special};
-use crate::parse::{Entry, Instruction, Operand, Place, Statement, Tree, Variable};
 use crate::scalar::{Ty, low_mask};
+use crate::tree::{Entry, Instruction, Operand, Place, Statement, Tree, Variable};
 
 /// What all kernels of a module share.
 pub(crate) struct Shared<'a> {

@@ -24,7 +24,7 @@ impl Machine<'_> {
             Op::Compute { f, dst, src } => {
                 self.count(instr, active);
                 if active != 0 {
-                    self.compute(warp, pc, instr, *f, *dst, src, active)?;
+                    self.compute(warp, pc, instr, (*f, *dst, src), active)?;
                 }
             }
             Op::Select { dst, a, b, pred } => {
@@ -47,8 +47,30 @@ impl Machine<'_> {
                 }
             }
         }
+        if let Some(guard) = instr.guard
+            && self.tracking
+            && warp.origin[guard.pred as usize] != 0
+        {
+            self.leave_trace(warp, &instr.op, guard.pred, mask & !active);
+        }
         warp.groups[at].pc = pc + 1;
         Ok(())
+    }
+
+    /// That a lane was passed over tells of its guard too: the guard's origin joins that of the registers left as they were.
+    fn leave_trace(&mut self, warp: &mut Warp, op: &Op, guard: Reg, passed: u32) {
+        let targets: &[Reg] = match op {
+            Op::Compute { dst, .. } | Op::Select { dst, .. } => std::slice::from_ref(dst),
+            Op::Load(access) => &access.regs[..access.count as usize],
+            Op::Atomic(atomic) if atomic.dst != NONE => std::slice::from_ref(&atomic.dst),
+            _ => &[],
+        };
+        for &dst in targets {
+            let passed = passed & warp.defined[dst as usize];
+            if passed != 0 {
+                self.flow(warp, dst, &[dst, guard], passed);
+            }
+        }
     }
 
     #[inline]
@@ -89,15 +111,12 @@ impl Machine<'_> {
     }
 
     #[inline]
-    #[allow(clippy::too_many_arguments)]
     fn compute(
         &mut self,
         warp: &mut Warp,
         pc: u32,
         instr: &Instr,
-        f: Compute,
-        dst: Reg,
-        src: &[Reg; 4],
+        (f, dst, src): (Compute, Reg, &[Reg; 4]),
         active: u32,
     ) -> Caught<()> {
         let mut out: Lanes = [0; 32];

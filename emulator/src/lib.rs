@@ -43,6 +43,7 @@ mod memory;
 mod module;
 mod origin;
 mod parse;
+mod place;
 mod scalar;
 mod schedule;
 mod select;
@@ -51,6 +52,7 @@ mod sync;
 mod touch;
 mod translate;
 mod translate_memory;
+mod tree;
 mod warp;
 
 pub use counts::{ByPipe, Counts, Pipe};

@@ -43,16 +43,18 @@ impl Machine<'_> {
     /// Runs every block of the grid.
     pub fn run_grid(&mut self) -> Caught<()> {
         let [x, y, z] = self.launch.grid.map(u64::from);
-        let mut blocks: Vec<u64> = (0..x * y * z).collect();
+        let mut order: Vec<u64> = Vec::new();
         if self.random.active {
-            for i in (1..blocks.len()).rev() {
+            order.extend(0..x * y * z);
+            for i in (1..order.len()).rev() {
                 let j = self.random.below(i + 1);
-                blocks.swap(i, j);
+                order.swap(i, j);
             }
         }
         let warps = self.position.threads().div_ceil(32);
         let mut warps: Vec<Warp> = (0..warps).map(|index| Warp::new(self.kernel, index as u8, self.tracking)).collect();
-        for number in blocks {
+        for place in 0..x * y * z {
+            let number = order.get(place as usize).copied().unwrap_or(place);
             self.position.block = [(number % x) as u32, (number / x % y) as u32, (number / x / y) as u32];
             self.bases.push((self.base, self.position.block));
             self.shared_written.fill(0);

@@ -6,6 +6,8 @@
 //!
 //! Records are kept for each 4-byte word until somebody touches a part of it; from then on that word has four of them.
 
+use crate::warp::lanes;
+
 /// What a thread does to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -72,11 +74,13 @@ struct Readers {
 }
 
 /// What is remembered of a byte or word. Two groups of readers of different warps are enough: whoever is not ordered after a
-/// forgotten third is, under barriers of the whole block, not ordered after one of these either.
+/// forgotten third is, under barriers of the whole block, not ordered after one of these either. A reader of an earlier block is
+/// kept apart, as no barrier ever orders it.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     writer: Writer,
     readers: [Readers; 2],
+    elder: Readers,
 }
 
 const PAGE_WORDS: usize = 256;
@@ -180,14 +184,14 @@ impl Cell {
             self.read(who);
             return None;
         }
-        for readers in &self.readers {
+        for readers in [&self.readers[0], &self.readers[1], &self.elder] {
             if readers.tick != 0
                 && let Some(conflict) = readers.conflict(who)
             {
                 return Some(conflict);
             }
         }
-        self.readers = Default::default();
+        (self.readers, self.elder) = Default::default();
         self.writer = Writer { tick: who.tick, pc: who.pc, warp: who.warp, lane: who.lane, atomic: act == Act::Atomic };
         None
     }
@@ -199,6 +203,9 @@ impl Cell {
             if readers.tick == who.tick && readers.warp == who.warp {
                 readers.lanes |= fresh.lanes;
                 return;
+            }
+            if readers.tick != 0 && readers.tick < who.base {
+                self.elder = std::mem::take(readers);
             }
         }
         // Readers that this read is ordered after need no record of their own.
@@ -218,11 +225,12 @@ impl Readers {
     /// The first of these readers that does not happen before now.
     #[inline]
     fn conflict(&self, who: &Who) -> Option<Conflict> {
-        if self.tick >= who.base && self.tick < who.known[self.warp as usize] {
+        let earlier_block = self.tick < who.base;
+        if (earlier_block && !who.global) || (!earlier_block && self.tick < who.known[self.warp as usize]) {
             return None;
         }
-        (0..32)
-            .filter(|lane| self.lanes >> lane & 1 == 1)
+        lanes(self.lanes)
+            .map(|lane| lane as u8)
             .find(|&lane| !who.after(self.tick, self.warp, lane))
             .map(|lane| Conflict { warp: self.warp, lane, pc: self.pc, tick: self.tick, act: Act::Read })
     }

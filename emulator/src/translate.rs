@@ -6,9 +6,9 @@ use crate::decode::Decoder;
 use crate::fault::Error;
 use crate::float::saturation;
 use crate::ir::{Compute, LOCAL_BASE, NONE, Op, PARAM_BASE, Reg, SHARED_BASE};
-use crate::parse::{Instruction, Operand};
 use crate::scalar::{Ty, low_mask};
 use crate::select::{Opcode, one, peek_type, select, three, two};
+use crate::tree::{Instruction, Operand};
 
 impl<'a> Decoder<'a> {
     /// Decodes an instruction; whatever of it is not understood is an error.

@@ -3,12 +3,13 @@
 use crate::counts::Pipe;
 use crate::decode::Decoder;
 use crate::fault::Error;
+use crate::float::flush;
 use crate::ir::{
     Access, Atomic, Barrier, CopyAsync, Meeting, NONE, Op, Reduction, Shuffle, ShuffleMode, Space, Vote, VoteMode,
 };
-use crate::parse::{Instruction, Operand};
 use crate::scalar::{Scalar, Ty};
 use crate::select::Opcode;
+use crate::tree::{Instruction, Operand};
 
 /// Modifiers that change where data are cached and nothing that the emulator models.
 const CACHING: [&str; 18] = [
@@ -70,6 +71,9 @@ impl<'a> Decoder<'a> {
         if values.len() != count {
             return Err(self.unknown(i, format!("{count} registers should stand there, not {}", values.len())));
         }
+        if count * ty.bytes() > 16 {
+            return Err(self.unknown(i, "accesses of more than 16 bytes are not known"));
+        }
         let (mut regs, mut extend) = ([NONE; 4], 0);
         for (slot, value) in regs.iter_mut().zip(values) {
             if load {
@@ -97,7 +101,7 @@ impl<'a> Decoder<'a> {
         op.take("noftz");
         let ty = self.type_of(i, op)?;
         let apply =
-            kind.and_then(|kind| atomic(kind, ty)).ok_or_else(|| self.unknown(i, "this atomic is not known"))?;
+            kind.and_then(|kind| atomic(kind, ty, space)).ok_or_else(|| self.unknown(i, "this atomic is not known"))?;
         let returns = op.base == "atom";
         let operands = &i.operands[..];
         let (dst, rest) = match operands {
@@ -267,7 +271,7 @@ impl<'a> Decoder<'a> {
 }
 
 /// The new value of an atomic from the old one and its operands.
-fn atomic(kind: &str, ty: Ty) -> Option<fn(u64, u64, u64) -> u64> {
+fn atomic(kind: &str, ty: Ty, space: Space) -> Option<fn(u64, u64, u64) -> u64> {
     macro_rules! on {
         ($T:ty, |$a:ident, $b:ident| $body:expr) => {
             Some(|a, b, _| {
@@ -284,6 +288,8 @@ fn atomic(kind: &str, ty: Ty) -> Option<fn(u64, u64, u64) -> u64> {
         ("xor", Ty::B32 | Ty::B64) => Some(|a, b, _| a ^ b),
         ("add", Ty::U32 | Ty::S32) => on!(u32, |a, b| a.wrapping_add(b)),
         ("add", Ty::U64 | Ty::S64) => on!(u64, |a, b| a.wrapping_add(b)),
+        // Of the atomics on f32, those on shared memory alone keep subnormals.
+        ("add", Ty::F32) if space != Space::Shared => on!(f32, |a, b| flush(flush(a) + flush(b))),
         ("add", Ty::F32) => on!(f32, |a, b| a + b),
         ("add", Ty::F64) => on!(f64, |a, b| a + b),
         ("min", Ty::U32) => on!(u32, |a, b| a.min(b)),

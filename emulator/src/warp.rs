@@ -2,6 +2,7 @@
 
 use crate::ir::{Kernel, Reg, Special};
 use crate::origin::{MIXED, Origin, Sets};
+use crate::place::Request;
 use crate::scalar::Lanes;
 
 /// What a group of lanes waits for.
@@ -25,11 +26,10 @@ pub(crate) struct Group {
 
 /// Bytes on their way to shared memory.
 pub(crate) struct Pending {
-    pub lane: usize,
     /// Number of the lane's group of copies.
     pub group: u32,
-    pub offset: usize,
-    pub bytes: usize,
+    /// The write to shared memory.
+    pub request: Request,
     pub value: u128,
     pub origins: [Origin; 16],
 }
@@ -149,9 +149,9 @@ impl Warp {
             self.regs[dst] = *values;
             return;
         }
-        for lane in 0..32 {
+        for (lane, (slot, value)) in self.regs[dst].iter_mut().zip(values).enumerate() {
             if mask >> lane & 1 == 1 {
-                self.regs[dst][lane] = values[lane];
+                *slot = *value;
             }
         }
     }

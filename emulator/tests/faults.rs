@@ -166,6 +166,13 @@ caught!(
     Fault::Race { .. }
 );
 caught!(
+    atomic_on_an_input,
+    one_warp(),
+    "red.global.add.u32 [%ta], 1;",
+    "st.global.u32 [%to], 1; red.global.add.u32 [%to], 1;",
+    Fault::NotPermitted { access: "atomic", .. }
+);
+caught!(
     barrier_in_one_warp_only,
     two_warps(),
     "setp.lt.u32 %p0, %t, 32; @%p0 bar.sync 0;",
@@ -323,6 +330,22 @@ caught!(
     Fault::DataDependent { .. }
 );
 
+caught!(
+    being_passed_over_leaves_the_guards_trace,
+    owned(),
+    "xor.b32 %r0, %t, 16; mad.wide.u32 %d0, %r0, 4, %a; ld.global.u32 %r1, [%d0]; setp.ne.u32 %p0, %r1, 1;
+     mov.u32 %r2, 0; @%p0 mov.u32 %r2, 1; st.global.u32 [%to], %r2;",
+    "ld.global.u32 %r1, [%ta]; setp.ne.u32 %p0, %r1, 1; mov.u32 %r2, 0; @%p0 mov.u32 %r2, 1; st.global.u32 [%to], %r2;",
+    Fault::Leak { .. }
+);
+caught!(
+    an_atomic_joins_what_was_there,
+    owned(),
+    "st.global.u32 [%to], 0; ld.global.u32 %r1, [%ta]; bar.sync 0; red.global.add.u32 [%o], %r1;",
+    "st.global.u32 [%to], 0; ld.global.u32 %r1, [%ta]; bar.sync 0; red.global.add.u32 [%to], %r1;",
+    Fault::Leak { row: 0, owner: 0, .. }
+);
+
 #[test]
 fn data_dependence_that_is_allowed_joins_origins() {
     let body =
@@ -358,6 +381,34 @@ fn an_output_with_a_hole_is_named() {
         Err(Fault::UnwrittenOutput { view, row, byte, .. }) => assert_eq!((&*view, row, byte), ("out", 0, 4)),
         other => panic!("{other:?}"),
     }
+}
+
+/// Everybody reads the first word, then one thread of block 0 writes it behind a barrier: other blocks are not ordered by it.
+#[test]
+fn readers_of_other_blocks_are_remembered() {
+    let module = Module::parse(&ptx("ld.global.u32 %r0, [%a]; bar.sync 0; ld.global.u32 %r0, [%a]; bar.sync 0;
+        mov.u32 %r1, %ctaid.x; or.b32 %r1, %r1, %t; setp.eq.u32 %p0, %r1, 0; @%p0 st.global.u32 [%a], 5;"))
+    .unwrap();
+    for seed in 0..8 {
+        let mut memory = Memory::new();
+        let a = memory.allocate(4, "a");
+        memory.write(a, &[0; 4]);
+        let params = [a, a].bytes();
+        let launch =
+            |blocks| Launch { seed, ..Launch::new(module.kernel("k").unwrap(), [blocks, 1, 1], [96, 1, 1], &params) };
+        memory.launch(&launch(1)).unwrap_or_else(|fault| panic!("one block: {fault}"));
+        let fault = memory.launch(&launch(4)).unwrap_err();
+        assert!(matches!(fault, Fault::Race { .. }), "seed {seed}: {fault}");
+    }
+}
+
+#[test]
+fn launches_can_run_on_any_thread() {
+    fn check<T: Send>() {}
+    check::<Memory>();
+    check::<Module>();
+    fn shared<T: Sync>() {}
+    shared::<Module>();
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Scan {
                 let mut y = [0f32; 4];
                 for n in 0..8 {
                     let input = du * self.b[t * 8 + n].to_f32();
-                    let a = self.a[d * 8 + n] * 1.442_695_04;
+                    let a = self.a[d * 8 + n] * std::f32::consts::LOG2_E;
                     let decay = packscan_emulator::approx::ex2(delta * a);
                     h[n] = if starts[t] != 0 { input } else { decay.mul_add(h[n], input) };
                     y[n / 2] = self.c[t * 8 + n].to_f32().mul_add(h[n], y[n / 2]);
@@ -181,7 +181,7 @@ fn reductions_are_exact() {
     let mut expected = Vec::new();
     for block in 0..blocks {
         let mut warps = vec![0f32; 32];
-        for warp in 0..threads / 32 {
+        for (warp, sum) in warps[..threads / 32].iter_mut().enumerate() {
             let mut lanes = vec![0f32; 32];
             for (lane, sum) in lanes.iter_mut().enumerate() {
                 for i in (block * threads + warp * 32 + lane..n / 4).step_by(blocks * threads) {
@@ -189,7 +189,7 @@ fn reductions_are_exact() {
                 }
             }
             tree(&mut lanes);
-            warps[warp] = lanes[0];
+            *sum = lanes[0];
         }
         let mut width = 16;
         while width > 0 {

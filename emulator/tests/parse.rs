@@ -26,6 +26,7 @@ fn what_is_unknown_is_named() {
         ("mov.u32 %r0, %clock;", "%clock"),
         ("shfl.down.b32 %r0, %r1, 1, 31;", ".sync"),
         ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0}, {%r0}, {%r1}, {%f1};", "not known"),
+        ("ld.global.v4.u64 {%d0, %d1, %d2, %d3}, [%a];", "16 bytes"),
         ("call foo;", "not known"),
     ] {
         let (_, what) = unknown(body);
