@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use packscan::Device;
 use packscan::kernels::selective_scan::Forward;
 use packscan::runtime::kernel::{Domain, Spec, Variant};
@@ -46,7 +46,7 @@ impl Report<'_> {
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         let properties = Property::ALL.iter().map(ToString::to_string);
         let columns = ["variant", "options", "device", "cases"].map(str::to_owned).into_iter();
-        table.set_header(columns.chain(properties).chain(["error/bound".to_owned(), "time".to_owned()]));
+        table.set_header(columns.chain(properties).chain(["worst".to_owned(), "time".to_owned()]));
         for (device, outcome) in &self.rows {
             let (numbers, options) = parts(&outcome.id);
             let mut cells =
@@ -55,6 +55,13 @@ impl Report<'_> {
             cells.push(right(format!("{:.3}", outcome.worst)));
             cells.push(right(format!("{:.1} s", outcome.time.as_secs_f64())));
             table.add_row(cells);
+        }
+        for (i, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 1));
+            // On a narrow terminal headers wrap, ids and numbers do not.
+            if !(4..4 + Property::ALL.len()).contains(&i) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
         table
     }
@@ -135,7 +142,8 @@ impl Report<'_> {
                 let by = by.into_iter().collect::<Vec<_>>().join(", ");
                 writeln!(f, "\nfault {name} was caught in {failed} of {of} suites, by {by}")?;
                 for (device, outcome) in self.rows.iter().filter(|(_, outcome)| outcome.failure.is_none()) {
-                    writeln!(f, "  {} in {} on {device}", red("not caught"), outcome.id)?;
+                    let id = &outcome.id;
+                    writeln!(f, "  not noticed in {id} on {device}: in an option that it has not, nothing changes")?;
                 }
                 Ok(())
             }
