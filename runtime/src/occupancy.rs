@@ -100,8 +100,7 @@ pub struct Occupancy {
 /// How many blocks fit one multiprocessor.
 pub fn occupancy(limits: &Limits, block: &Block) -> Occupancy {
     let warps = block.threads.div_ceil(WARP).max(1);
-    let shared_bytes =
-        (block.shared_bytes + limits.reserved_shared_bytes).next_multiple_of(limits.shared_unit_bytes);
+    let shared_bytes = (block.shared_bytes + limits.reserved_shared_bytes).next_multiple_of(limits.shared_unit_bytes);
     let fits = [
         (Limit::Warps, limits.warps / warps),
         (Limit::Blocks, limits.blocks),
