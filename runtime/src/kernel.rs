@@ -320,9 +320,8 @@ pub fn parse_id(spec: &Spec, text: &str) -> Result<Vec<Value>> {
             Domain::Dtype(_) => part.parse().ok().map(Value::Dtype),
             Domain::Flag => Some(Value::Flag(part == parameter.tag)),
         };
-        let value = value.ok_or_else(|| {
-            wrong(format!("{part:?} stands where {} ({}) belongs", parameter.name, parameter.tag))
-        })?;
+        let value = value
+            .ok_or_else(|| wrong(format!("{part:?} stands where {} ({}) belongs", parameter.name, parameter.tag)))?;
         if value != Value::Flag(false) {
             parts.next();
         }

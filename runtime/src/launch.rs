@@ -4,7 +4,7 @@ use packscan_emulator as emulator;
 
 use crate::device::Storage;
 use crate::kernel::{Access, Bound, Extents, Owner, Shape, Variant};
-use crate::{DevicePacked, Device, Error, Packed, Result};
+use crate::{Device, DevicePacked, Error, Packed, Result};
 
 /// What a launch left behind besides its outputs.
 #[derive(Debug, Default)]
@@ -22,8 +22,7 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
     let tensors = check_call(variant, packed, args)?;
     let dims = V::dims(args);
     let extents = extents(packed.packed(), &dims);
-    let shape =
-        Shape { grid: variant.grid(extents), threads: variant.threads(), shared_bytes: variant.shared_bytes() };
+    let shape = Shape { grid: variant.grid(extents), threads: variant.threads(), shared_bytes: variant.shared_bytes() };
     if shape.grid.contains(&0) {
         return Ok(Launched::default());
     }
@@ -48,8 +47,7 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
                 ..emulator::Launch::new(kernel, shape.grid.map(|n| n as u32), [shape.threads as u32, 1, 1], &arguments)
             };
             let counts = emulated.memory().launch(&launch);
-            let counts =
-                counts.map_err(|fault| Error::Emulated { id: variant.to_string(), fault: Box::new(fault) })?;
+            let counts = counts.map_err(|fault| Error::Emulated { id: variant.to_string(), fault: Box::new(fault) })?;
             Ok(Launched { counts: Some(counts) })
         }
         Device::Cpu => Err(Error::NoKernelOnCpu { id: variant.to_string() }),
@@ -60,11 +58,7 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
 ///
 /// # Errors
 /// [`Error::Variant`] and [`Error::Tensor`].
-pub fn check_call<'a, V: Variant>(
-    variant: &V,
-    packed: &DevicePacked,
-    args: &V::Args<'a>,
-) -> Result<Vec<Bound<'a>>> {
+pub fn check_call<'a, V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'a>) -> Result<Vec<Bound<'a>>> {
     packed.device().check(variant)?;
     let dims = V::dims(args);
     let tensors = variant.bind(args, extents(packed.packed(), &dims));
@@ -78,7 +72,9 @@ pub fn check_call<'a, V: Variant>(
     for t in &tensors {
         match (&t.view, t.wanted) {
             (Some(view), true) => {
-                if !std::ptr::eq(view.buffer, packed.cu_seqlens()) && !same_device(view.buffer.device(), packed.device()) {
+                if !std::ptr::eq(view.buffer, packed.cu_seqlens())
+                    && !same_device(view.buffer.device(), packed.device())
+                {
                     let got = format!("it is on {}", view.buffer.device());
                     return Err(wrong(t, got, format!("the pack is on {}; put both on one device", packed.device())));
                 }

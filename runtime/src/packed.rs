@@ -50,7 +50,8 @@ impl Packed {
             return Err(wrong(
                 field,
                 format!("it has {} entries", cu_seqlens.len()),
-                "a pack of S sequences has S + 1 boundaries and at least one sequence; give [0, T] for a single one".into(),
+                "a pack of S sequences has S + 1 boundaries and at least one sequence; give [0, T] for a single one"
+                    .into(),
             ));
         };
         if *first != 0 {

@@ -70,7 +70,8 @@ fn arguments() -> AnyResult<Size> {
     let mut size = Size { tokens: 65_536, channels: 4096, state: 16, ids: Vec::new() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut number = || words.next().ok_or(format!("{word} needs a number"))?.parse::<usize>().map_err(|e| e.to_string());
+        let mut number =
+            || words.next().ok_or(format!("{word} needs a number"))?.parse::<usize>().map_err(|e| e.to_string());
         match word.as_str() {
             "--bench" => {}
             "--tokens" => size.tokens = number()?,
@@ -130,7 +131,13 @@ struct Data {
 impl Data {
     fn new(device: &Device, packed: &Packed, size: &Size) -> AnyResult<Data> {
         let (t, d, n) = (packed.tokens(), size.channels, size.state);
-        let ranges = [("u", d, -2.0, 2.0), ("delta", d, -6.0, 2.0), ("z", d, -5.0, 5.0), ("b", n, -1.0, 1.0), ("c", n, -1.0, 1.0)];
+        let ranges = [
+            ("u", d, -2.0, 2.0),
+            ("delta", d, -6.0, 2.0),
+            ("z", d, -5.0, 5.0),
+            ("b", n, -1.0, 1.0),
+            ("c", n, -1.0, 1.0),
+        ];
         let host = ranges.map(|(name, cols, low, high)| repeated(name, t * cols, low, high));
         let mut rates = Random::new(0, "a");
         let mut other = Random::new(0, "parameters");
@@ -170,7 +177,8 @@ impl Data {
             z: Some(self.activations[2].rows(t)?),
             initial_state: None,
         };
-        let outputs = scan::Outputs { out: self.out.rows(t)?, final_state: None, checkpoints: Some(checkpoints.rows(chunks)?) };
+        let outputs =
+            scan::Outputs { out: self.out.rows(t)?, final_state: None, checkpoints: Some(checkpoints.rows(chunks)?) };
         let launch = || scan::forward(packed, variant, None, &inputs, &outputs).map(drop);
         launch()?;
         self.check(t)?;
@@ -213,7 +221,9 @@ impl Data {
             let want = want.rounded_to(Io::Bf16);
             if !(want.error.is_finite() && want.allows(got.value)) {
                 let place = format!("token {}, channel {}", i / channels.len(), channels[i % channels.len()]);
-                return Err(format!("wrong at {place}: got {}, want {} within {}", got.value, want.value, want.error).into());
+                return Err(
+                    format!("wrong at {place}: got {}, want {} within {}", got.value, want.value, want.error).into()
+                );
             }
         }
         Ok(())

@@ -49,16 +49,19 @@ impl Case {
         self.sequences.iter().map(|s| s.0).sum()
     }
 
-    /// Elements (t, d, n) that a kernel with this state size works on.
-    pub fn elements(&self, state: usize) -> usize {
-        self.tokens() * self.channels * state
+    /// Elements (t, d, n) that a kernel works on, those of channels that only fill a block included.
+    pub fn elements(&self, sizes: Sizes) -> usize {
+        self.tokens() * self.channels.next_multiple_of(sizes.tile) * sizes.state
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words: Vec<String> =
-            self.sequences.iter().map(|(length, continued)| format!("{length}{}", if *continued { "+" } else { "" })).collect();
+        let words: Vec<String> = self
+            .sequences
+            .iter()
+            .map(|(length, continued)| format!("{length}{}", if *continued { "+" } else { "" }))
+            .collect();
         let Case { channels, groups, padding, seed, .. } = self;
         write!(f, "{}/d{channels}/g{groups}/p{padding}/x{seed}", words.join(","))
     }
@@ -72,7 +75,9 @@ impl fmt::Debug for Case {
 
 /// A text that is no case.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is no case; one looks like 3,0,17+/d70/g2/p1/x42: lengths (+ continued), channels, groups, padding, seed")]
+#[error(
+    "{0:?} is no case; one looks like 3,0,17+/d70/g2/p1/x42: lengths (+ continued), channels, groups, padding, seed"
+)]
 pub struct ParseCaseError(String);
 
 impl FromStr for Case {
@@ -112,7 +117,7 @@ pub struct Sizes {
     pub multiple: usize,
     /// State size.
     pub state: usize,
-    /// The most elements (t, d, n) of one case.
+    /// The most elements (t, d, n) of one case, unless one block alone has more.
     pub elements: usize,
 }
 
@@ -134,7 +139,8 @@ pub fn cases(sizes: Sizes) -> impl Strategy<Value = Case> {
         move |(sequences, channels, groups, padding, seed)| {
             let mut case = Case { sequences, channels, groups, padding, seed };
             let most = sizes.elements / (case.tokens() * sizes.state).max(1);
-            case.channels = case.channels.min(most.max(1)).next_multiple_of(sizes.multiple);
+            let tiles = (most / sizes.tile).max(1);
+            case.channels = case.channels.min(tiles * sizes.tile).next_multiple_of(sizes.multiple);
             case
         },
     )

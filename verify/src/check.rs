@@ -213,9 +213,11 @@ impl<O: Operator> Bench<'_, O> {
         for (order, during) in [(reversed, "sequences in reverse after one of them"), (alone, "one sequence alone")] {
             let lengths: Vec<usize> = order.iter().map(|&s| packed.range(s).len()).collect();
             let marks: Vec<bool> = order.iter().map(|&s| packed.continued()[s]).collect();
-            let other = Packed::from_lengths(&lengths)
-                .and_then(|p| p.with_continued(&marks))
-                .map_err(|e| Failure { property: Property::Invariance, during: during.into(), detail: e.to_string() })?;
+            let other = Packed::from_lengths(&lengths).and_then(|p| p.with_continued(&marks)).map_err(|e| Failure {
+                property: Property::Invariance,
+                during: during.into(),
+                detail: e.to_string(),
+            })?;
             let moved: Vec<Tensor> = inputs.iter().map(|t| repacked(t, packed, &order)).collect();
             let got = self.run(&other, self.case.groups, 0, &moved, during)?;
             for (got, want) in std::iter::zip(&got, outputs) {

@@ -9,7 +9,8 @@ pub struct Random(u64);
 impl Random {
     /// The stream of `name` under `seed`.
     pub fn new(seed: u64, name: &str) -> Random {
-        let mixed = name.bytes().fold(seed ^ 0x9E37_79B9_7F4A_7C15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
+        let mixed =
+            name.bytes().fold(seed ^ 0x9E37_79B9_7F4A_7C15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
         Random(mixed)
     }
 

@@ -91,9 +91,9 @@ impl<O: Operator> Suite<O> {
     /// Elements (t, d, n) of one random and of one fixed case: what the emulator runs in about 10 and 200 ms.
     fn budgets(plan: &Plan) -> (usize, usize) {
         match (plan.level, &plan.device) {
-            (Level::Quick, Device::Emulator(_)) => (8_000, 60_000),
+            (Level::Quick, Device::Emulator(_)) => (20_000, 200_000),
             (Level::Quick, Device::Cuda(_) | Device::Cpu) => (30_000, 200_000),
-            (Level::Full, Device::Emulator(_) | Device::Cpu) => (30_000, 700_000),
+            (Level::Full, Device::Emulator(_) | Device::Cpu) => (60_000, 3_000_000),
             (Level::Full, Device::Cuda(_)) => (300_000, 6_000_000),
         }
     }
@@ -113,7 +113,7 @@ impl<O: Operator> Suite<O> {
             Case::of_lengths(&documents::lengths(), sizes.multiple).with_continued(),
         ];
         let (_, budget) = Self::budgets(plan);
-        all.into_iter().filter(|case| case.elements(sizes.state) <= budget).collect()
+        all.into_iter().filter(|case| case.elements(sizes) <= budget).collect()
     }
 
     fn runner(plan: &Plan) -> TestRunner {
@@ -168,10 +168,13 @@ impl<O: Operator> Suite<O> {
         match error {
             TestError::Fail(reason, case) => {
                 let again = check::<O>(&plan.device, &self.variant, &case).err();
-                let unsteady = || failure(format!("{reason}; the same case then passed, so the result is not repeatable"));
+                let unsteady =
+                    || failure(format!("{reason}; the same case then passed, so the result is not repeatable"));
                 (case, again.unwrap_or_else(unsteady))
             }
-            TestError::Abort(reason) => (Case::of_lengths(&[0], 1), failure(format!("no cases could be made: {reason}"))),
+            TestError::Abort(reason) => {
+                (Case::of_lengths(&[0], 1), failure(format!("no cases could be made: {reason}")))
+            }
         }
     }
 

@@ -1,24 +1,27 @@
 //! The suite of the selective scan, on the emulator, on the CPU and on a GPU where there is one; and the faults that it must catch.
 
 use packscan_runtime::{Device, Dtype};
-use packscan_verify::operators::{self, DTYPES, STATES};
-use packscan_verify::{Level, Outcome, Plan};
+use packscan_verify::operators::{self, DTYPES, STATES, option_jobs};
+use packscan_verify::{Job, Level, Plan};
 
 fn plan(device: Device, states: &[u32], dtypes: &[Dtype]) -> Plan {
     Plan { states: states.to_vec(), dtypes: dtypes.to_vec(), device, cases: 6, seed: 1, level: Level::Full }
 }
 
-fn outcomes(plan: &Plan) -> Vec<Outcome> {
-    let jobs = operators::jobs("selective-scan", plan).expect("the operator exists");
-    jobs.iter().map(|job| job.run(plan, &|| ())).collect()
+fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
+    operators::jobs("selective-scan", plan).expect("the operator exists")
 }
 
 fn assert_all_held(plan: &Plan) {
-    for outcome in outcomes(plan) {
+    assert_jobs_hold(plan, &jobs(plan));
+}
+
+fn assert_jobs_hold(plan: &Plan, jobs: &[Box<dyn Job>]) {
+    for outcome in jobs.iter().map(|job| job.run(plan, &|| ())) {
         if let Some((case, failure)) = outcome.failure {
             panic!("{} on {}, case {case}: {failure}", outcome.id, plan.device);
         }
-        assert!(outcome.worst <= 1.0 && outcome.cases >= 6, "{outcome:?}");
+        assert!(outcome.worst <= 1.0 && outcome.cases >= plan.cases as usize, "{outcome:?}");
     }
 }
 
@@ -51,12 +54,19 @@ fn every_property_holds_on_the_gpu() {
 }
 
 #[test]
+fn every_combination_of_options_holds() {
+    let plan = Plan { cases: 1, level: Level::Quick, ..plan(Device::emulator(0), &[], &[]) };
+    assert_jobs_hold(&plan, &option_jobs(3, Dtype::F32));
+}
+
+#[test]
 fn every_fault_is_caught() {
     for fault in packscan_kernels::selective_scan::faults() {
         let name = fault.name;
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
         let plan = plan(device, &[16], &[Dtype::Bf16]);
-        for outcome in outcomes(&plan).into_iter().filter(|o| applies(name, &o.id)) {
+        for job in jobs(&plan).iter().filter(|job| applies(name, &job.id())) {
+            let outcome = job.run(&plan, &|| ());
             let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));
             println!("{name} in {}: caught with {case} by {failure}", outcome.id);
         }

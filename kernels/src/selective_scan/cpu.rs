@@ -78,8 +78,7 @@ impl<'a, T: Element> Scan<'a, T> {
     fn run_tile(&self, s: usize, tile: std::ops::Range<usize>) {
         let n = self.variant.state as usize;
         let chunk = self.variant.chunk as usize;
-        let a2: Vec<f32> =
-            tile.clone().flat_map(|d| self.a.row(d)).map(|a| a * std::f32::consts::LOG2_E).collect();
+        let a2: Vec<f32> = tile.clone().flat_map(|d| self.a.row(d)).map(|a| a * std::f32::consts::LOG2_E).collect();
         let mut h = vec![0.0f32; a2.len()];
         let states = tile.start * n..tile.end * n;
         let mut fresh = true;

@@ -68,17 +68,17 @@ impl Problem {
 }
 
 /// Threads of a block that a hand-picked variant aims at.
-const THREADS: u32 = 256;
+const THREADS: u32 = 128;
 /// Shared memory that a hand-picked variant stays under, so that several blocks fit a multiprocessor.
 const SHARED_BYTES: usize = 72 * 1024;
 
-/// A variant that is sensible everywhere: about four states a lane, 256 threads, the longest chunk up to 32 that leaves room for
-/// other blocks, pairs of channels where D is even.
+/// A variant that is sensible everywhere: about eight states a lane, 128 threads, the longest chunk up to 32 that leaves room for
+/// other blocks, four channels a load where D allows. `docs/performance.md` has what it reaches.
 pub fn default_variant(problem: &Problem) -> Forward {
     use packscan_runtime::kernel::Variant as _;
     let state = problem.state.clamp(1, 1024) as u32;
-    let lanes = (state / 4).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
-    let vec = if problem.channels.is_multiple_of(2) { 2 } else { 1 };
+    let lanes = (state / 8).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
+    let vec = [4, 2, 1].into_iter().find(|&vec| problem.channels.is_multiple_of(vec as usize)).unwrap_or(1);
     let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
     let channels = (THREADS / lanes).min(width);
     let chunks = [32, 16, 8].map(|chunk| problem.variant(chunk, lanes, channels, vec));

@@ -189,7 +189,8 @@ impl Nvrtc {
             Emit::Ptx => Part::Ptx,
             Emit::Cubin => Part::Cubin,
         };
-        Ok(Compiled { bytes: program.read(part).map_err(failed)?, log })
+        let bytes = program.read(part).map_err(failed)?;
+        Ok(Compiled { bytes: if compile.emit == Emit::Ptx { without_folder(&bytes) } else { bytes }, log })
     }
 
     /// Everything that decides what [`Nvrtc::compile`] makes.
@@ -198,6 +199,16 @@ impl Nvrtc {
         parts.push(format!("{:?} NVRTC {}.{}", compile.emit, self.version.0, self.version.1));
         parts.push(compile.source.to_owned());
         CacheKey::new(&parts)
+    }
+}
+
+/// PTX whose `.file` directives hold the paths that `#line` gave, without the current folder that NVRTC puts before them: what is
+/// compiled must not depend on where.
+fn without_folder(ptx: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(ptx);
+    match std::env::current_dir() {
+        Ok(folder) => text.replace(&format!("\"{}/", folder.display()), "\"").into_bytes(),
+        Err(_) => ptx.to_vec(),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{Job, Plan};
 
 mod selective_scan;
 
-pub use selective_scan::SelectiveScan;
+pub use selective_scan::{SelectiveScan, option_jobs};
 
 /// The names of the operators, as the command line takes them.
 pub const NAMES: [&str; 1] = ["selective-scan"];

@@ -113,8 +113,10 @@ impl Operator for SelectiveScan {
     }
 
     fn book(v: &Forward, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
-        let exact: Vec<Vec<Bounded>> =
-            inputs.iter().map(|t| t.values.iter().map(|&x| Bounded { value: x.into(), error: 0.0 }).collect()).collect();
+        let exact: Vec<Vec<Bounded>> = inputs
+            .iter()
+            .map(|t| t.values.iter().map(|&x| Bounded { value: x.into(), error: 0.0 }).collect())
+            .collect();
         let optional = |name: &str| inputs.iter().position(|t| t.name == name).map(|i| exact[i].as_slice());
         let lengths = packed.lengths();
         let initial_state = optional("initial_state");
@@ -173,16 +175,15 @@ fn outputs(v: &Forward, d: usize) -> Vec<Tensor> {
     out
 }
 
-/// For each state size and type: the hand-picked mapping with every option, and a small one with none, channels at a time.
+/// For each state size and type: the hand-picked mapping with every option, and a small one, channel by channel, with others in turn.
 pub(super) fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     let mut jobs: Vec<Box<dyn Job>> = Vec::new();
-    for &state in &plan.states {
-        for &io in &plan.dtypes {
-            for (everything, channels) in [(true, 64), (false, 63)] {
-                let variant = match everything {
-                    true => default_variant(&problem(state, io, channels, true)),
-                    false => small_variant(&problem(state, io, channels, false)),
-                };
+    for (i, &state) in plan.states.iter().enumerate() {
+        for (j, &io) in plan.dtypes.iter().enumerate() {
+            let small = options(5 * i + 11 * j);
+            for variant in
+                [default_variant(&problem(state, io, 24, [true; 7])), small_variant(&problem(state, io, 23, small))]
+            {
                 if plan.device.check(&variant).is_ok() || broken_by_user(state) {
                     jobs.push(Box::new(Suite::<SelectiveScan>::new(variant)));
                 }
@@ -190,6 +191,23 @@ pub(super) fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
         }
     }
     jobs
+}
+
+/// Every combination of what concerns states, each with the other options on and off: 16 small variants.
+pub fn option_jobs(state: u32, io: Dtype) -> Vec<Box<dyn Job>> {
+    let combinations = (0..16).map(|i: usize| {
+        let others = i & 8 != 0;
+        [others, others, others, others, i & 1 != 0, i & 2 != 0, i & 4 != 0]
+    });
+    combinations
+        .map(|options| small_variant(&problem(state, io, 23, options)))
+        .map(|variant| Box::new(Suite::<SelectiveScan>::new(variant)) as Box<dyn Job>)
+        .collect()
+}
+
+/// The bits of a number as options; 0 is none of them.
+fn options(bits: usize) -> [bool; 7] {
+    std::array::from_fn(|i| bits >> i & 1 != 0)
 }
 
 /// A state size outside the declaration stays in the list, so that its error is shown.
@@ -204,19 +222,9 @@ pub(super) fn job(id: &str) -> Result<Box<dyn Job>> {
     Ok(Box::new(Suite::<SelectiveScan>::new(variant)))
 }
 
-fn problem(state: u32, io: Dtype, channels: usize, options: bool) -> Problem {
-    Problem {
-        channels,
-        state: state as usize,
-        io,
-        softplus: options,
-        bias: options,
-        skip: options,
-        gate: options,
-        initial: options,
-        last: options,
-        checkpoints: options,
-    }
+fn problem(state: u32, io: Dtype, channels: usize, options: [bool; 7]) -> Problem {
+    let [softplus, bias, skip, gate, initial, last, checkpoints] = options;
+    Problem { channels, state: state as usize, io, softplus, bias, skip, gate, initial, last, checkpoints }
 }
 
 /// The shortest chunk, half the lanes of the hand-picked variant, one warp, one element a load: the other corner of the space.
