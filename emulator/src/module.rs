@@ -12,7 +12,9 @@ pub struct Module {
 
 impl Module {
     /// Parses PTX. Whatever the emulator does not know is an error with its line in the PTX and in the source.
+    /// The zero byte with which NVRTC ends its text may be there or not.
     pub fn parse(ptx: &str) -> Result<Module, Error> {
+        let ptx = ptx.trim_end_matches('\0');
         let tree = parse(ptx)?;
         let shared = Shared::new(ptx, &tree);
         let kernels = tree.kernels.iter().map(|entry| shared.kernel(entry)).collect::<Result<_, _>>()?;

@@ -68,6 +68,18 @@ fn broken_files_do_not_panic() {
     }
 }
 
+/// What newer compilers write: `.ptr` parameters, exact block sizes, and the zero that ends a C string.
+#[test]
+fn other_ways_to_write_a_kernel() {
+    let text = ".version 8.7\n.target sm_100\n.address_size 64\n.weak .entry k(.param .u64 .ptr .global .align 16 p,\n\
+                .param .align 8 .b8 q[12], .param .u8 r)\n.reqntid 64, 1, 1\n.minnctapersm 2\n{\n\
+                .reg .b64 %rd<2>;\n.pragma \"nounroll\";\n\
+                .loc 1 3 4, function_name $L__info_string0, inlined_at 1 9 8\n\
+                ld.param.u64 %rd1, [p];\nret;\n}\n.section .debug_str { $L__info_string0: .b8 95,0 }\n\0";
+    let module = Module::parse(text).unwrap();
+    assert_eq!(module.kernel("k").unwrap().param_bytes(), 21);
+}
+
 #[test]
 fn kernels_are_found_by_name() {
     let module = common::fixture("reduce");
