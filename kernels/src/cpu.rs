@@ -20,7 +20,7 @@ pub(crate) fn exp2(x: f32) -> f32 {
 }
 
 /// The coefficients of 2^x on [-1/2, 1/2] after the first, highest power first, fitted for relative error.
-const EXP2: [f32; 6] = [0.001_339_993_1, 0.009_618_489, 0.055_503_286, 0.240_226_46, 0.693_147_2, 1.0];
+const EXP2: [f32; 6] = [0.001_339_993_1, 0.009_618_489, 0.055_503_286, 0.240_226_46, std::f32::consts::LN_2, 1.0];
 
 #[inline(always)]
 fn power_of_two(exponent: f32) -> f32 {

@@ -108,7 +108,7 @@ impl Buffer {
     /// # Errors
     /// [`Error::Buffer`] if the elements do not fill that many rows.
     pub fn rows(&self, rows: usize) -> Result<View<'_>> {
-        let cols = if rows == 0 { 0 } else { self.len / rows };
+        let cols = self.len.checked_div(rows).unwrap_or(0);
         if rows * cols != self.len {
             return Err(Error::Buffer { rule: format!("its {} elements do not fill {rows} equal rows", self.len) });
         }

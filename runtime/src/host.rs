@@ -51,7 +51,6 @@ impl<'a, T: Element> Rows<'a, T> {
     ///
     /// # Safety
     /// No other thread may touch these elements as long as the slice lives.
-    #[expect(clippy::mut_from_ref, reason = "device memory is written through shared references; the caller promises")]
     pub unsafe fn row_mut(&self, row: usize, cols: Range<usize>) -> &'a mut [T] {
         assert!(row < self.rows && cols.start <= cols.end && cols.end <= self.cols);
         // SAFETY: in bounds by `of`; exclusive by the caller's promise.

@@ -53,7 +53,7 @@ packscan_macros::kernel! {
         derived {
             threads = channels * lanes,
             lane_states = state.div_ceil(lanes),
-            state_vec = if state % vec == 0 { vec } else { 1 },
+            state_vec = if state.is_multiple_of(vec) { vec } else { 1 },
             // Tokens summed at once: few where a lane has many states, since each token unrolls them all.
             group = (32 / lane_states).clamp(1, 8).next_power_of_two(),
             sum_pad = if lanes > 1 { 32 / lanes } else { 0 },
@@ -62,10 +62,10 @@ packscan_macros::kernel! {
         rules {
             lanes <= state, lanes: "a channel has only {state} states to share among lanes", "take at most {state} lanes";
             lane_states <= 64, lanes: "a lane keeps its {lane_states} states in registers, 64 at most", "take at least {} lanes", state.div_ceil(64).next_power_of_two();
-            chunk % group == 0, chunk: "a chunk is a whole number of the {group} tokens that are summed at once", "take {}", chunk.next_multiple_of(group);
-            channels % vec == 0, channels: "a block's channels are a whole number of loads of {vec}", "take {}", channels.next_multiple_of(vec);
+            chunk.is_multiple_of(group), chunk: "a chunk is a whole number of the {group} tokens that are summed at once", "take {}", chunk.next_multiple_of(group);
+            channels.is_multiple_of(vec), channels: "a block's channels are a whole number of loads of {vec}", "take {}", channels.next_multiple_of(vec);
             vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();
-            threads % 32 == 0, channels: "a block has whole warps, so channels * lanes is a multiple of 32", "take {}", channels.next_multiple_of(32 / lanes);
+            threads.is_multiple_of(32), channels: "a block has whole warps, so channels * lanes is a multiple of 32", "take {}", channels.next_multiple_of(32 / lanes);
             threads <= 1024, channels: "a block has at most 1024 threads, channels * lanes", "take {}", 1024 / lanes;
         }
         dims {

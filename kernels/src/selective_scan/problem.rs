@@ -82,7 +82,7 @@ pub fn default_variant(problem: &Problem) -> Forward {
     let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
     let channels = (THREADS / lanes).min(width);
     let chunks = [32, 16, 8].map(|chunk| problem.variant(chunk, lanes, channels, vec));
-    chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2]).clone()
+    *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2])
 }
 
 /// Every variant worth timing for a problem: the mappings that keep the rules, waste no more than half of a block's channels and keep
