@@ -40,6 +40,15 @@ pub enum Error {
         most: u128,
     },
 
+    /// A suite that could say nothing.
+    #[error("{id} could not be verified: {what}")]
+    Suite {
+        /// The variant.
+        id: String,
+        /// What kept it from running.
+        what: String,
+    },
+
     /// A plan with nothing in it.
     #[error("no variant fits {device}; name other states or types")]
     NothingToVerify {

@@ -14,12 +14,12 @@ pub fn dtype(text: &str) -> Result<Dtype, Error> {
 
 /// An operator by its name.
 pub fn operator(text: &str) -> Result<String, Error> {
-    one_of("operator", text, &operators::NAMES)
+    one_of("operator", text, &operators::names())
 }
 
 /// An operator or all of them.
 pub fn operator_or_all(text: &str) -> Result<String, Error> {
-    one_of("operator", text, &[&["all"], &operators::NAMES[..]].concat())
+    one_of("operator", text, &[&["all"], operators::names().as_slice()].concat())
 }
 
 /// A pass of an operator.

@@ -6,7 +6,7 @@ use std::thread;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use packscan::kernels::selective_scan::{self, Problem, default_variant};
+use packscan::kernels::selective_scan::{Problem, default_variant};
 use packscan::runtime::Edit;
 use packscan::runtime::cache::Cache;
 use packscan::runtime::kernel;
@@ -80,16 +80,19 @@ impl Verify {
             return Ok(Verdict::Good);
         }
         let fault = self.fault.as_deref().map(operators::fault).transpose()?;
-        self.check_input(fault.as_ref())?;
+        self.check_input()?;
         let devices = self.devices(fault.as_ref())?;
         if devices.iter().any(|device| device.arch().is_some()) {
             provide_compiler()?;
         }
         if let Some(fault) = &fault {
-            output::note(&format!("fault {} injected into every kernel", fault.name));
+            output::note(&format!("fault {} injected into every {} kernel", fault.name, fault.kernel));
         }
         let tasks = self.tasks(&devices, fault.as_ref())?;
         let outcomes = self.run_tasks(&tasks);
+        if let Some((id, what)) = outcomes.iter().find_map(|o| Some((o.id.clone(), o.error.clone()?))) {
+            return Err(Error::Suite { id, what });
+        }
         let rows = std::iter::zip(tasks.iter().map(|task| &task.plan.device), outcomes).collect();
         let report = Report { rows, fault: fault.as_ref().map(|fault| fault.name) };
         output::results(report.to_string())?;
@@ -97,7 +100,7 @@ impl Verify {
     }
 
     /// Everything that can be said before anything runs.
-    fn check_input(&self, fault: Option<&Edit>) -> Result<()> {
+    fn check_input(&self) -> Result<()> {
         let arch = Arch::default();
         for state in self.states() {
             kernel::check(&default_variant(&problem(state)), arch)?;
@@ -107,9 +110,6 @@ impl Verify {
         }
         if let Some(case) = &self.case {
             check_size(case)?;
-        }
-        if let Some(fault) = fault {
-            fault.apply(&kernel::source(&default_variant(&problem(16))))?;
         }
         Ok(())
     }
@@ -149,6 +149,7 @@ impl Verify {
             cases: self.cases.unwrap_or(if self.quick { 3 } else { 12 }),
             seed: self.seed,
             level: if self.quick { Level::Quick } else { Level::Full },
+            fault: None,
         }
     }
 
@@ -156,7 +157,7 @@ impl Verify {
     fn tasks(&self, devices: &[Device], fault: Option<&Edit>) -> Result<Vec<Task>> {
         let mut tasks = Vec::new();
         for device in devices {
-            let plan = self.plan(device);
+            let plan = Plan { fault: fault.map(|fault| fault.kernel), ..self.plan(device) };
             let jobs = match &self.variant {
                 Some(id) => vec![operators::job(id)?],
                 None => operators::jobs(&self.op, &plan)?,
@@ -252,7 +253,7 @@ fn check_size(case: &Case) -> Result<()> {
 /// The faults, each as the change that it makes.
 fn faults() -> String {
     let mut out = String::new();
-    for fault in selective_scan::faults() {
+    for fault in operators::faults() {
         out += fault.name;
         for (passage, occurrence, replacement) in fault.changes {
             let place = if occurrence > 0 { format!("   // occurrence {}", occurrence + 1) } else { String::new() };

@@ -32,7 +32,7 @@ fn replay(ran: &Ran) -> Vec<String> {
 fn a_skipped_reset_is_caught_and_can_be_seen_again() {
     let ran = run("verify --quick --fault skip-reset --state 8 --dtype f32");
     assert_eq!(ran.code, 1, "{ran:#?}");
-    assert!(ran.err.contains("fault skip-reset injected into every kernel"), "{}", ran.err);
+    assert!(ran.err.contains("fault skip-reset injected into every selective_scan_fwd kernel"), "{}", ran.err);
     assert!(ran.out.contains("fault skip-reset was caught in 2 of 2 suites"), "{}", ran.out);
     assert!(ran.out.contains("FAILED"), "{}", ran.out);
 

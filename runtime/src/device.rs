@@ -125,6 +125,8 @@ impl Arch {
 pub struct Edit {
     /// How the fault is named on the command line.
     pub name: &'static str,
+    /// The kernel whose text it changes, by [`kernel::Spec::name`]; others stay as they are.
+    pub kernel: &'static str,
     /// Passage, which of its occurrences (from 0), and replacement.
     pub changes: Vec<(&'static str, usize, &'static str)>,
 }
@@ -149,7 +151,10 @@ impl Edit {
 /// The CUDA text that a device compiles for a variant: its source, with the device's fault if it has one.
 pub(crate) fn text_for<V: Variant>(variant: &V, edit: Option<&Edit>) -> Result<String> {
     let text = kernel::source(variant);
-    edit.map_or(Ok(text.clone()), |edit| edit.apply(&text))
+    match edit {
+        Some(edit) if edit.kernel == V::SPEC.name => edit.apply(&text),
+        _ => Ok(text),
+    }
 }
 
 /// The emulated GPU.

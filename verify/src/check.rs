@@ -4,7 +4,7 @@ use std::fmt;
 
 use packscan_reference::Bounded;
 use packscan_runtime::kernel::Variant;
-use packscan_runtime::{Device, DevicePacked, Packed};
+use packscan_runtime::{Device, DevicePacked, Error, Packed};
 
 use crate::compare::{Mismatch, agrees, same_bits};
 use crate::data::rounded;
@@ -14,9 +14,6 @@ use crate::{Case, Random, Rows, Sizes, Tensor};
 pub trait Operator: Send + Sync + 'static {
     /// Its kernel.
     type Variant: Variant;
-
-    /// Its name everywhere.
-    const NAME: &'static str;
 
     /// What random cases for a variant look like, at most `elements` elements each.
     fn sizes(variant: &Self::Variant, elements: usize) -> Sizes;
@@ -50,6 +47,8 @@ pub struct Call<'a, V> {
     pub groups: usize,
     /// Loads of unused columns on each side of a strided row.
     pub padding: usize,
+    /// How often the operator runs on the same outputs.
+    pub rounds: usize,
 }
 
 /// What every kernel must have; see the crate's documentation.
@@ -65,12 +64,20 @@ pub enum Property {
     Invariance,
     /// Of repeated runs.
     Determinism,
+    /// Of what is added to.
+    Accumulation,
 }
 
 impl Property {
     /// All, in the order in which they are checked.
-    pub const ALL: [Property; 5] =
-        [Property::Watched, Property::Agreement, Property::Determinism, Property::Isolation, Property::Invariance];
+    pub const ALL: [Property; 6] = [
+        Property::Watched,
+        Property::Agreement,
+        Property::Determinism,
+        Property::Accumulation,
+        Property::Isolation,
+        Property::Invariance,
+    ];
 }
 
 impl fmt::Display for Property {
@@ -81,6 +88,7 @@ impl fmt::Display for Property {
             Property::Isolation => "isolation",
             Property::Invariance => "invariance",
             Property::Determinism => "determinism",
+            Property::Accumulation => "accumulation",
         })
     }
 }
@@ -102,6 +110,21 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Why a case did not pass.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// A property did not hold.
+    Failed(Failure),
+    /// Nothing could be said: the kernel did not compile, the cache cannot be written, a fault is not in the text.
+    Error(Error),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        Trouble::Failed(failure)
+    }
+}
+
 /// Everything that is replaced in a sequence's data, to see whether another sequence notices.
 const POISONS: [(&str, f32); 4] =
     [("other numbers", 0.0), ("NaN", f32::NAN), ("infinities", f32::INFINITY), ("huge values", 3e38)];
@@ -109,12 +132,12 @@ const POISONS: [(&str, f32); 4] =
 /// Checks every property of one case, each only if those before it held; returns the largest error as a share of its bound.
 ///
 /// # Errors
-/// The first property that did not hold.
-pub(crate) fn check<O: Operator>(device: &Device, variant: &O::Variant, case: &Case) -> Result<f64, Failure> {
+/// The first property that did not hold, or what kept it from being checked.
+pub(crate) fn check<O: Operator>(device: &Device, variant: &O::Variant, case: &Case) -> Result<f64, Trouble> {
     let packed = case.packed(O::continues(variant));
     let bench = Bench::<O> { device, variant, case };
     let inputs = O::inputs(variant, &packed, case);
-    let outputs = bench.run(&packed, case.groups, 0, &inputs, "first run")?;
+    let outputs = bench.run(&packed, bench.usual(), &inputs, "first run")?;
 
     let book = O::book(variant, &packed, &inputs);
     let mut worst = 0.0f64;
@@ -122,6 +145,7 @@ pub(crate) fn check<O: Operator>(device: &Device, variant: &O::Variant, case: &C
         worst = worst.max(agrees(got, want, &packed).map_err(failed(Property::Agreement, "first run"))?);
     }
     bench.determinism(&packed, &inputs, &outputs)?;
+    bench.accumulation(&packed, &inputs, &outputs)?;
     bench.isolation(&packed, &inputs, &outputs)?;
     bench.invariance(&packed, &inputs, &outputs)?;
     Ok(worst)
@@ -132,6 +156,14 @@ fn failed(property: Property, during: impl Into<String>) -> impl FnOnce(Box<Mism
     move |mismatch| Failure { property, during, detail: mismatch.to_string() }
 }
 
+/// What may differ between runs of the same call.
+#[derive(Clone, Copy)]
+struct Way {
+    groups: usize,
+    seed: u64,
+    rounds: usize,
+}
+
 /// A device, a variant and a case.
 struct Bench<'a, O: Operator> {
     device: &'a Device,
@@ -140,37 +172,42 @@ struct Bench<'a, O: Operator> {
 }
 
 impl<O: Operator> Bench<'_, O> {
-    /// Runs under the schedule of `seed`.
-    fn run(
-        &self,
-        packed: &Packed,
-        groups: usize,
-        seed: u64,
-        inputs: &[Tensor],
-        during: &str,
-    ) -> Result<Vec<Tensor>, Failure> {
+    /// Runs in one of the ways that must not matter.
+    fn run(&self, packed: &Packed, way: Way, inputs: &[Tensor], during: &str) -> Result<Vec<Tensor>, Trouble> {
         if let Device::Emulator(emulated) = self.device {
-            emulated.set_seed(seed);
+            emulated.set_seed(way.seed);
         }
-        let watched = |detail: String| Failure { property: Property::Watched, during: during.to_owned(), detail };
+        let watched = |detail: String| {
+            Trouble::Failed(Failure { property: Property::Watched, during: during.to_owned(), detail })
+        };
         let ran = packed.on(self.device).and_then(|packed| {
-            let (variant, case) = (self.variant, self.case);
-            let call = Call { variant, packed: &packed, channels: case.channels, groups, padding: case.padding };
+            let Case { channels, padding, .. } = *self.case;
+            let Way { groups, rounds, .. } = way;
+            let call = Call { variant: self.variant, packed: &packed, channels, groups, padding, rounds };
             O::run(&call, inputs)
         });
         match ran {
             Ok((outputs, true)) => Ok(outputs),
             Ok((_, false)) => Err(watched("memory beside an output was written".to_owned())),
-            Err(error) => Err(watched(error.to_string())),
+            Err(error @ (Error::Emulated { .. } | Error::Cuda { .. })) => Err(watched(error.to_string())),
+            Err(error) => Err(Trouble::Error(error)),
         }
     }
 
-    /// Another run, schedule and grouping: the same bits.
-    fn determinism(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Failure> {
+    /// The way of the first run.
+    fn usual(&self) -> Way {
+        Way { groups: self.case.groups, seed: 0, rounds: 1 }
+    }
+
+    /// Another run, schedule and grouping: the same bits. What is summed over all sequences may depend on the grouping.
+    fn determinism(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Trouble> {
         for (groups, seed) in [(self.case.groups, 1 + self.case.seed), (self.case.groups + 1, 2 + self.case.seed)] {
             let during = format!("another run in {groups} groups");
-            let again = self.run(packed, groups, seed, inputs, &during)?;
+            let again = self.run(packed, Way { groups, seed, ..self.usual() }, inputs, &during)?;
             for (got, want) in std::iter::zip(&again, outputs) {
+                if groups != self.case.groups && matches!(got.rows, Rows::Shared(_)) {
+                    continue;
+                }
                 let rows = 0..got.rows.count(packed);
                 same_bits(got, want, rows.map(|r| (r, r)), packed)
                     .map_err(failed(Property::Determinism, during.clone()))?;
@@ -179,8 +216,24 @@ impl<O: Operator> Bench<'_, O> {
         Ok(())
     }
 
+    /// Two runs on the same outputs: what is added to has twice the value, the rest the same.
+    fn accumulation(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Trouble> {
+        if !outputs.iter().any(|t| t.accumulated) {
+            return Ok(());
+        }
+        let during = "two runs on the same outputs";
+        let twice = self.run(packed, Way { rounds: 2, ..self.usual() }, inputs, during)?;
+        for (got, once) in std::iter::zip(&twice, outputs) {
+            let factor = if got.accumulated { 2.0 } else { 1.0 };
+            let want = Tensor { values: once.values.iter().map(|x| factor * x).collect(), ..once.clone() };
+            let rows = 0..got.rows.count(packed);
+            same_bits(got, &want, rows.map(|r| (r, r)), packed).map_err(failed(Property::Accumulation, during))?;
+        }
+        Ok(())
+    }
+
     /// One sequence's data replaced: every other sequence keeps every bit.
-    fn isolation(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Failure> {
+    fn isolation(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Trouble> {
         let mut random = Random::new(self.case.seed, "victim");
         let victims: Vec<usize> = (0..packed.sequences()).filter(|&s| !packed.range(s).is_empty()).collect();
         if victims.is_empty() || packed.sequences() < 2 {
@@ -188,10 +241,19 @@ impl<O: Operator> Bench<'_, O> {
         }
         for (what, poison) in POISONS {
             let victim = victims[random.below(victims.len())];
-            let during = format!("sequence {victim} set to {what}");
-            let poisoned: Vec<Tensor> =
-                inputs.iter().map(|t| poisoned(t, packed, victim, poison, &mut random)).collect();
-            let got = self.run(packed, self.case.groups, 0, &poisoned, &during)?;
+            // Everything of the sequence, or one of its tensors: an incoming gradient alone, say.
+            let only = Some(random.below(2 * inputs.len())).filter(|&i| i < inputs.len());
+            let tensors = only.map_or("all its tensors", |i| inputs[i].name);
+            let during = format!("sequence {victim} set to {what} in {tensors}");
+            let poisoned: Vec<Tensor> = inputs
+                .iter()
+                .enumerate()
+                .map(|(i, t)| match only {
+                    Some(only) if only != i => t.clone(),
+                    _ => poisoned(t, packed, victim, poison, &mut random),
+                })
+                .collect();
+            let got = self.run(packed, self.usual(), &poisoned, &during)?;
             for (got, want) in std::iter::zip(&got, outputs) {
                 let own = got.rows.of_sequence(packed, victim);
                 let others = (0..got.rows.count(packed)).filter(|r| !own.contains(r));
@@ -204,7 +266,7 @@ impl<O: Operator> Bench<'_, O> {
     }
 
     /// The sequences in reverse after a stranger, and one of them alone: the same bits.
-    fn invariance(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Failure> {
+    fn invariance(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Trouble> {
         let mut random = Random::new(self.case.seed, "packing");
         let sequences = packed.sequences();
         let stranger = random.below(sequences);
@@ -219,7 +281,7 @@ impl<O: Operator> Bench<'_, O> {
                 detail: e.to_string(),
             })?;
             let moved: Vec<Tensor> = inputs.iter().map(|t| repacked(t, packed, &order)).collect();
-            let got = self.run(&other, self.case.groups, 0, &moved, during)?;
+            let got = self.run(&other, self.usual(), &moved, during)?;
             for (got, want) in std::iter::zip(&got, outputs) {
                 if !matches!(got.rows, Rows::Tokens | Rows::Sequences) {
                     continue;

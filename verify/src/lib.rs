@@ -9,7 +9,8 @@
 //! - **isolation**, bitwise: replace one sequence's data by other numbers, NaN, infinities or huge values, and no bit of another
 //!   sequence changes;
 //! - **invariance**, bitwise: a sequence gives the same bits alone, elsewhere in the pack and at another alignment to the chunk;
-//! - **determinism**, bitwise: runs under other schedules and groupings agree.
+//! - **determinism**, bitwise: runs under other schedules and groupings agree;
+//! - **accumulation**, bitwise: what an operator adds to doubles when it runs twice.
 
 mod case;
 mod check;

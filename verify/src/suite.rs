@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use packscan_runtime::{Device, Dtype, Error};
+use packscan_runtime::{Device, Dtype};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use crate::case::cases;
-use crate::check::check;
+use crate::check::{Trouble, check};
 use crate::{Case, Failure, Operator, Property, documents};
 
 /// How much is checked.
@@ -33,6 +33,8 @@ pub struct Plan {
     pub seed: u64,
     /// How large the cases are.
     pub level: Level,
+    /// Only the variants of this kernel, because `device` has a fault in it.
+    pub fault: Option<&'static str>,
 }
 
 /// A suite for one variant, whatever the operator.
@@ -61,14 +63,23 @@ pub struct Outcome {
     pub worst: f64,
     /// The smallest case that failed and what failed in it.
     pub failure: Option<(Case, Failure)>,
+    /// What kept the suite from saying anything: an error of the environment, not of the kernel.
+    pub error: Option<String>,
     /// How long it took, compiling included.
     pub time: Duration,
 }
 
 impl Outcome {
+    fn note(&mut self, case: Case, trouble: Trouble) {
+        match trouble {
+            Trouble::Failed(failure) => self.failure = Some((case, failure)),
+            Trouble::Error(error) => self.error = Some(error.to_string()),
+        }
+    }
+
     /// Whether `property` held on every case: `None` if an earlier failure left it unknown.
     pub fn held(&self, property: Property) -> Option<bool> {
-        let Some((_, failure)) = &self.failure else { return Some(true) };
+        let Some((_, failure)) = &self.failure else { return self.error.is_none().then_some(true) };
         if failure.property == property {
             return Some(false);
         }
@@ -134,15 +145,12 @@ impl<O: Operator> Suite<O> {
             outcome.cases += 1;
             match check::<O>(&plan.device, &self.variant, &case) {
                 Ok(worst) => outcome.worst = outcome.worst.max(worst),
-                Err(failure) => {
-                    outcome.failure = Some((case, failure));
-                    return;
-                }
+                Err(trouble) => return outcome.note(case, trouble),
             }
             case_done();
         }
         let (budget, _) = Self::budgets(plan);
-        let progress = std::sync::Mutex::new((0, 0.0f64));
+        let progress = std::sync::Mutex::new((0, 0.0f64, None));
         let found = Self::runner(plan).run(&cases(O::sizes(&self.variant, budget)), |case| {
             let result = check::<O>(&plan.device, &self.variant, &case);
             let mut progress = progress.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -150,38 +158,38 @@ impl<O: Operator> Suite<O> {
             case_done();
             match result {
                 Ok(worst) => progress.1 = progress.1.max(worst),
-                Err(failure) => return Err(TestCaseError::fail(failure.to_string())),
+                Err(Trouble::Failed(failure)) => return Err(TestCaseError::fail(failure.to_string())),
+                // No smaller case would tell more.
+                Err(Trouble::Error(error)) => progress.2 = Some(error.to_string()),
             }
             Ok(())
         });
-        let (cases, worst) = progress.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (cases, worst, error) = progress.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         outcome.worst = outcome.worst.max(worst);
         outcome.cases += cases.min(plan.cases as usize);
+        outcome.error = error;
         if let Err(error) = found {
-            outcome.failure = Some(self.shrunk(plan, error));
+            self.note_shrunk(plan, error, outcome);
         }
     }
 
     /// The smallest case that the search found, run once more for its failure.
-    fn shrunk(&self, plan: &Plan, error: TestError<Case>) -> (Case, Failure) {
-        let failure = |detail| Failure { property: Property::Watched, during: "the search".to_owned(), detail };
+    fn note_shrunk(&self, plan: &Plan, error: TestError<Case>, outcome: &mut Outcome) {
         match error {
             TestError::Fail(reason, case) => {
+                let detail = format!("{reason}; the same case then passed, so the result is not repeatable");
+                let unsteady = Failure { property: Property::Determinism, during: "the search".to_owned(), detail };
                 let again = check::<O>(&plan.device, &self.variant, &case).err();
-                let unsteady =
-                    || failure(format!("{reason}; the same case then passed, so the result is not repeatable"));
-                (case, again.unwrap_or_else(unsteady))
+                outcome.note(case, again.unwrap_or(Trouble::Failed(unsteady)));
             }
-            TestError::Abort(reason) => {
-                (Case::of_lengths(&[0], 1), failure(format!("no cases could be made: {reason}")))
-            }
+            TestError::Abort(reason) => outcome.error = Some(format!("no cases could be made: {reason}")),
         }
     }
 
     fn outcome(&self, work: impl FnOnce(&mut Outcome)) -> Outcome {
         let start = Instant::now();
         let id = self.variant.to_string();
-        let mut outcome = Outcome { id, cases: 0, worst: 0.0, failure: None, time: Duration::ZERO };
+        let mut outcome = Outcome { id, cases: 0, worst: 0.0, failure: None, error: None, time: Duration::ZERO };
         work(&mut outcome);
         outcome.time = start.elapsed();
         outcome
@@ -204,23 +212,9 @@ impl<O: Operator> Job for Suite<O> {
     fn replay(&self, device: &Device, case: &Case) -> Outcome {
         self.outcome(|outcome| {
             outcome.cases = 1;
-            let multiple = O::sizes(&self.variant, 0).multiple;
-            if !case.channels.is_multiple_of(multiple) {
-                let detail = Error::Tensor {
-                    id: self.variant.to_string(),
-                    tensor: "u",
-                    shape: "[T, D]",
-                    got: format!("D is {}", case.channels),
-                    rule: format!("this variant moves {multiple} channels at a time; take a multiple"),
-                };
-                let failure =
-                    Failure { property: Property::Watched, during: "replay".to_owned(), detail: detail.to_string() };
-                outcome.failure = Some((case.clone(), failure));
-                return;
-            }
             match check::<O>(device, &self.variant, case) {
                 Ok(worst) => outcome.worst = worst,
-                Err(failure) => outcome.failure = Some((case.clone(), failure)),
+                Err(trouble) => outcome.note(case.clone(), trouble),
             }
         })
     }

@@ -55,6 +55,8 @@ pub struct Tensor {
     pub cols: usize,
     /// `(rows, cols)`
     pub values: Vec<f32>,
+    /// Whether an operator adds to it; it starts as zeros.
+    pub accumulated: bool,
 }
 
 impl Tensor {
@@ -68,7 +70,7 @@ impl Tensor {
 
     /// A tensor without values yet.
     pub fn shaped(name: &'static str, dtype: Dtype, rows: Rows, cols: usize) -> Tensor {
-        Tensor { name, dtype, rows, cols, values: Vec::new() }
+        Tensor { name, dtype, rows, cols, values: Vec::new(), accumulated: false }
     }
 
     /// Row `row`.
@@ -102,12 +104,15 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Unwritten rows for an output.
+    /// Rows for an output: unwritten, or zeros if the operator adds to them.
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn unwritten(shape: &Tensor, packed: &Packed, device: &Device, padding: usize) -> Result<Placed> {
+    pub fn output(shape: &Tensor, packed: &Packed, device: &Device, padding: usize) -> Result<Placed> {
         let rows = shape.rows.count(packed);
+        if shape.accumulated {
+            return Tensor { values: vec![0.0; rows * shape.cols], ..shape.clone() }.place(device, padding);
+        }
         let buffer = Buffer::unwritten(device, shape.dtype, rows * (shape.cols + 2 * padding))?;
         Ok(Placed { buffer, rows, cols: shape.cols, padding })
     }

@@ -5,7 +5,15 @@ use packscan_verify::operators::{self, DTYPES, STATES, option_jobs};
 use packscan_verify::{Job, Level, Plan};
 
 fn plan(device: Device, states: &[u32], dtypes: &[Dtype]) -> Plan {
-    Plan { states: states.to_vec(), dtypes: dtypes.to_vec(), device, cases: 6, seed: 1, level: Level::Full }
+    Plan {
+        states: states.to_vec(),
+        dtypes: dtypes.to_vec(),
+        device,
+        cases: 6,
+        seed: 1,
+        level: Level::Full,
+        fault: None,
+    }
 }
 
 fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
@@ -21,6 +29,7 @@ fn assert_jobs_hold(plan: &Plan, jobs: &[Box<dyn Job>]) {
         if let Some((case, failure)) = outcome.failure {
             panic!("{} on {}, case {case}: {failure}", outcome.id, plan.device);
         }
+        assert_eq!(outcome.error, None, "{}", outcome.id);
         assert!(outcome.worst <= 1.0 && outcome.cases >= plan.cases as usize, "{outcome:?}");
     }
 }
@@ -61,10 +70,10 @@ fn every_combination_of_options_holds() {
 
 #[test]
 fn every_fault_is_caught() {
-    for fault in packscan_kernels::selective_scan::faults() {
-        let name = fault.name;
+    for fault in operators::faults() {
+        let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = plan(device, &[16], &[Dtype::Bf16]);
+        let plan = Plan { fault: Some(kernel), ..plan(device, &[16], &[Dtype::Bf16]) };
         for job in jobs(&plan).iter().filter(|job| applies(name, &job.id())) {
             let outcome = job.run(&plan, &|| ());
             let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));

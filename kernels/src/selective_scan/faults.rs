@@ -9,7 +9,7 @@ const BARRIER: &str = "__syncthreads();";
 
 /// Every fault of the forward pass.
 pub fn faults() -> Vec<Edit> {
-    let edit = |name, changes: &[_]| Edit { name, changes: changes.to_vec() };
+    let edit = |name, changes: &[_]| Edit { name, kernel: "selective_scan_fwd", changes: changes.to_vec() };
     vec![
         edit("skip-reset", &[(ZERO, 0, "{}"), (CALL, 0, "step<false>(shared, r)")]),
         edit(

@@ -8,8 +8,30 @@ mod selective_scan;
 
 pub use selective_scan::{SelectiveScan, option_jobs};
 
-/// The names of the operators, as the command line takes them.
-pub const NAMES: [&str; 1] = ["selective-scan"];
+/// One pass of an operator, as the suites see it.
+#[derive(Debug)]
+pub struct Pass {
+    /// The operator, as the command line takes it.
+    pub operator: &'static str,
+    /// The kernel: the first part of its variants' ids.
+    pub kernel: &'static str,
+    /// The suites that a plan asks for.
+    jobs: fn(&Plan) -> Vec<Box<dyn Job>>,
+    /// The suite of the variant with this id.
+    job: fn(&str) -> Result<Box<dyn Job>>,
+    /// The faults that the suites must notice.
+    faults: fn() -> Vec<Edit>,
+}
+
+/// Every pass of every operator.
+pub const PASSES: [Pass; 1] = [selective_scan::FORWARD];
+
+/// The names of the operators.
+pub fn names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = PASSES.iter().map(|pass| pass.operator).collect();
+    names.dedup();
+    names
+}
 
 /// The state sizes that are verified unless others are named.
 pub const STATES: [u32; 9] = [1, 3, 8, 16, 24, 64, 128, 256, 1024];
@@ -17,15 +39,17 @@ pub const STATES: [u32; 9] = [1, 3, 8, 16, 24, 64, 128, 256, 1024];
 /// The types that are verified unless others are named.
 pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 
-/// Every suite that a plan asks for.
+/// Every suite that a plan asks for: of one operator or of `all`.
 ///
 /// # Errors
 /// [`Error::Unknown`] for an operator that there is not.
 pub fn jobs(operator: &str, plan: &Plan) -> Result<Vec<Box<dyn Job>>> {
-    match operator {
-        "all" | "selective-scan" => Ok(selective_scan::jobs(plan)),
-        _ => Err(unknown("operator", operator, &[&["all"], &NAMES[..]].concat())),
+    if operator != "all" && !names().contains(&operator) {
+        return Err(unknown("operator", operator, &[&["all"], names().as_slice()].concat()));
     }
+    let asked = PASSES.iter().filter(|pass| operator == "all" || pass.operator == operator);
+    let jobs = asked.flat_map(|pass| (pass.jobs)(plan));
+    Ok(jobs.filter(|job| plan.fault.is_none_or(|kernel| job.id().split('-').next() == Some(kernel))).collect())
 }
 
 /// The suite of the one variant with this id.
@@ -33,7 +57,19 @@ pub fn jobs(operator: &str, plan: &Plan) -> Result<Vec<Box<dyn Job>>> {
 /// # Errors
 /// [`Error::Id`] or [`Error::Variant`] for an id that names none.
 pub fn job(id: &str) -> Result<Box<dyn Job>> {
-    selective_scan::job(id)
+    let kernel = id.split('-').next().unwrap_or_default();
+    match PASSES.iter().find(|pass| pass.kernel == kernel) {
+        Some(pass) => (pass.job)(id),
+        None => {
+            let known: Vec<&str> = PASSES.iter().map(|pass| pass.kernel).collect();
+            Err(Error::Id { id: id.to_owned(), expected: format!("it must start with {}", known.join(" or ")) })
+        }
+    }
+}
+
+/// Every fault.
+pub fn faults() -> Vec<Edit> {
+    PASSES.iter().flat_map(|pass| (pass.faults)()).collect()
 }
 
 /// The fault with this name.
@@ -41,10 +77,8 @@ pub fn job(id: &str) -> Result<Box<dyn Job>> {
 /// # Errors
 /// [`Error::Unknown`] for one that there is not.
 pub fn fault(name: &str) -> Result<Edit> {
-    let faults = packscan_kernels::selective_scan::faults();
-    let names: Vec<&str> = faults.iter().map(|fault| fault.name).collect();
-    let known = unknown("fault", name, &names);
-    faults.into_iter().find(|fault| fault.name == name).ok_or(known)
+    let names: Vec<&str> = faults().iter().map(|fault| fault.name).collect();
+    faults().into_iter().find(|fault| fault.name == name).ok_or_else(|| unknown("fault", name, &names))
 }
 
 fn unknown(what: &'static str, got: &str, known: &[&str]) -> Error {

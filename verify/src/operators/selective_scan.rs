@@ -6,8 +6,13 @@ use packscan_reference::{Bounded, Io};
 use packscan_runtime::kernel::{self, Variant};
 use packscan_runtime::{Device, Dtype, Packed, Result};
 
+use super::Pass;
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Placed, Plan, Random, Rows, Sizes, Tensor};
+
+/// The forward pass and its faults.
+pub(super) const FORWARD: Pass =
+    Pass { operator: "selective-scan", kernel: "selective_scan_fwd", jobs, job, faults: scan::faults };
 
 /// The selective scan, forward.
 #[derive(Debug)]
@@ -22,8 +27,6 @@ const C: usize = 4;
 
 impl Operator for SelectiveScan {
     type Variant = Forward;
-
-    const NAME: &'static str = "selective-scan";
 
     fn sizes(v: &Forward, elements: usize) -> Sizes {
         Sizes {
@@ -79,7 +82,7 @@ impl Operator for SelectiveScan {
         let shapes = outputs(v, call.channels);
         let written = shapes
             .iter()
-            .map(|t| Placed::unwritten(t, packed, device, padding(t.name)))
+            .map(|t| Placed::output(t, packed, device, padding(t.name)))
             .collect::<Result<Vec<Placed>>>()?;
         let output = |name: &str| shapes.iter().position(|t| t.name == name).map(|i| written[i].view());
 
@@ -99,7 +102,9 @@ impl Operator for SelectiveScan {
             final_state: output("final_state"),
             checkpoints: output("checkpoints"),
         };
-        scan::forward(call.packed, v, Some(call.groups), &scan_inputs, &scan_outputs)?;
+        for _ in 0..call.rounds {
+            scan::forward(call.packed, v, Some(call.groups), &scan_inputs, &scan_outputs)?;
+        }
         device.synchronize()?;
 
         let mut results = Vec::new();
@@ -176,7 +181,7 @@ fn outputs(v: &Forward, d: usize) -> Vec<Tensor> {
 }
 
 /// For each state size and type: the hand-picked mapping with every option, and a small one, channel by channel, with others in turn.
-pub(super) fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
+fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     let mut jobs: Vec<Box<dyn Job>> = Vec::new();
     for (i, &state) in plan.states.iter().enumerate() {
         for (j, &io) in plan.dtypes.iter().enumerate() {
@@ -216,7 +221,7 @@ fn broken_by_user(state: u32) -> bool {
 }
 
 /// The suite of the variant with this id.
-pub(super) fn job(id: &str) -> Result<Box<dyn Job>> {
+fn job(id: &str) -> Result<Box<dyn Job>> {
     let variant: Forward = id.parse()?;
     kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
     Ok(Box::new(Suite::<SelectiveScan>::new(variant)))
