@@ -73,7 +73,7 @@ fn every_fault_is_caught() {
     for fault in operators::faults() {
         let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[16], &[Dtype::Bf16]) };
+        let plan = Plan { fault: Some(kernel), ..plan(device, &[64], &[Dtype::Bf16]) };
         for job in jobs(&plan).iter().filter(|job| applies(name, &job.id())) {
             let outcome = job.run(&plan, &|| ());
             let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));
