@@ -4,6 +4,7 @@ constexpr float LOG2E = 1.44269504088896341f;
 
 constexpr unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 constexpr unsigned div_ceil(unsigned a, unsigned b) { return (a + b - 1) / b; }
+constexpr unsigned power_of_two_from(unsigned a) { return a <= 1 ? 1 : 2 * power_of_two_from(div_ceil(a, 2)); }
 
 // Storage types. Arithmetic is always in float.
 struct f16 { unsigned short bits; };
@@ -39,7 +40,8 @@ __device__ inline float softplus(float x) {
     return fmaxf(x, 0.0f) + p * w;
 }
 
-__device__ inline float silu(float x) { return x * rcp(1.0f + ex2(-x * LOG2E)); }
+__device__ inline float sigmoid(float x) { return rcp(1.0f + ex2(-x * LOG2E)); }
+__device__ inline float silu(float x) { return x * sigmoid(x); }
 
 // The register word that one load or store of `BYTES` bytes moves.
 template <unsigned BYTES> struct Word;
@@ -111,4 +113,32 @@ template <unsigned WIDTH, unsigned SIZE> __device__ inline void put(float* to, c
 template <typename T> __device__ inline T* row_at(T* first, unsigned t, long long stride) {
     const unsigned long long bytes = (unsigned long long)t * unsigned(stride * sizeof(T));
     return reinterpret_cast<T*>(reinterpret_cast<unsigned long long>(first) + bytes);
+}
+
+// Sums COUNT values, a power of two, over the lanes whose numbers differ in the bits HIGH, HIGH/2, .., LOW: the same tree for every value, whichever
+// way. While a lane has several values, each exchange halves those that it cares for, so that COUNT sums over as many lanes cost
+// COUNT - 1 shuffles. Afterwards the lane has `folded(..)` values in v[0..], those from index `rank * folded(..)` on, where
+// rank is its number among the lanes; if lanes outnumber values, `lanes / COUNT` neighbours have the same one.
+constexpr unsigned folded(unsigned high, unsigned low, unsigned count) {
+    for (unsigned mask = high; mask >= low && mask > 0; mask /= 2) count = count > 1 ? count / 2 : 1;
+    return count;
+}
+
+template <unsigned HIGH, unsigned LOW, unsigned COUNT> __device__ inline void fold(float (&v)[COUNT]) {
+    unsigned left = COUNT;
+#pragma unroll
+    for (unsigned mask = HIGH; mask >= LOW && mask > 0; mask /= 2) {
+        if (left == 1) {
+            v[0] += __shfl_xor_sync(0xffffffff, v[0], mask);
+            continue;
+        }
+        left /= 2;
+        const bool upper = threadIdx.x & mask;
+#pragma unroll
+        for (unsigned j = 0; j < left; ++j) {
+            const float kept = upper ? v[j + left] : v[j];
+            const float sent = upper ? v[j] : v[j + left];
+            v[j] = kept + __shfl_xor_sync(0xffffffff, sent, mask);
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub fn faults() -> Vec<Edit> {
             )],
         ),
         edit("group-over-boundary", &[("base + g + GROUP + LAST <= ends", 0, "base + g <= ends")]),
-        edit("lane-lost", &[("mask = LANES / 2; mask > 0", 1, "mask = LANES / 2; mask > 1")]),
+        edit("lane-lost", &[("fold<LANES / 2, 1>(y);", 1, "fold<LANES / 2, 2>(y);")]),
         edit("drop-barrier-1", &[(BARRIER, 0, "")]),
         edit("drop-barrier-2", &[(BARRIER, 1, "")]),
     ]

@@ -258,12 +258,11 @@ struct Scanner {
         const unsigned t = base + r;
         if (t - begin >= end - begin) return;
         advance(t);
-        float y = fresh ? step<true>(shared, r) : step<false>(shared, r);
+        float y[1] = {fresh ? step<true>(shared, r) : step<false>(shared, r)};
         fresh = false;
         if (LAST && t + 1 == ends) save(args.final_state, seq);
-#pragma unroll
-        for (unsigned mask = LANES / 2; mask > 0; mask /= 2) y += __shfl_xor_sync(0xffffffff, y, mask);
-        if (lane == 0) shared.y[r][channel] = y;
+        fold<LANES / 2, 1>(y);
+        if (lane == 0) shared.y[r][channel] = y[0];
     }
 
     // GROUP tokens inside a sequence.
@@ -271,24 +270,8 @@ struct Scanner {
         float y[GROUP];
 #pragma unroll
         for (unsigned j = 0; j < GROUP; ++j) y[j] = step<false>(shared, r + j);
-        unsigned tokens = GROUP;
-#pragma unroll
-        for (unsigned mask = LANES / 2; mask > 0; mask /= 2) {
-            if (tokens == 1) {
-                y[0] += __shfl_xor_sync(0xffffffff, y[0], mask);
-                continue;
-            }
-            tokens /= 2;
-            const bool upper = lane & mask;
-#pragma unroll
-            for (unsigned j = 0; j < tokens; ++j) {
-                const float kept = upper ? y[j + tokens] : y[j];
-                const float sent = upper ? y[j] : y[j + tokens];
-                y[j] = kept + __shfl_xor_sync(0xffffffff, sent, mask);
-            }
-        }
-        // This lane has the sums of `tokens` tokens; where lanes outnumber tokens, neighbours have the same.
-        constexpr unsigned SHARE = LANES > GROUP ? LANES / GROUP : 1, OWN = GROUP > LANES ? GROUP / LANES : 1;
+        fold<LANES / 2, 1>(y);
+        constexpr unsigned OWN = folded(LANES / 2, 1, GROUP), SHARE = LANES * OWN / GROUP;
         if (lane % SHARE != 0) return;
 #pragma unroll
         for (unsigned j = 0; j < OWN; ++j) shared.y[r + lane / SHARE * OWN + j][channel] = y[j];

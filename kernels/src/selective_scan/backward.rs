@@ -1,0 +1,118 @@
+//! The backward pass: its kernel and its function.
+
+use packscan_runtime::launch::{Launched, check_call, launch};
+use packscan_runtime::{Device, DevicePacked, Error, Result, View};
+
+use super::cpu;
+
+packscan_macros::kernel! {
+    /// Backward pass of the packed selective scan.
+    pub kernel Backward = "selective_scan_bwd" in "kernels/src/selective_scan" from ["backward.cuh"] {
+        variant {
+            /// State size, N.
+            state: "n" in 1..=1024,
+            /// Chunk length, L: tokens whose states are recomputed at a time. Forward must have saved a state each L tokens.
+            chunk: "l" in 8..=64,
+            /// Lanes of a warp that share a channel.
+            lanes: "s" in [1, 2, 4, 8, 16, 32],
+            /// Channels of a block.
+            channels: "c" in 1..=1024,
+            /// Neighbouring channels, or states of B and C where N allows, that one load moves.
+            vec: "v" in [1, 2, 4, 8],
+            /// Type of the activations and their gradients; states and sums are always f32.
+            io: dtype in [F32, F16, Bf16],
+            /// Forward took the softplus of delta.
+            softplus: flag "softplus",
+            /// There is a bias of delta.
+            bias: flag "bias",
+            /// There is a skip weight.
+            skip: flag "skip",
+            /// There is a gate.
+            gate: flag "gate",
+            /// There are initial states, whose gradients are wanted.
+            initial: flag "initial",
+            /// There are gradients of the final states.
+            last: flag "final",
+        }
+        derived {
+            threads = channels * lanes,
+            lane_states = state.div_ceil(lanes),
+            state_vec = if state.is_multiple_of(vec) { vec } else { 1 },
+            // Tokens summed over lanes at once.
+            group = (16 / lane_states).clamp(1, 4).next_power_of_two(),
+            sum_pad = if lanes > 1 { 32 / lanes } else { 0 },
+            row = lanes * lane_states,
+            staged = chunk * (16 * channels + 8 * row + 8 * row * (threads / 32) + 12 * (channels + sum_pad)),
+            leftover = 8 * lanes * vec * channels,
+            shared_bytes = staged.max(leftover).next_multiple_of(16),
+        }
+        rules {
+            lanes <= state, lanes: "a channel has only {state} states to share among lanes", "take at most {state} lanes";
+            lane_states <= 64, lanes: "a lane keeps its {lane_states} states in registers, 64 at most", "take at least {} lanes", state.div_ceil(64).next_power_of_two();
+            chunk.is_multiple_of(group), chunk: "a chunk is a whole number of the {group} tokens that are summed at once", "take {}", chunk.next_multiple_of(group);
+            channels.is_multiple_of(vec), channels: "a block's channels are a whole number of loads of {vec}", "take {}", channels.next_multiple_of(vec);
+            vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();
+            threads.is_multiple_of(32), channels: "a block has whole warps, so channels * lanes is a multiple of 32", "take {}", channels.next_multiple_of(32 / lanes);
+            threads <= 1024, channels: "a block has at most 1024 threads, channels * lanes", "take {}", 1024 / lanes;
+        }
+        dims {
+            /// Channels, D.
+            d: "D",
+            /// Groups of sequences, the second grid axis: blocks that walk the pack at once.
+            groups: "G",
+            /// Tiles of channels, the first grid axis.
+            tiles: "P",
+        }
+        tensors {
+            /// Gradient of the result.
+            g: in io [T, D] strided by vec,
+            /// Input of the scan.
+            u: in io [T, D] strided by vec,
+            /// Step size before bias and softplus.
+            delta: in io [T, D] strided by vec,
+            /// Decay rates.
+            a: in f32 [D, state],
+            /// Input projection.
+            b: in io [T, state] strided by state_vec,
+            /// Output projection.
+            c: in io [T, state] strided by state_vec,
+            /// Skip weight.
+            d_skip: in f32 [D] if skip,
+            /// Bias of delta.
+            delta_bias: in f32 [D] if bias,
+            /// Gate, before silu.
+            z: in io [T, D] strided by vec if gate,
+            /// States that continued sequences started from.
+            initial_state: in f32 [S, D, state] if initial,
+            /// Gradient of the state after each sequence.
+            d_final_state: in f32 [S, D, state] if last,
+            /// State that token k * chunk received, as forward saved it.
+            checkpoints: in f32 [T / chunk, D, state],
+            /// Boundaries of the sequences.
+            cu_seqlens: structure u32 [S + 1],
+            /// 1 for each continued sequence.
+            continued: structure u32 [S],
+            /// First sequence of each group.
+            group_starts: structure u32 [G + 1],
+            /// Gradient of u.
+            du: out io [T, D] strided by vec,
+            /// Gradient of delta, before bias and softplus.
+            ddelta: out io [T, D] strided by vec,
+            /// Gradient of z.
+            dz: out io [T, D] strided by vec if gate,
+            /// Gradient of the initial states; zero for a fresh sequence.
+            d_initial_state: out f32 [S, D, state] if initial,
+            /// Gradient of B, summed over the channels of each tile.
+            db_parts: out f32 [T, P, state],
+            /// Gradient of C, summed over the channels of each tile.
+            dc_parts: out f32 [T, P, state],
+            /// Gradient of A, summed over the tokens of each group.
+            da_parts: out f32 [G, D, state],
+            /// Gradient of the skip weight, summed over the tokens of each group.
+            dd_skip_parts: out f32 [G, D] if skip,
+            /// Gradient of the bias of delta, summed over the tokens of each group.
+            ddelta_bias_parts: out f32 [G, D] if bias,
+        }
+        launch { grid: [P, G], threads: threads, shared: shared_bytes }
+    }
+}
