@@ -11,7 +11,8 @@
 //! - a product that feeds an addition may be fused with it or not (fusing drops one of two roundings that are both charged);
 //! - a [`Number::sum`] is taken in any order: chain, lanes, tree;
 //! - `exp(x)` is `ex2.approx(x * log2e)`, the factor `log2e` applied beforehand to a factor of `x` or afterwards to `x`;
-//! - softplus and SiLU are evaluated as stated at [`Bounded::softplus`](Number::softplus) and [`silu`](Number::silu);
+//! - softplus, SiLU and sigmoid are evaluated as stated at [`Bounded::softplus`](Number::softplus), [`silu`](Number::silu) and
+//!   [`sigmoid`](Number::sigmoid);
 //! - subnormal numbers are kept or flushed to zero, at every operation as it pleases.
 //!
 //! It does not cover another formula for the same thing, such as a scan that is cut along time and combines products of decays:
@@ -124,8 +125,13 @@ fn exp_relative(reach: f64) -> f64 {
     moved + EX2_RELATIVE * (1.0 + moved)
 }
 
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
+/// Relative error of the f32 `r = rcp(q)`, `q = 1 + w`, `w = exp(-x)`, where `r` is not subnormal, on top of what x's own error does.
+///
+/// The relative error of `w` reaches `q` times `w / (1 + w) = sigmoid(-x)`, which is small for positive x; `q` is rounded, and `rcp` adds
+/// [`RCP_RELATIVE`]: `(1 + rcp) / (1 - q) - 1` is at most `(q + rcp)(1 + 2q)`. Beyond [`EXP_RANGE`], `r` is 0 or 1 to within `rcp`.
+fn sigmoid_relative(x: &Bounded) -> f64 {
+    let q_relative = exp_relative(x.reach().min(EXP_RANGE)) * (x.error - x.value).sigmoid() + ROUNDING;
+    (q_relative + RCP_RELATIVE) * (1.0 + 2.0 * q_relative)
 }
 
 impl Number for Bounded {
@@ -170,25 +176,30 @@ impl Number for Bounded {
         let w = (-f64::max(self.value.abs() - self.error, 0.0)).exp();
         let w_error = w * exp_relative(self.reach().min(EXP_RANGE)) + UNDERFLOW;
         let log1p_error = w_error + LOG1P_RELATIVE * (w + w_error) + UNDERFLOW;
-        let passed_on = self.error * sigmoid(self.value + self.error);
+        let passed_on = self.error * (self.value + self.error).sigmoid();
         Self::rounded(self.value.softplus(), passed_on + log1p_error)
     }
 
-    /// Implemented as `z * r`, `r = rcp(q)`, `q = 1 + w`, `w = exp(-z)`.
+    /// Implemented as `z * r`, with the `r` of [`sigmoid`](Number::sigmoid).
     ///
-    /// The operand's error is passed on with [`SILU_SLOPE`]. The relative error of `w` reaches `q` times `w / (1 + w) = sigmoid(-z)`,
-    /// which is small for positive z; `q` is rounded, and `rcp` adds [`RCP_RELATIVE`]: `(1 + rcp) / (1 - q) - 1` is at most
-    /// `(q + rcp)(1 + 2q)`. For z below -87, `r` is subnormal and may be flushed, and below -88.7 `w` overflows and
-    /// `r` is 0: either way `r`, at most 2^-126 to within rounding, is lost, and the result is off by that times |z|. Below -128 the
-    /// result is 0 for certain, where 128 * 2^-125 still exceeds z * sigmoid(z).
+    /// The operand's error is passed on with [`SILU_SLOPE`]. For z below -87, `r` is subnormal and may be flushed, and below -88.7 `w`
+    /// overflows and `r` is 0: either way `r`, at most 2^-126 to within rounding, is lost, and the result is off by that times |z|.
+    /// Below -128 the result is 0 for certain, where 128 * 2^-125 still exceeds z * sigmoid(z).
     fn silu(&self) -> Self {
         let value = self.value.silu();
         let passed_on = SILU_SLOPE * self.error;
-        let range = self.reach().min(EXP_RANGE);
-        let q_relative = exp_relative(range) * sigmoid(self.error - self.value) + ROUNDING;
-        let r_relative = (q_relative + RCP_RELATIVE) * (1.0 + 2.0 * q_relative);
-        let flushed = 2.0 * UNDERFLOW * range;
-        Self::rounded(value, passed_on + r_relative * (value.abs() + passed_on) + flushed)
+        let flushed = 2.0 * UNDERFLOW * self.reach().min(EXP_RANGE);
+        Self::rounded(value, passed_on + sigmoid_relative(self) * (value.abs() + passed_on) + flushed)
+    }
+
+    /// Implemented as `r = rcp(q)`, `q = 1 + w`, `w = exp(-x)`.
+    ///
+    /// The slope is `s(1 - s)`, at most 1/4 and at most `e^-|x|`. As in [`silu`](Number::silu), a subnormal `r` may be lost.
+    fn sigmoid(&self) -> Self {
+        let value = self.value.sigmoid();
+        let nearest_zero = f64::max(self.value.abs() - self.error, 0.0);
+        let passed_on = self.error * f64::min(0.25, (-nearest_zero).exp());
+        Self::new(value, passed_on + sigmoid_relative(self) * (value + passed_on) + 2.0 * UNDERFLOW)
     }
 
     /// In whatever order n terms are added, none takes part in more than n - 1 additions (Higham, section 4.2), so the

@@ -29,6 +29,15 @@ pub trait Number: Clone {
     /// `self / (1 + e^-self)`, also called swish.
     fn silu(&self) -> Self;
 
+    /// `1 / (1 + e^-self)`, also called the logistic function. The derivative of softplus.
+    fn sigmoid(&self) -> Self;
+
+    /// The derivative of SiLU, `s * (1 + self * (1 - s))` with `s = sigmoid(self)`.
+    fn silu_derivative(&self) -> Self {
+        let (one, s) = (Self::constant(1.0), self.sigmoid());
+        s.mul(&one.add(&self.mul(&one.sub(&s))))
+    }
+
     /// The sum of the terms, 0 for none. What a number claims about it holds for every order of summation.
     fn sum(terms: impl Iterator<Item = Self>) -> Self;
 }
@@ -64,6 +73,10 @@ impl Number for f64 {
 
     fn silu(&self) -> Self {
         self / (1.0 + (-self).exp())
+    }
+
+    fn sigmoid(&self) -> Self {
+        1.0 / (1.0 + (-self).exp())
     }
 
     fn sum(terms: impl Iterator<Item = Self>) -> Self {

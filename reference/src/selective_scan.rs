@@ -1,4 +1,4 @@
-//! The selective scan over a pack, forward.
+//! The selective scan over a pack, forward and backward.
 //!
 //! For a channel d and a state n (Mamba, arXiv 2312.00752, equation 2a with the discretisation of its code, `B delta` for
 //! the input):
@@ -12,7 +12,15 @@
 //! ```
 //!
 //! Twice over: [`forward`] is the definition, each sequence alone; [`segmented`] is a formulation over the whole pack, with
-//! boundaries, of the kind that runs in parallel.
+//! boundaries, of the kind that runs in parallel. [`backward`] has the gradients, by hand, each sequence alone.
+
+mod backward;
+mod forward;
+mod segmented;
+
+pub use backward::{Gradients, Upstream, backward};
+pub use forward::forward;
+pub use segmented::segmented;
 
 use crate::Number;
 use std::ops::Range;
@@ -63,13 +71,16 @@ impl<'a, X: Number> Inputs<'a, X> {
         }
     }
 
+    /// delta_raw + delta_bias, of token t and channel d.
+    fn biased_delta(&self, t: usize, d: usize) -> X {
+        let raw = &self.delta[t * self.channels + d];
+        self.delta_bias.map_or_else(|| raw.clone(), |bias| raw.add(&bias[d]))
+    }
+
     /// delta = softplus(delta_raw + delta_bias), of token t and channel d.
     fn delta(&self, t: usize, d: usize) -> X {
-        let mut delta = self.delta[t * self.channels + d].clone();
-        if let Some(bias) = self.delta_bias {
-            delta = delta.add(&bias[d]);
-        }
-        if self.softplus { delta.softplus() } else { delta }
+        let biased = self.biased_delta(t, d);
+        if self.softplus { biased.softplus() } else { biased }
     }
 
     /// a = exp(delta * A)
@@ -77,15 +88,18 @@ impl<'a, X: Number> Inputs<'a, X> {
         delta.mul(&self.a[d * self.states + n]).exp()
     }
 
-    /// out = (sum_n C*h + D_skip*u) * silu(z), of token t and channel d, from that channel's state `h: (N)`.
-    fn read_out(&self, t: usize, d: usize, h: &[X]) -> X {
-        let at = t * self.channels + d;
+    /// y = sum_n C*h + D_skip*u, of token t and channel d, from that channel's state `h: (N)`.
+    fn y(&self, t: usize, d: usize, h: &[X]) -> X {
         let c = &self.c[t * self.states..][..self.states];
-        let skip = self.d_skip.map(|d_skip| d_skip[d].mul(&self.u[at]));
-        let y = X::sum(c.iter().zip(h).map(|(c, h)| c.mul(h)).chain(skip));
+        let skip = self.d_skip.map(|d_skip| d_skip[d].mul(&self.u[t * self.channels + d]));
+        X::sum(c.iter().zip(h).map(|(c, h)| c.mul(h)).chain(skip))
+    }
+
+    /// y * silu(z), of token t and channel d: out from y, and by the same product dL/dy from dL/dout.
+    fn gated(&self, t: usize, d: usize, y: &X) -> X {
         match self.z {
-            Some(z) => y.mul(&z[at].silu()),
-            None => y,
+            Some(z) => y.mul(&z[t * self.channels + d].silu()),
+            None => y.clone(),
         }
     }
 
@@ -175,146 +189,5 @@ impl<X: Number> Outputs<X> {
             final_state: Vec::with_capacity(sequences * state_len),
             state_len,
         }
-    }
-}
-
-/// The book: scans each sequence of the pack alone, and concatenates.
-///
-/// # Panics
-///
-/// Where the length of a slice is not that of its shape, or the sequences' lengths do not sum to T.
-pub fn forward<X: Number>(pack: &Pack<'_, X>, inputs: &Inputs<'_, X>) -> Outputs<X> {
-    let state_len = inputs.channels * inputs.states;
-    inputs.check();
-    pack.check(inputs.tokens(), state_len);
-
-    let mut outputs = Outputs::empty(inputs.tokens(), pack.lengths.len(), inputs.channels, state_len);
-    for (s, tokens) in pack.ranges().enumerate() {
-        let alone = scan_one(&inputs.of_tokens(tokens), pack.initial_state(s, state_len));
-        outputs.out.extend(alone.out);
-        outputs.states.extend(alone.states);
-        outputs.final_state.extend(alone.final_state);
-    }
-    outputs
-}
-
-/// Scans one sequence, which is all there is. `initial_state: (D, N)`.
-fn scan_one<X: Number>(sequence: &Inputs<'_, X>, initial_state: Option<&[X]>) -> Outputs<X> {
-    let (channels, states, tokens) = (sequence.channels, sequence.states, sequence.tokens());
-    let mut outputs = Outputs::empty(tokens, 1, channels, channels * states);
-    let mut h = initial_state.map_or_else(|| vec![X::constant(0.0); channels * states], <[X]>::to_vec);
-
-    for t in 0..tokens {
-        let has_past = t > 0 || initial_state.is_some();
-        outputs.states.extend_from_slice(&h);
-        for d in 0..channels {
-            let h = &mut h[d * states..][..states];
-            let delta = sequence.delta(t, d);
-            let delta_u = delta.mul(&sequence.u[t * channels + d]);
-            for (n, h) in h.iter_mut().enumerate() {
-                let x = delta_u.mul(&sequence.b[t * states + n]);
-                *h = if has_past { sequence.decay(&delta, d, n).mul(h).add(&x) } else { x };
-            }
-            outputs.out.push(sequence.read_out(t, d, h));
-        }
-    }
-    outputs.final_state = h;
-    outputs
-}
-
-/// The same by one associative scan over the whole pack, boundaries and all.
-///
-/// This is how a parallel machine may do it, and nothing like [`forward`]: every token becomes a map `h -> a*h + x`, maps are
-/// composed as a tree, and a sequence's start is a map that does not read `h`. Run with [`Traced`](crate::Traced), it
-/// shows that such a reset lets nothing across.
-///
-/// # Panics
-///
-/// As [`forward`].
-pub fn segmented<X: Number>(pack: &Pack<'_, X>, inputs: &Inputs<'_, X>) -> Outputs<X> {
-    let (channels, states, tokens) = (inputs.channels, inputs.states, inputs.tokens());
-    let state_len = channels * states;
-    inputs.check();
-    pack.check(tokens, state_len);
-
-    // h[t], token-major, one column (d, n) at a time.
-    let mut after = vec![X::constant(0.0); tokens * state_len];
-    for column in 0..state_len {
-        let mut spans = spans_of_column(pack, inputs, column / states, column % states);
-        inclusive_scan(&mut spans);
-        for (t, span) in spans.into_iter().enumerate() {
-            after[t * state_len + column] = span.input;
-        }
-    }
-
-    let mut outputs = Outputs::empty(tokens, pack.lengths.len(), channels, state_len);
-    for (s, range) in pack.ranges().enumerate() {
-        let nothing = vec![X::constant(0.0); state_len];
-        let mut before = pack.initial_state(s, state_len).unwrap_or(&nothing);
-        for t in range {
-            outputs.states.extend_from_slice(before);
-            before = &after[t * state_len..][..state_len];
-        }
-        outputs.final_state.extend_from_slice(before);
-    }
-    for t in 0..tokens {
-        for d in 0..channels {
-            outputs.out.push(inputs.read_out(t, d, &after[t * state_len + d * states..][..states]));
-        }
-    }
-    outputs
-}
-
-/// What a run of tokens does to one state: `h -> decay * h + input`.
-#[derive(Clone)]
-struct Span<X> {
-    /// Product of the tokens' decays. None where a sequence starts within the span: what was before is not read.
-    decay: Option<X>,
-    /// What the tokens leave of their own.
-    input: X,
-}
-
-impl<X: Number> Span<X> {
-    /// This span followed by another. Associative, also across starts.
-    fn then(&self, next: &Self) -> Self {
-        match &next.decay {
-            None => next.clone(),
-            Some(decay) => Self {
-                decay: self.decay.as_ref().map(|before| before.mul(decay)),
-                input: decay.mul(&self.input).add(&next.input),
-            },
-        }
-    }
-}
-
-/// One span a token, for channel d and state n. A continued sequence's initial state is an input of its first token.
-fn spans_of_column<X: Number>(pack: &Pack<'_, X>, inputs: &Inputs<'_, X>, d: usize, n: usize) -> Vec<Span<X>> {
-    let (channels, states) = (inputs.channels, inputs.states);
-    let mut spans = Vec::with_capacity(inputs.tokens());
-    for (s, range) in pack.ranges().enumerate() {
-        for t in range.clone() {
-            let delta = inputs.delta(t, d);
-            let decay = inputs.decay(&delta, d, n);
-            let x = delta.mul(&inputs.u[t * channels + d]).mul(&inputs.b[t * states + n]);
-            spans.push(if t > range.start {
-                Span { decay: Some(decay), input: x }
-            } else if let Some(initial_state) = pack.initial_state(s, channels * states) {
-                Span { decay: None, input: decay.mul(&initial_state[d * states + n]).add(&x) }
-            } else {
-                Span { decay: None, input: x }
-            });
-        }
-    }
-    spans
-}
-
-/// Replaces each span by all up to and including it, joined as a tree (Sklansky, *Conditional-Sum Addition Logic*, 1960).
-fn inclusive_scan<X: Number>(spans: &mut [Span<X>]) {
-    if spans.len() > 1 {
-        let (left, right) = spans.split_at_mut(spans.len() / 2);
-        inclusive_scan(left);
-        inclusive_scan(right);
-        let carry = &left[left.len() - 1];
-        right.iter_mut().for_each(|span| *span = carry.then(span));
     }
 }
