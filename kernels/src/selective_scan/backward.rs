@@ -1,9 +1,10 @@
 //! The backward pass: its kernel and its function.
 
 use packscan_runtime::launch::{Launched, check_call, launch};
-use packscan_runtime::{Device, DevicePacked, Error, Result, View};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Result, View};
 
-use super::cpu;
+use super::{Inputs, check_continued, cpu_backward as cpu, groups_for};
+use crate::sum_rows;
 
 packscan_macros::kernel! {
     /// Backward pass of the packed selective scan.
@@ -115,4 +116,147 @@ packscan_macros::kernel! {
         }
         launch { grid: [P, G], threads: threads, shared: shared_bytes }
     }
+}
+
+/// What the backward pass is given besides the inputs of forward.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream<'a> {
+    /// `(T, D)` io: gradient of the result.
+    pub out: View<'a>,
+    /// `(S, D, N)` f32: gradient of the final states.
+    pub final_state: Option<View<'a>>,
+    /// `(ceil(T / L), D, N)` f32: what forward saved, with the chunk length of the backward variant.
+    pub checkpoints: View<'a>,
+}
+
+/// What the backward pass writes; what belongs to parameters it adds to.
+#[derive(Clone, Copy, Debug)]
+pub struct Gradients<'a> {
+    /// `(T, D)` io: gradient of `u`.
+    pub u: View<'a>,
+    /// `(T, D)` io: gradient of `delta`.
+    pub delta: View<'a>,
+    /// `(D, N)` f32: added to.
+    pub a: View<'a>,
+    /// `(T, N)` io: gradient of `b`.
+    pub b: View<'a>,
+    /// `(T, N)` io: gradient of `c`.
+    pub c: View<'a>,
+    /// `(D)` f32: added to.
+    pub d_skip: Option<View<'a>>,
+    /// `(D)` f32: added to.
+    pub delta_bias: Option<View<'a>>,
+    /// `(T, D)` io: gradient of `z`.
+    pub z: Option<View<'a>>,
+    /// `(S, D, N)` f32: gradient of the initial states, zero for fresh sequences.
+    pub initial_state: Option<View<'a>>,
+}
+
+/// Partial sums of one call, to be kept for the next: `T * P * 2N + G * D * (N + 2)` floats, with P tiles of channels and G groups.
+#[derive(Debug)]
+pub struct Workspace {
+    groups: usize,
+    b: Buffer,
+    c: Buffer,
+    a: Buffer,
+    d_skip: Buffer,
+    delta_bias: Buffer,
+}
+
+impl Workspace {
+    /// Room for calls of `variant` with `d` channels on packs of as many tokens as `packed`, in `groups` groups of sequences. `None`
+    /// fills the GPU.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn new(packed: &DevicePacked, variant: &Backward, d: usize, groups: Option<usize>) -> Result<Workspace> {
+        let groups = groups_for(packed, variant, d, variant.channels, groups)?;
+        let (tokens, n) = (packed.packed().tokens(), variant.state as usize);
+        let tiles = d.div_ceil(variant.channels as usize);
+        let floats = |len| Buffer::unwritten(packed.device(), Dtype::F32, len);
+        Ok(Workspace {
+            groups,
+            b: floats(tokens * tiles * n)?,
+            c: floats(tokens * tiles * n)?,
+            a: floats(groups * d * n)?,
+            d_skip: floats(groups * d)?,
+            delta_bias: floats(groups * d)?,
+        })
+    }
+}
+
+/// Runs the backward pass on the device of `packed`, as `variant`, whose options must be those of the arguments.
+///
+/// Gradients of tokens do not depend on the grouping of sequences or on their places; those of parameters are sums over all tokens in
+/// an order that depends on the workspace's groups alone.
+///
+/// # Errors
+/// [`Error::Tensor`](packscan_runtime::Error::Tensor) for an argument that does not fit, and whatever launching fails with.
+pub fn backward(
+    packed: &DevicePacked,
+    variant: &Backward,
+    inputs: &Inputs<'_>,
+    upstream: &Upstream<'_>,
+    gradients: &Gradients<'_>,
+    workspace: &Workspace,
+) -> Result<Launched> {
+    check_continued(packed, inputs)?;
+    let (d, n) = (inputs.a.shape().0, variant.state as usize);
+    let groups = workspace.groups;
+    let group_starts = packed.group_starts(groups)?;
+    let args = BackwardArgs {
+        d,
+        groups,
+        tiles: d.div_ceil(variant.channels as usize),
+        g: upstream.out,
+        u: inputs.u,
+        delta: inputs.delta,
+        a: inputs.a,
+        b: inputs.b,
+        c: inputs.c,
+        d_skip: inputs.d_skip,
+        delta_bias: inputs.delta_bias,
+        z: inputs.z,
+        initial_state: inputs.initial_state,
+        d_final_state: upstream.final_state,
+        checkpoints: upstream.checkpoints,
+        cu_seqlens: packed.cu_seqlens().view(),
+        continued: packed.continued().view(),
+        group_starts: group_starts.view(),
+        du: gradients.u,
+        ddelta: gradients.delta,
+        dz: gradients.z,
+        d_initial_state: gradients.initial_state,
+        db_parts: workspace.b.view(),
+        dc_parts: workspace.c.view(),
+        da_parts: workspace.a.view(),
+        dd_skip_parts: variant.skip.then(|| workspace.d_skip.view()),
+        ddelta_bias_parts: variant.bias.then(|| workspace.delta_bias.view()),
+    };
+    let launched = match packed.device() {
+        Device::Cpu => {
+            check_call(variant, packed, &args)?;
+            cpu::backward(packed.packed(), variant, &args);
+            Launched::default()
+        }
+        Device::Cuda(_) | Device::Emulator(_) => launch(variant, packed, &args)?,
+    };
+
+    // The sum over tiles has one order, whatever the pack: a token's gradients have the same bits in every one.
+    let per_token = sum_rows::Tokens { ways: 1, packets: 128, vec: if n.is_multiple_of(4) { 4 } else { 1 }, io: variant.io };
+    for (parts, out) in [(args.db_parts, gradients.b), (args.dc_parts, gradients.c)] {
+        sum_rows::tokens(packed, &per_token, args.tiles, n, parts, out)?;
+    }
+    let parameters = [
+        (Some(args.da_parts), Some(gradients.a), d * n),
+        (args.dd_skip_parts, gradients.d_skip, d),
+        (args.ddelta_bias_parts, gradients.delta_bias, d),
+    ];
+    for (parts, out, columns) in parameters {
+        if let (Some(parts), Some(out)) = (parts, out) {
+            let sizes = sum_rows::Sizes { groups: 1, rows: groups, columns };
+            sum_rows::forward(packed, &sum_rows::default_variant(&sizes, Dtype::F32, true), &sizes, parts, out)?;
+        }
+    }
+    Ok(launched)
 }

@@ -9,15 +9,19 @@
 //! out   = (sum_n C*h + D_skip*u) * silu(z)               skip and gate optional
 //! ```
 
-pub mod cpu;
+mod backward;
+mod cpu;
+mod cpu_backward;
 mod faults;
 mod problem;
 
+use packscan_runtime::kernel::Variant;
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Error, Result, View};
 
-pub use faults::faults;
-pub use problem::{Problem, default_variant, variants};
+pub use backward::{Backward, BackwardArgs, Gradients, Upstream, Workspace, backward};
+pub use faults::{backward_faults, faults};
+pub use problem::{Problem, default_backward, default_variant, variants};
 
 packscan_macros::kernel! {
     /// Forward pass of the packed selective scan.
@@ -158,18 +162,9 @@ pub fn forward(
     inputs: &Inputs<'_>,
     outputs: &Outputs<'_>,
 ) -> Result<Launched> {
-    if let (Some(s), None) = (packed.packed().continued().iter().position(|&c| c), inputs.initial_state) {
-        return Err(Error::Packed {
-            field: "continued",
-            got: format!("sequence {s} is continued, but no initial state was given"),
-            rule: "give initial_state (S, D, N), or do not mark the sequence".to_owned(),
-        });
-    }
+    check_continued(packed, inputs)?;
     let d = inputs.a.shape().0;
-    let groups = match groups {
-        Some(groups) => groups.clamp(1, MAX_GROUPS),
-        None => fill(packed, variant, d)?,
-    };
+    let groups = groups_for(packed, variant, d, variant.channels, groups)?;
     let group_starts = packed.group_starts(groups)?;
     let args = ForwardArgs {
         d,
@@ -200,15 +195,36 @@ pub fn forward(
     }
 }
 
+/// A continued sequence needs a state to go on from.
+fn check_continued(packed: &DevicePacked, inputs: &Inputs<'_>) -> Result<()> {
+    match (packed.packed().continued().iter().position(|&c| c), inputs.initial_state) {
+        (Some(s), None) => Err(Error::Packed {
+            field: "continued",
+            got: format!("sequence {s} is continued, but no initial state was given"),
+            rule: "give initial_state (S, D, N), or do not mark the sequence".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The most blocks along the second grid axis.
 const MAX_GROUPS: usize = 65_535;
 
-/// As many groups as fill every multiprocessor once, and no more than there are sequences to share out.
-fn fill(packed: &DevicePacked, variant: &Forward, d: usize) -> Result<usize> {
+/// The groups that were asked for, or as many as fill every multiprocessor once, and no more than there are sequences to share out.
+fn groups_for<V: Variant>(
+    packed: &DevicePacked,
+    variant: &V,
+    d: usize,
+    channels: u32,
+    asked: Option<usize>,
+) -> Result<usize> {
+    if let Some(groups) = asked {
+        return Ok(groups.clamp(1, MAX_GROUPS));
+    }
     let Device::Cuda(cuda) = packed.device() else { return Ok(1) };
     packed.device().check(variant)?;
     let blocks = cuda.multiprocessors()? * cuda.blocks_per_multiprocessor(variant)?;
-    let tiles = d.div_ceil(variant.channels as usize).max(1);
+    let tiles = d.div_ceil(channels as usize).max(1);
     let sequences = packed.packed().lengths().iter().filter(|&&length| length > 0).count();
     Ok((blocks / tiles).clamp(1, sequences.clamp(1, MAX_GROUPS)))
 }

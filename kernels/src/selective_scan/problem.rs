@@ -3,7 +3,7 @@
 use packscan_runtime::Dtype;
 use packscan_runtime::kernel::broken;
 
-use super::{Forward, Inputs, Outputs};
+use super::{Backward, Forward, Inputs, Outputs};
 
 /// What is asked: sizes, type and options. A [`Forward`] is what runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,37 @@ pub fn default_variant(problem: &Problem) -> Forward {
     let chunks = [32, 16, 8].map(|chunk| problem.variant(chunk, lanes, channels, vec));
     *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2])
 }
+
+/// The backward variant for a problem: about four states a lane, 128 threads, chunks of 16 where their states fit registers, else of 8.
+/// Forward must then save states at the same distance.
+pub fn default_backward(problem: &Problem) -> Backward {
+    use packscan_runtime::kernel::Variant as _;
+    let state = problem.state.clamp(1, 1024) as u32;
+    let lanes = (state / 4).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
+    let vec = [4, 2, 1].into_iter().find(|&vec| problem.channels.is_multiple_of(vec as usize)).unwrap_or(1);
+    let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
+    let variant = |chunk, channels: u32| Backward {
+        state: u32::try_from(problem.state).unwrap_or(u32::MAX),
+        chunk,
+        lanes,
+        channels: channels.next_multiple_of((32 / lanes).max(vec)),
+        vec,
+        io: problem.io,
+        softplus: problem.softplus,
+        bias: problem.bias,
+        skip: problem.skip,
+        gate: problem.gate,
+        initial: problem.initial,
+        last: problem.last,
+    };
+    let chunk = if state.div_ceil(lanes) * 16 <= 96 { 16 } else { 8 };
+    let whole = (THREADS / lanes).min(width);
+    let fits = |v: &Backward| v.shared_bytes() <= BACKWARD_SHARED_BYTES;
+    [whole, whole / 2].into_iter().map(|channels| variant(chunk, channels)).find(fits).unwrap_or(variant(8, 1))
+}
+
+/// Shared memory that a hand-picked backward variant stays under: what one block can have on most GPUs since sm_80.
+const BACKWARD_SHARED_BYTES: usize = 163 * 1024;
 
 /// Every variant worth timing for a problem: the mappings that keep the rules, waste no more than half of a block's channels and keep
 /// at most 16 states a lane where lanes allow.
