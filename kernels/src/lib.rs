@@ -6,3 +6,4 @@
 
 mod cpu;
 pub mod selective_scan;
+pub mod sum_rows;

@@ -67,6 +67,7 @@
 pub mod bounded;
 pub mod number;
 pub mod selective_scan;
+pub mod sum_rows;
 pub mod traced;
 
 pub use bounded::{Bounded, Io};

@@ -4,7 +4,9 @@ use packscan_runtime::{Dtype, Edit, Error, Result};
 
 use crate::{Job, Plan};
 
+mod arguments;
 mod selective_scan;
+mod sum_rows;
 
 pub use selective_scan::{SelectiveScan, option_jobs};
 
@@ -24,7 +26,7 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 1] = [selective_scan::FORWARD];
+pub const PASSES: [Pass; 3] = [selective_scan::FORWARD, sum_rows::FORWARD, sum_rows::TOKENS];
 
 /// The names of the operators.
 pub fn names() -> Vec<&'static str> {

@@ -1,0 +1,24 @@
+//! The faults that verification must catch: passages of `forward.cuh` and what a mistaken author might have written.
+
+use packscan_runtime::Edit;
+
+const BARRIER: &str = "__syncthreads();";
+
+/// Every fault of the sums of rows.
+pub fn faults() -> Vec<Edit> {
+    let edit = |name, kernel, changes: &[_]| Edit { name, kernel, changes: changes.to_vec() };
+    vec![
+        edit("sum-overwrites", "sum_rows", &[("to_float(out[i]) + sum[i]", 0, "sum[i]")]),
+        edit("sum-loses-a-way", "sum_rows", &[("way = 1; way < WAYS", 0, "way = 1; way + 1 < WAYS")]),
+        edit("sum-drops-barrier", "sum_rows", &[(BARRIER, 0, "")]),
+        edit(
+            "sum-of-next-token",
+            "sum_rows_tokens",
+            &[(
+                "args.parts, args.rows",
+                1,
+                "args.parts + (at.group + 1 < args.tokens ? args.rows * args.columns : 0), args.rows",
+            )],
+        ),
+    ]
+}

@@ -1,0 +1,170 @@
+//! What the suite must know of the sums of rows.
+
+use packscan_kernels::sum_rows::{self as sums, Forward, Sizes as Shape, Tokens};
+use packscan_reference::sum_rows as book;
+use packscan_reference::{Bounded, Number};
+use packscan_runtime::kernel;
+use packscan_runtime::{Device, Dtype, Edit, Packed, Result};
+
+use super::Pass;
+use super::arguments::{Arguments, exact, stored};
+use crate::suite::Suite;
+use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
+
+/// Sums of what belongs to nobody, and their faults.
+pub(super) const FORWARD: Pass = Pass { operator: "sum-rows", kernel: "sum_rows", jobs, job, faults };
+
+/// Sums of rows of tokens, and their faults.
+pub(super) const TOKENS: Pass = Pass {
+    operator: "sum-rows",
+    kernel: "sum_rows_tokens",
+    jobs: token_jobs,
+    job: token_job,
+    faults: || faults_of("sum_rows_tokens"),
+};
+
+fn faults() -> Vec<Edit> {
+    faults_of("sum_rows")
+}
+
+fn faults_of(kernel: &str) -> Vec<Edit> {
+    sums::faults().into_iter().filter(|fault| fault.kernel == kernel).collect()
+}
+
+/// Sums of what belongs to nobody.
+#[derive(Debug)]
+struct SumRows;
+
+/// Sums of rows of tokens.
+#[derive(Debug)]
+struct SumTokens;
+
+/// Groups of a run; the rows of each are as many as the case has tokens.
+const GROUPS: usize = 2;
+
+impl SumRows {
+    fn shape(parts: &Tensor) -> Shape {
+        let Rows::Shared(rows) = parts.rows else { unreachable!("parts belong to nobody") };
+        Shape { groups: GROUPS, rows: rows / GROUPS, columns: parts.cols }
+    }
+}
+
+impl SumTokens {
+    /// Rows of a token: more than there are ways, and no multiple of them but for one or two.
+    fn rows(v: &Tokens) -> usize {
+        v.ways as usize + 3
+    }
+}
+
+impl Operator for SumRows {
+    type Variant = Forward;
+
+    fn sizes(v: &Forward, elements: usize) -> Sizes {
+        let vec = v.vec as usize;
+        Sizes { chunk: 2 * v.ways as usize, tile: 8 * vec, multiple: vec, state: 1, elements }
+    }
+
+    fn continues(_: &Forward) -> bool {
+        false
+    }
+
+    fn inputs(_: &Forward, packed: &Packed, case: &Case) -> Vec<Tensor> {
+        let rows = Rows::Shared(GROUPS * case.tokens());
+        let shape = Tensor::shaped("parts", Dtype::F32, rows, case.channels);
+        vec![Tensor::random(shape, packed, case.seed, |r: &mut Random| r.between(-2.0, 2.0))]
+    }
+
+    fn run(call: &Call<'_, Forward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
+        let (v, device) = (call.variant, call.packed.device());
+        let shape = Self::shape(&inputs[0]);
+        let out =
+            Tensor { accumulated: v.add, ..Tensor::shaped("out", v.io, Rows::Shared(shape.groups), shape.columns) };
+        let arguments = Arguments::new(device, call.packed.packed(), inputs, vec![out], |_| 0)?;
+        for _ in 0..call.rounds {
+            sums::forward(call.packed, v, &shape, arguments.view("parts"), arguments.view("out"))?;
+        }
+        device.synchronize()?;
+        arguments.take()
+    }
+
+    fn book(v: &Forward, _: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
+        let Shape { groups, rows, columns } = Self::shape(&inputs[0]);
+        let parts = exact(inputs, "parts").unwrap_or_default();
+        let zeros = vec![Bounded::constant(0.0); groups * columns];
+        let old = v.add.then_some(zeros.as_slice());
+        vec![stored(&book::forward(&book::Inputs { groups, rows, columns, parts: &parts, old }), v.io)]
+    }
+}
+
+impl Operator for SumTokens {
+    type Variant = Tokens;
+
+    fn sizes(v: &Tokens, elements: usize) -> Sizes {
+        let vec = v.vec as usize;
+        Sizes { chunk: 8, tile: 2 * vec, multiple: vec, state: Self::rows(v), elements }
+    }
+
+    fn continues(_: &Tokens) -> bool {
+        false
+    }
+
+    fn inputs(v: &Tokens, packed: &Packed, case: &Case) -> Vec<Tensor> {
+        let columns = Self::rows(v) * case.channels;
+        let shape = Tensor::shaped("parts", Dtype::F32, Rows::Tokens, columns);
+        vec![Tensor::random(shape, packed, case.seed, |r: &mut Random| r.between(-2.0, 2.0))]
+    }
+
+    fn run(call: &Call<'_, Tokens>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
+        let (v, device) = (call.variant, call.packed.device());
+        let columns = call.channels;
+        let outputs = vec![Tensor::shaped("out", v.io, Rows::Tokens, columns)];
+        let padding = |name: &str| if name == "out" { call.padding * v.vec as usize } else { 0 };
+        let arguments = Arguments::new(device, call.packed.packed(), inputs, outputs, padding)?;
+        let (parts, out) = (arguments.view("parts"), arguments.view("out"));
+        for _ in 0..call.rounds {
+            sums::tokens(call.packed, v, Self::rows(v), columns, parts, out)?;
+        }
+        device.synchronize()?;
+        arguments.take()
+    }
+
+    fn book(v: &Tokens, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
+        let (groups, rows) = (packed.tokens(), Self::rows(v));
+        let (columns, parts) = (inputs[0].cols / rows, exact(inputs, "parts").unwrap_or_default());
+        vec![stored(&book::forward(&book::Inputs { groups, rows, columns, parts: &parts, old: None }), v.io)]
+    }
+}
+
+/// For each type: narrow and wide loads, few and many ways; where the type allows, one that adds.
+fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for &io in &plan.dtypes {
+        let add = io == Dtype::F32;
+        for (ways, packets, vec) in [(1, 32, 1), (4, 8, 4), (32, 2, 2)] {
+            jobs.push(Box::new(Suite::<SumRows>::new(Forward { ways, packets, vec, io, add })));
+        }
+    }
+    jobs
+}
+
+fn token_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for &io in &plan.dtypes {
+        for (ways, packets, vec) in [(1, 64, 1), (8, 4, 2)] {
+            jobs.push(Box::new(Suite::<SumTokens>::new(Tokens { ways, packets, vec, io })));
+        }
+    }
+    jobs
+}
+
+fn job(id: &str) -> Result<Box<dyn Job>> {
+    let variant: Forward = id.parse()?;
+    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
+    Ok(Box::new(Suite::<SumRows>::new(variant)))
+}
+
+fn token_job(id: &str) -> Result<Box<dyn Job>> {
+    let variant: Tokens = id.parse()?;
+    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
+    Ok(Box::new(Suite::<SumTokens>::new(variant)))
+}
