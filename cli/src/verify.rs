@@ -319,7 +319,11 @@ impl Part<'_> {
         let variants_done = 1 + progress.variants_done.fetch_add(1, Ordering::Relaxed);
         progress.show_variants(variants_done);
         if progress.bar.is_hidden() {
-            let verdict = if outcome.failure.is_some() { "FAILED" } else { "ok" };
+            let verdict = match outcome {
+                Outcome { error: Some(_), .. } => "error",
+                Outcome { failure: Some(_), .. } => "FAILED",
+                _ => "ok",
+            };
             let seconds = outcome.time.as_secs_f64();
             output::note(&format!("{variants_done}/{} {name}: {verdict}, {seconds:.1} s", progress.variants));
         }

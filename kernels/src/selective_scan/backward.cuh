@@ -30,7 +30,6 @@
 //
 // Dropped: keeping the decays of a chunk in registers as well; half the blocks fit then.
 
-constexpr unsigned ROW = LANES * LANE_STATES;            // states of a channel, padded
 constexpr unsigned ROWS_A_PASS = LANES * VEC;            // rows of a (CHUNK, CHANNELS) tile that the block moves at once
 constexpr unsigned PASSES = div_ceil(CHUNK, ROWS_A_PASS);
 constexpr unsigned STATE_PACKETS = CHUNK * (STATE / STATE_VEC);

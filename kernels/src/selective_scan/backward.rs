@@ -42,6 +42,7 @@ packscan_macros::kernel! {
             // Tokens summed over lanes at once.
             group = (16 / lane_states).clamp(1, 4).next_power_of_two(),
             sum_pad = if lanes > 1 { 32 / lanes } else { 0 },
+            // States of a channel, padded.
             row = lanes * lane_states,
             staged = chunk * (16 * channels + 8 * row + 8 * row * (threads / 32) + 12 * (channels + sum_pad)),
             leftover = 8 * lanes * vec * channels,
@@ -243,7 +244,8 @@ pub fn backward(
     };
 
     // The sum over tiles has one order, whatever the pack: a token's gradients have the same bits in every one.
-    let per_token = sum_rows::Tokens { ways: 1, packets: 128, vec: if n.is_multiple_of(4) { 4 } else { 1 }, io: variant.io };
+    let vec = if n.is_multiple_of(variant.vec as usize) { variant.vec.min(4) } else { 1 };
+    let per_token = sum_rows::Tokens { ways: 1, packets: 128, vec, io: variant.io };
     for (parts, out) in [(args.db_parts, gradients.b), (args.dc_parts, gradients.c)] {
         sum_rows::tokens(packed, &per_token, args.tiles, n, parts, out)?;
     }

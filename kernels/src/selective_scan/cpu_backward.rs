@@ -137,7 +137,9 @@ impl<'a, T: Element> Tile<'a, T> {
         while end > tokens.start {
             let start = ((end - 1) / chunk * chunk).max(tokens.start);
             let entering = match self.args.initial_state {
-                Some(initial) if start == tokens.start && continued => self.states(initial).row(s)[own.clone()].to_vec(),
+                Some(initial) if start == tokens.start && continued => {
+                    self.states(initial).row(s)[own.clone()].to_vec()
+                }
                 _ if start == tokens.start => vec![0.0; own.len()],
                 _ => self.states(self.args.checkpoints).row(start / chunk)[own.clone()].to_vec(),
             };
@@ -194,8 +196,7 @@ impl<'a, T: Element> Tile<'a, T> {
             let delta_u = delta * self.u.row(t)[d].to_f32();
             for k in 0..n {
                 let x = delta_u * segment.b[j * n + k];
-                h[(j + 1) * n + k] =
-                    if segment.fresh && j == 0 { x } else { exp2(delta * a2[k]) * h[j * n + k] + x };
+                h[(j + 1) * n + k] = if segment.fresh && j == 0 { x } else { exp2(delta * a2[k]) * h[j * n + k] + x };
             }
         }
         for (j, t) in segment.tokens.clone().enumerate().rev() {
@@ -226,7 +227,8 @@ impl<'a, T: Element> Tile<'a, T> {
             self.d_bias[i] += ddelta;
             let set = |rows: Rows<'_, T>, value: f32| {
                 // SAFETY: this channel of this token is this piece's alone.
-                unsafe { rows.row_mut(t, d..d + 1) }[0] = T::from_f32(value);
+                let element = unsafe { rows.row_mut(t, d..d + 1) };
+                element[0] = T::from_f32(value);
             };
             set(self.du, delta * over_b + skip * dy);
             set(self.ddelta, ddelta);

@@ -45,13 +45,23 @@ pub fn backward_faults() -> Vec<Edit> {
     let edit = |name, changes: &[_]| Edit { name, kernel: "selective_scan_bwd", changes: changes.to_vec() };
     vec![
         edit("keep-carry", &[("else clear_carry();", 0, ""), ("if (!is_continued(seq)) clear_carry();", 0, "")]),
-        edit("multiply-carry", &[
-            ("else clear_carry();", 0, "else for (unsigned i = 0; i < LANE_STATES; ++i) carry[i] *= 0.0f;"),
-            ("if (!is_continued(seq)) clear_carry();", 0, ""),
-        ]),
+        edit(
+            "multiply-carry",
+            &[
+                ("else clear_carry();", 0, "else for (unsigned i = 0; i < LANE_STATES; ++i) carry[i] *= 0.0f;"),
+                ("if (!is_continued(seq)) clear_carry();", 0, ""),
+            ],
+        ),
         edit("late-boundary", &[("const bool starts = t == start;", 0, "const bool starts = t == start + 1;")]),
         edit("boundary-unseen", &[("start < base && base + CHUNK <= end", 0, "base + CHUNK <= end")]),
-        edit("lost-chunk-carry", &[("__device__ void scan(Staged& shared, unsigned base) {", 0, "__device__ void scan(Staged& shared, unsigned base) {\n        clear_carry();")]),
+        edit(
+            "lost-chunk-carry",
+            &[(
+                "__device__ void scan(Staged& shared, unsigned base) {",
+                0,
+                "__device__ void scan(Staged& shared, unsigned base) {\n        clear_carry();",
+            )],
+        ),
         edit("old-state-at-start", &[("if constexpr (!FRESH) {", 0, "{")]),
         edit("overwrite-parts", &[("db += shared.parts[w][r][0][n];", 0, "db = shared.parts[w][r][0][n];")]),
         edit("drop-backward-barrier-1", &[(BARRIER, 0, "")]),

@@ -26,7 +26,7 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 3] = [selective_scan::FORWARD, sum_rows::FORWARD, sum_rows::TOKENS];
+pub const PASSES: [Pass; 4] = [selective_scan::FORWARD, selective_scan::BACKWARD, sum_rows::FORWARD, sum_rows::TOKENS];
 
 /// The names of the operators.
 pub fn names() -> Vec<&'static str> {

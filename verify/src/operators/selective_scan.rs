@@ -1,14 +1,19 @@
 //! What the suite must know of the selective scan.
 
 use packscan_kernels::selective_scan::{self as scan, Forward, Problem, default_variant};
+use packscan_reference::Bounded;
 use packscan_reference::selective_scan as book;
-use packscan_reference::{Bounded, Io};
 use packscan_runtime::kernel::{self, Variant};
 use packscan_runtime::{Device, Dtype, Packed, Result};
 
 use super::Pass;
+use super::arguments::{Arguments, exact, stored};
 use crate::suite::Suite;
-use crate::{Call, Case, Job, Operator, Placed, Plan, Random, Rows, Sizes, Tensor};
+use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
+
+mod backward;
+
+pub(super) use backward::BACKWARD;
 
 /// The forward pass and its faults.
 pub(super) const FORWARD: Pass =
@@ -17,13 +22,6 @@ pub(super) const FORWARD: Pass =
 /// The selective scan, forward.
 #[derive(Debug)]
 pub struct SelectiveScan;
-
-/// The inputs in their order here.
-const U: usize = 0;
-const DELTA: usize = 1;
-const A: usize = 2;
-const B: usize = 3;
-const C: usize = 4;
 
 impl Operator for SelectiveScan {
     type Variant = Forward;
@@ -43,115 +41,30 @@ impl Operator for SelectiveScan {
     }
 
     fn inputs(v: &Forward, packed: &Packed, case: &Case) -> Vec<Tensor> {
-        let (d, n, io) = (case.channels, v.state as usize, v.io);
-        let uniform = |low, high| move |r: &mut Random| r.between(low, high);
-        let random = |name, dtype, rows, cols, low, high| {
-            Tensor::random(Tensor::shaped(name, dtype, rows, cols), packed, case.seed, uniform(low, high))
-        };
-        // Before a softplus any number is a step size; without one the model's are small and positive.
-        let (low, high) = if v.softplus { (-6.0, 2.0) } else { (0.001, 0.8) };
-        let rates = |r: &mut Random| -r.between(-3.0, 2.5).exp();
-        let mut inputs = vec![
-            random("u", io, Rows::Tokens, d, -2.0, 2.0),
-            random("delta", io, Rows::Tokens, d, low, high),
-            Tensor::random(Tensor::shaped("a", Dtype::F32, Rows::Shared(d), n), packed, case.seed, rates),
-            random("b", io, Rows::Tokens, n, -1.0, 1.0),
-            random("c", io, Rows::Tokens, n, -1.0, 1.0),
-        ];
-        let (f32, shared) = (Dtype::F32, Rows::Shared(1));
-        let optional = [
-            (v.skip, "d_skip", f32, shared, d, -1.0, 1.0),
-            (v.bias, "delta_bias", f32, shared, d, 0.0, 0.2),
-            (v.gate, "z", io, Rows::Tokens, d, -5.0, 5.0),
-            (v.initial, "initial_state", f32, Rows::Sequences, d * n, -1.0, 1.0),
-        ];
-        for (wanted, name, dtype, rows, cols, low, high) in optional {
-            if wanted {
-                inputs.push(random(name, dtype, rows, cols, low, high));
-            }
-        }
-        inputs
+        random_inputs(&Options::of(v), packed, case)
     }
 
     fn run(call: &Call<'_, Forward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
         let (v, packed, device) = (call.variant, call.packed.packed(), call.packed.device());
-        let padding = |name: &str| if strided(name) { call.padding * v.vec as usize } else { 0 };
-        let placed = inputs.iter().map(|t| t.place(device, padding(t.name))).collect::<Result<Vec<Placed>>>()?;
-        let optional = |name: &str| inputs.iter().position(|t| t.name == name).map(|i| placed[i].view());
-
-        let shapes = outputs(v, call.channels);
-        let written = shapes
-            .iter()
-            .map(|t| Placed::output(t, packed, device, padding(t.name)))
-            .collect::<Result<Vec<Placed>>>()?;
-        let output = |name: &str| shapes.iter().position(|t| t.name == name).map(|i| written[i].view());
-
-        let scan_inputs = scan::Inputs {
-            u: placed[U].view(),
-            delta: placed[DELTA].view(),
-            a: placed[A].view(),
-            b: placed[B].view(),
-            c: placed[C].view(),
-            d_skip: optional("d_skip"),
-            delta_bias: optional("delta_bias"),
-            z: optional("z"),
-            initial_state: optional("initial_state"),
-        };
-        let scan_outputs = scan::Outputs {
-            out: written[0].view(),
-            final_state: output("final_state"),
-            checkpoints: output("checkpoints"),
+        let arguments =
+            Arguments::new(device, packed, inputs, outputs(v, call.channels), padding(call.padding, v.vec))?;
+        let outputs = scan::Outputs {
+            out: arguments.view("out"),
+            final_state: arguments.get("final_state"),
+            checkpoints: arguments.get("checkpoints"),
         };
         for _ in 0..call.rounds {
-            scan::forward(call.packed, v, Some(call.groups), &scan_inputs, &scan_outputs)?;
+            scan::forward(call.packed, v, Some(call.groups), &scan_inputs(&arguments), &outputs)?;
         }
         device.synchronize()?;
-
-        let mut results = Vec::new();
-        let mut untouched = true;
-        for (placed, shape) in std::iter::zip(written, shapes) {
-            let (tensor, kept) = placed.take(shape)?;
-            untouched &= kept;
-            results.push(tensor);
-        }
-        Ok((results, untouched))
+        arguments.take()
     }
 
     fn book(v: &Forward, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
-        let exact: Vec<Vec<Bounded>> = inputs
-            .iter()
-            .map(|t| t.values.iter().map(|&x| Bounded { value: x.into(), error: 0.0 }).collect())
-            .collect();
-        let optional = |name: &str| inputs.iter().position(|t| t.name == name).map(|i| exact[i].as_slice());
+        let values = BookInputs::new(inputs);
         let lengths = packed.lengths();
-        let initial_state = optional("initial_state");
-        let pack = book::Pack {
-            lengths: &lengths,
-            continued: if initial_state.is_some() { packed.continued() } else { &[] },
-            initial_state: initial_state.unwrap_or_default(),
-        };
-        let book = book::forward(
-            &pack,
-            &book::Inputs {
-                channels: inputs[U].cols,
-                states: v.state as usize,
-                u: &exact[U],
-                delta: &exact[DELTA],
-                a: &exact[A],
-                b: &exact[B],
-                c: &exact[C],
-                d_skip: optional("d_skip"),
-                delta_bias: optional("delta_bias"),
-                z: optional("z"),
-                softplus: v.softplus,
-            },
-        );
-        let io = match v.io {
-            Dtype::F16 => Io::F16,
-            Dtype::Bf16 => Io::Bf16,
-            Dtype::F32 | Dtype::U32 => Io::F32,
-        };
-        let mut out = vec![book.out.iter().map(|x| x.rounded_to(io)).collect()];
+        let book = book::forward(&values.pack(packed, &lengths), &values.inputs(v.state, v.softplus));
+        let mut out = vec![stored(&book.out, v.io)];
         if v.last {
             out.push(book.final_state.clone());
         }
@@ -162,9 +75,137 @@ impl Operator for SelectiveScan {
     }
 }
 
+/// What decides the inputs of either pass.
+struct Options {
+    state: u32,
+    io: Dtype,
+    softplus: bool,
+    bias: bool,
+    skip: bool,
+    gate: bool,
+    initial: bool,
+}
+
+impl Options {
+    fn of(v: &Forward) -> Options {
+        let Forward { state, io, softplus, bias, skip, gate, initial, .. } = *v;
+        Options { state, io, softplus, bias, skip, gate, initial }
+    }
+}
+
+/// Random inputs of the scan for a case.
+fn random_inputs(v: &Options, packed: &Packed, case: &Case) -> Vec<Tensor> {
+    let (d, n, io) = (case.channels, v.state as usize, v.io);
+    let uniform = |low, high| move |r: &mut Random| r.between(low, high);
+    let random = |name, dtype, rows, cols, low, high| {
+        Tensor::random(Tensor::shaped(name, dtype, rows, cols), packed, case.seed, uniform(low, high))
+    };
+    // Before a softplus any number is a step size; without one the model's are small and positive.
+    let (low, high) = if v.softplus { (-6.0, 2.0) } else { (0.001, 0.8) };
+    let rates = |r: &mut Random| -r.between(-3.0, 2.5).exp();
+    let mut inputs = vec![
+        random("u", io, Rows::Tokens, d, -2.0, 2.0),
+        random("delta", io, Rows::Tokens, d, low, high),
+        Tensor::random(Tensor::shaped("a", Dtype::F32, Rows::Shared(d), n), packed, case.seed, rates),
+        random("b", io, Rows::Tokens, n, -1.0, 1.0),
+        random("c", io, Rows::Tokens, n, -1.0, 1.0),
+    ];
+    let (f32, shared) = (Dtype::F32, Rows::Shared(1));
+    let optional = [
+        (v.skip, "d_skip", f32, shared, d, -1.0, 1.0),
+        (v.bias, "delta_bias", f32, shared, d, 0.0, 0.2),
+        (v.gate, "z", io, Rows::Tokens, d, -5.0, 5.0),
+        (v.initial, "initial_state", f32, Rows::Sequences, d * n, -1.0, 1.0),
+    ];
+    for (wanted, name, dtype, rows, cols, low, high) in optional {
+        if wanted {
+            inputs.push(random(name, dtype, rows, cols, low, high));
+        }
+    }
+    inputs
+}
+
+/// The inputs of the scan among the tensors of a run.
+fn scan_inputs(arguments: &Arguments) -> scan::Inputs<'_> {
+    scan::Inputs {
+        u: arguments.view("u"),
+        delta: arguments.view("delta"),
+        a: arguments.view("a"),
+        b: arguments.view("b"),
+        c: arguments.view("c"),
+        d_skip: arguments.get("d_skip"),
+        delta_bias: arguments.get("delta_bias"),
+        z: arguments.get("z"),
+        initial_state: arguments.get("initial_state"),
+    }
+}
+
+/// The inputs of the scan as the book takes them.
+struct BookInputs {
+    channels: usize,
+    u: Vec<Bounded>,
+    delta: Vec<Bounded>,
+    a: Vec<Bounded>,
+    b: Vec<Bounded>,
+    c: Vec<Bounded>,
+    d_skip: Option<Vec<Bounded>>,
+    delta_bias: Option<Vec<Bounded>>,
+    z: Option<Vec<Bounded>>,
+    initial_state: Option<Vec<Bounded>>,
+}
+
+impl BookInputs {
+    fn new(tensors: &[Tensor]) -> BookInputs {
+        let optional = |name| exact(tensors, name);
+        let wanted = |name| exact(tensors, name).expect("every scan has it");
+        BookInputs {
+            channels: tensors[0].cols,
+            u: wanted("u"),
+            delta: wanted("delta"),
+            a: wanted("a"),
+            b: wanted("b"),
+            c: wanted("c"),
+            d_skip: optional("d_skip"),
+            delta_bias: optional("delta_bias"),
+            z: optional("z"),
+            initial_state: optional("initial_state"),
+        }
+    }
+
+    fn pack<'a>(&'a self, packed: &'a Packed, lengths: &'a [usize]) -> book::Pack<'a, Bounded> {
+        let initial_state = self.initial_state.as_deref();
+        book::Pack {
+            lengths,
+            continued: if initial_state.is_some() { packed.continued() } else { &[] },
+            initial_state: initial_state.unwrap_or_default(),
+        }
+    }
+
+    fn inputs(&self, state: u32, softplus: bool) -> book::Inputs<'_, Bounded> {
+        book::Inputs {
+            channels: self.channels,
+            states: state as usize,
+            u: &self.u,
+            delta: &self.delta,
+            a: &self.a,
+            b: &self.b,
+            c: &self.c,
+            d_skip: self.d_skip.as_deref(),
+            delta_bias: self.delta_bias.as_deref(),
+            z: self.z.as_deref(),
+            softplus,
+        }
+    }
+}
+
+/// Columns on each side of a tensor's rows: `loads` of `vec` where the operator may be given padded rows.
+fn padding(loads: usize, vec: u32) -> impl Fn(&str) -> usize {
+    move |name| if strided(name) { loads * vec as usize } else { 0 }
+}
+
 /// Whether an operator may be given padded rows of this tensor.
 fn strided(name: &str) -> bool {
-    matches!(name, "u" | "delta" | "b" | "c" | "z" | "out")
+    matches!(name, "u" | "delta" | "b" | "c" | "z" | "g" | "out" | "du" | "ddelta" | "dz" | "db" | "dc")
 }
 
 /// The outputs of a variant, in the order of the book's.

@@ -1,0 +1,167 @@
+//! The backward pass, from checkpoints that the forward pass of the same device makes.
+
+use packscan_kernels::selective_scan::{self as scan, Backward, Workspace, default_backward};
+use packscan_reference::Bounded;
+use packscan_reference::selective_scan as book;
+use packscan_runtime::kernel;
+use packscan_runtime::{Buffer, Device, Dtype, Packed, Result};
+
+use super::{BookInputs, Options, broken_by_user, options, padding, problem, random_inputs, scan_inputs};
+use crate::operators::Pass;
+use crate::operators::arguments::{Arguments, exact, stored};
+use crate::suite::Suite;
+use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
+
+/// The backward pass and its faults.
+pub(in crate::operators) const BACKWARD: Pass =
+    Pass { operator: "selective-scan", kernel: "selective_scan_bwd", jobs, job, faults: scan::backward_faults };
+
+/// The selective scan, backward.
+#[derive(Debug)]
+struct SelectiveScanBackward;
+
+impl Operator for SelectiveScanBackward {
+    type Variant = Backward;
+
+    fn sizes(v: &Backward, elements: usize) -> Sizes {
+        Sizes {
+            chunk: v.chunk as usize,
+            tile: v.channels as usize,
+            multiple: v.vec as usize,
+            state: v.state as usize,
+            elements,
+        }
+    }
+
+    fn continues(v: &Backward) -> bool {
+        v.initial
+    }
+
+    fn inputs(v: &Backward, packed: &Packed, case: &Case) -> Vec<Tensor> {
+        let Backward { state, io, softplus, bias, skip, gate, initial, .. } = *v;
+        let mut inputs = random_inputs(&Options { state, io, softplus, bias, skip, gate, initial }, packed, case);
+        let mut upstream = |name, dtype, rows, cols| {
+            let any = |r: &mut Random| r.between(-1.0, 1.0);
+            inputs.push(Tensor::random(Tensor::shaped(name, dtype, rows, cols), packed, case.seed, any));
+        };
+        upstream("g", io, Rows::Tokens, case.channels);
+        if v.last {
+            upstream("d_final_state", Dtype::F32, Rows::Sequences, case.channels * state as usize);
+        }
+        inputs
+    }
+
+    fn run(call: &Call<'_, Backward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
+        let (v, packed, device, d) = (call.variant, call.packed.packed(), call.packed.device(), call.channels);
+        let arguments = Arguments::new(device, packed, inputs, outputs(v, d), padding(call.padding, v.vec))?;
+        let scan_inputs = scan_inputs(&arguments);
+
+        let chunks = packed.tokens().div_ceil(v.chunk as usize);
+        let checkpoints = Buffer::unwritten(device, Dtype::F32, chunks * d * v.state as usize)?;
+        let out = Buffer::unwritten(device, v.io, packed.tokens() * d)?;
+        let forward = forward_for(v, d);
+        let saved =
+            scan::Outputs { out: out.rows(packed.tokens())?, final_state: None, checkpoints: Some(checkpoints.view()) };
+        scan::forward(call.packed, &forward, Some(call.groups), &scan_inputs, &saved)?;
+
+        let upstream = scan::Upstream {
+            out: arguments.view("g"),
+            final_state: arguments.get("d_final_state"),
+            checkpoints: checkpoints.view(),
+        };
+        let gradients = scan::Gradients {
+            u: arguments.view("du"),
+            delta: arguments.view("ddelta"),
+            a: arguments.view("da"),
+            b: arguments.view("db"),
+            c: arguments.view("dc"),
+            d_skip: arguments.get("dd_skip"),
+            delta_bias: arguments.get("ddelta_bias"),
+            z: arguments.get("dz"),
+            initial_state: arguments.get("d_initial_state"),
+        };
+        let workspace = Workspace::new(call.packed, v, d, Some(call.groups))?;
+        for _ in 0..call.rounds {
+            scan::backward(call.packed, v, &scan_inputs, &upstream, &gradients, &workspace)?;
+        }
+        device.synchronize()?;
+        arguments.take()
+    }
+
+    fn book(v: &Backward, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
+        let values = BookInputs::new(inputs);
+        let lengths = packed.lengths();
+        let (g, final_state) = (exact(inputs, "g").unwrap_or_default(), exact(inputs, "d_final_state"));
+        let upstream = book::Upstream { out: &g, final_state: final_state.as_deref() };
+        let book = book::backward(&values.pack(packed, &lengths), &values.inputs(v.state, v.softplus), &upstream);
+        let mut out = vec![
+            stored(&book.u, v.io),
+            stored(&book.delta, v.io),
+            book.a,
+            stored(&book.b, v.io),
+            stored(&book.c, v.io),
+        ];
+        out.extend(book.d_skip);
+        out.extend(book.delta_bias);
+        out.extend(book.z.map(|z| stored(&z, v.io)));
+        if v.initial {
+            out.push(book.initial_state);
+        }
+        out
+    }
+}
+
+/// The outputs of a variant, in the order of the book's.
+fn outputs(v: &Backward, d: usize) -> Vec<Tensor> {
+    let n = v.state as usize;
+    let per_token = |name, cols| Tensor::shaped(name, v.io, Rows::Tokens, cols);
+    let parameter =
+        |name, rows, cols| Tensor { accumulated: true, ..Tensor::shaped(name, Dtype::F32, Rows::Shared(rows), cols) };
+    let optional = [
+        (v.skip, parameter("dd_skip", 1, d)),
+        (v.bias, parameter("ddelta_bias", 1, d)),
+        (v.gate, per_token("dz", d)),
+        (v.initial, Tensor::shaped("d_initial_state", Dtype::F32, Rows::Sequences, d * n)),
+    ];
+    let always =
+        [per_token("du", d), per_token("ddelta", d), parameter("da", d, n), per_token("db", n), per_token("dc", n)];
+    always.into_iter().chain(optional.into_iter().filter(|o| o.0).map(|o| o.1)).collect()
+}
+
+/// A forward variant that saves states where this backward variant looks for them.
+fn forward_for(v: &Backward, d: usize) -> scan::Forward {
+    let bits = [v.softplus, v.bias, v.skip, v.gate, v.initial, false, true];
+    let chosen = scan::default_variant(&problem(v.state, v.io, d, bits));
+    scan::Forward { chunk: v.chunk, channels: chosen.channels.next_multiple_of(v.vec), vec: v.vec, ..chosen }
+}
+
+/// For each state size and type: the hand-picked mapping with every option, and a small one, channel by channel, with others in turn.
+fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for (i, &state) in plan.states.iter().enumerate() {
+        for (j, &io) in plan.dtypes.iter().enumerate() {
+            let large = default_backward(&problem(state, io, 24, [true; 7]));
+            let small = small_variant(state, io, options(7 * i + 13 * j));
+            for variant in [large, small] {
+                if plan.device.check(&variant).is_ok() || broken_by_user(state) {
+                    jobs.push(Box::new(Suite::<SelectiveScanBackward>::new(variant)));
+                }
+            }
+        }
+    }
+    jobs
+}
+
+/// The suite of the variant with this id.
+fn job(id: &str) -> Result<Box<dyn Job>> {
+    let variant: Backward = id.parse()?;
+    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
+    Ok(Box::new(Suite::<SelectiveScanBackward>::new(variant)))
+}
+
+/// The shortest chunk, half the lanes of the hand-picked variant, one warp, one element a load: the other corner of the space.
+fn small_variant(state: u32, io: Dtype, options: [bool; 7]) -> Backward {
+    let large = default_backward(&problem(state, io, 23, options));
+    let lanes = (large.lanes / 2).max(state.div_ceil(64).next_power_of_two()).max(1);
+    Backward { chunk: 8, lanes, channels: 32 / lanes, vec: 1, ..large }
+}
