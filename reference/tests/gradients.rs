@@ -104,6 +104,29 @@ fn every_gradient_is_a_slope_in_every_small_packing() {
 }
 
 #[test]
+fn backward_and_segmented_backward_agree() {
+    let mut generator = Generator(18);
+    for options in Options::every() {
+        for tokens in [20, 150] {
+            let packing = generator.packing(tokens);
+            let arrays = random(&mut generator, packing, options);
+            let expected = gradients(&arrays);
+            let got = selective_scan::segmented_backward(&arrays.pack(), &arrays.inputs(), &arrays.upstream());
+            for ((name, _, got), (_, _, expected)) in named(&got).into_iter().zip(named(&expected)) {
+                let (Some(got), Some(expected)) = (got, expected) else {
+                    assert_eq!(got, expected, "{name}");
+                    continue;
+                };
+                assert_eq!(got.len(), expected.len(), "{name}");
+                for (got, expected) in got.iter().zip(expected) {
+                    assert!((got - expected).abs() <= 1e-11 * expected.abs().max(1.0), "{name}: {got}, {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_wrong_gradient_is_no_slope() {
     let packing = Packing { lengths: vec![4, 0, 3], continued: vec![true, true, false] };
     let arrays = random(&mut Generator(13), packing, Options::ALL);
