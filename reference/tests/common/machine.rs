@@ -1,6 +1,8 @@
-//! The ways in which an f32 implementation may compute.
+//! The ways in which an f32 implementation may compute, and data for it.
 
-use packscan_reference::Bounded;
+use super::arrays::{Arrays, Options};
+use super::{Generator, Packing};
+use packscan_reference::{Bounded, Number};
 
 /// The order in which an implementation adds up the states.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +89,63 @@ impl Machine {
 
 /// Fused, flushing, exact functions.
 pub const PLAIN: Machine = Machine { order: Order::Lanes, fused: true, flushes: true, ex2_bias: 0.0, rcp_bias: 0.0 };
+
+/// What the random data are like.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// Range of delta where there is no softplus; with softplus, of what it is given before the bias.
+    pub delta: (f64, f64),
+    /// Range of -A.
+    pub decay: (f64, f64),
+    pub softplus: bool,
+    /// Magnitude of u, B and C.
+    pub data: f64,
+}
+
+/// As in the initialisation of Mamba: delta between 0.001 and 0.1, A from -1 to -16.
+pub const ORDINARY: Scale = Scale { delta: (-6.9, -2.3), decay: (1.0, 16.0), softplus: true, data: 1.0 };
+
+/// Random data of that scale, with every option but softplus, which the scale decides.
+pub fn random(generator: &mut Generator, packing: Packing, shape: (usize, usize), scale: Scale) -> Arrays<f32> {
+    let options = Options { softplus: scale.softplus, ..Options::ALL };
+    Arrays::new(packing, shape, options, |name, count| {
+        let (low, high) = scale.delta;
+        let mut number = || match name {
+            "u" | "b" | "c" => generator.uniform(-1.0, 1.0) * scale.data,
+            "delta" if scale.softplus => generator.uniform(low, high),
+            "delta" => generator.log_uniform(low, high),
+            "delta_bias" if !scale.softplus => 0.0,
+            "a" => -generator.log_uniform(scale.decay.0, scale.decay.1),
+            "z" => generator.uniform(-4.0, 4.0),
+            _ => generator.uniform(-1.0, 1.0),
+        };
+        (0..count).map(|_| number() as f32).collect()
+    })
+}
+
+/// Data of very different scales.
+pub fn scales() -> [Scale; 7] {
+    let direct = |delta, decay, data| Scale { delta, decay, softplus: false, data };
+    [
+        ORDINARY,
+        Scale { delta: (-30.0, 10.0), decay: (1.0, 1024.0), softplus: true, data: 1.0 },
+        direct((1e-3, 1e-3), (1.0, 1.0), 1.0),
+        direct((1e-3, 10.0), (1.0, 1024.0), 1.0),
+        direct((1.0, 10.0), (512.0, 1024.0), 1.0),
+        direct((1e-3, 1.0), (1.0, 16.0), 1e6),
+        direct((1e-3, 1.0), (1.0, 16.0), 1e-13),
+    ]
+}
+
+/// The numbers as a kernel reads them: exact.
+pub fn bounded(arrays: &Arrays<f32>) -> Arrays<Bounded> {
+    arrays.map(|x| Bounded::constant(f64::from(*x)))
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
 
 /// The largest share of its bound that any element uses: above 1 where the bound is exceeded.
 pub fn largest_share(bound: &[Bounded], got: &[f32]) -> f64 {
