@@ -1,11 +1,11 @@
-//! How long the bound of one verification takes: `cargo bench -p packscan-reference`.
+//! How long the bounds of one verification take: `cargo bench -p packscan-reference`.
 
-use packscan_reference::selective_scan::{self, Inputs, Pack};
+use packscan_reference::selective_scan::{self, Inputs, Pack, Upstream};
 use packscan_reference::{Bounded, Number};
 use std::time::Instant;
 
 fn main() {
-    let (tokens, channels, states) = (5000, 64, 16);
+    let (tokens, channels, states) = (5000, 24, 16);
     // A wave of `count` numbers between low and high: the time does not depend on them.
     let wave = |count: usize, low: f64, high: f64| -> Vec<Bounded> {
         let at = |i: usize| low + (high - low) * (0.5 + 0.5 * (i as f64).sin());
@@ -24,8 +24,15 @@ fn main() {
         z: Some(&wave(tokens * channels, -4.0, 4.0)),
         softplus: true,
     };
+    let pack = Pack::fresh(&[1000, 4000]);
+    println!("T = {tokens}, D = {channels}, N = {states}");
+
     let start = Instant::now();
-    let outputs = selective_scan::forward(&Pack::fresh(&[1000, 4000]), &inputs);
-    let time_ms = start.elapsed().as_millis();
-    println!("T = {tokens}, D = {channels}, N = {states}: {} outputs in {time_ms} ms", outputs.out.len());
+    let outputs = selective_scan::forward(&pack, &inputs);
+    println!("forward: {} outputs in {} ms", outputs.out.len(), start.elapsed().as_millis());
+
+    let g = wave(tokens * channels, -1.0, 1.0);
+    let start = Instant::now();
+    let gradients = selective_scan::backward(&pack, &inputs, &Upstream { out: &g, final_state: None });
+    println!("backward: {} gradients of u in {} ms", gradients.u.len(), start.elapsed().as_millis());
 }

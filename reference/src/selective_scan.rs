@@ -12,15 +12,16 @@
 //! ```
 //!
 //! Twice over: [`forward`] is the definition, each sequence alone; [`segmented`] is a formulation over the whole pack, with
-//! boundaries, of the kind that runs in parallel. [`backward`] has the gradients, by hand, each sequence alone.
+//! boundaries, of the kind that runs in parallel. So are the gradients, by hand: [`backward`] and [`segmented_backward`].
 
 mod backward;
 mod forward;
 mod segmented;
+mod tokens;
 
 pub use backward::{Gradients, Upstream, backward};
 pub use forward::forward;
-pub use segmented::segmented;
+pub use segmented::{segmented, segmented_backward};
 
 use crate::Number;
 use std::ops::Range;

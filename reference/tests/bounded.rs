@@ -2,229 +2,68 @@
 
 mod common;
 
+use common::arrays::Arrays;
+use common::machine::{Machine, ORDINARY, PLAIN, bounded, largest_share, machines, median, random, scales};
 use common::{Generator, Packing};
-use packscan_reference::selective_scan::{self, Inputs, Outputs, Pack};
-use packscan_reference::{Bounded, Number};
+use packscan_reference::Bounded;
+use packscan_reference::selective_scan::{self, Outputs};
 
 const CHANNELS: usize = 4;
 const STATES: usize = 8;
 
-/// The order in which an implementation adds up the states.
-#[derive(Clone, Copy, Debug)]
-enum Order {
-    Ascending,
-    Descending,
-    Tree,
-    /// Two lanes, each a chain over every second state.
-    Lanes,
+fn bound(data: &Arrays<f32>) -> Outputs<Bounded> {
+    let data = bounded(data);
+    selective_scan::forward(&data.pack(), &data.inputs())
 }
 
-/// One way in which an f32 implementation may compute. The biases are relative errors of the approximate functions.
-#[derive(Clone, Copy, Debug)]
-struct Machine {
-    order: Order,
-    fused: bool,
-    flushes: bool,
-    ex2_bias: f64,
-    rcp_bias: f64,
-}
-
-/// Exact functions, and functions that are as wrong as they may be in either direction (less the rounding of the emulation).
-fn machines() -> Vec<Machine> {
-    let ulp = f64::from(f32::EPSILON);
-    let mut machines = Vec::new();
-    for order in [Order::Ascending, Order::Descending, Order::Tree, Order::Lanes] {
-        for (fused, flushes) in [(true, true), (false, false)] {
-            for (ex2_bias, rcp_bias) in [(0.0, 0.0), (1.49 * ulp, 0.49 * ulp), (-1.49 * ulp, -0.49 * ulp)] {
-                machines.push(Machine { order, fused, flushes, ex2_bias, rcp_bias });
-            }
+/// The scan in f32, in the manner of a kernel: one walk over the pack, A * log2e beforehand, a reset that is a choice.
+fn run(data: &Arrays<f32>, machine: Machine) -> Outputs<f32> {
+    let state_len = CHANNELS * STATES;
+    let a2: Vec<f32> = data.a.iter().map(|a| a * std::f32::consts::LOG2_E).collect();
+    let mut outputs = Outputs { out: vec![], states: vec![], final_state: vec![], state_len };
+    let mut start = 0;
+    for (s, &length) in data.packing.lengths.iter().enumerate() {
+        let continued = data.packing.continued[s];
+        let mut h = data.initial_state[s * state_len..][..state_len].to_vec();
+        if !continued {
+            h.fill(0.0);
         }
-    }
-    machines
-}
-
-impl Machine {
-    fn store(self, x: f32) -> f32 {
-        if self.flushes && x.is_subnormal() { 0.0 } else { x }
-    }
-
-    fn ex2(self, x: f32) -> f32 {
-        self.store((f64::from(x).exp2() * (1.0 + self.ex2_bias)) as f32)
-    }
-
-    fn fma(self, x: f32, y: f32, z: f32) -> f32 {
-        self.store(if self.fused { x.mul_add(y, z) } else { self.store(x * y) + z })
-    }
-
-    fn softplus(self, x: f32) -> f32 {
-        let w = self.ex2(-x.abs() * std::f32::consts::LOG2_E);
-        self.store(x.max(0.0) + w.ln_1p())
-    }
-
-    fn silu(self, z: f32) -> f32 {
-        let q = 1.0 + self.ex2(-z * std::f32::consts::LOG2_E);
-        let r = self.store(((1.0 + self.rcp_bias) / f64::from(q)) as f32);
-        self.store(z * r)
-    }
-
-    /// sum_n c*h
-    fn dot(self, c: &[f32], h: &[f32]) -> f32 {
-        let chain = |ns: &mut dyn Iterator<Item = usize>| ns.fold(0.0, |sum, n| self.fma(c[n], h[n], sum));
-        match self.order {
-            Order::Ascending => chain(&mut (0..h.len())),
-            Order::Descending => chain(&mut (0..h.len()).rev()),
-            Order::Lanes => chain(&mut (0..h.len()).step_by(2)) + chain(&mut (1..h.len()).step_by(2)),
-            Order::Tree if h.len() > 1 => {
-                let half = h.len() / 2;
-                self.store(self.dot(&c[..half], &h[..half]) + self.dot(&c[half..], &h[half..]))
-            }
-            Order::Tree => self.store(c[0] * h[0]),
-        }
-    }
-}
-
-/// What the random data are like.
-#[derive(Clone, Copy, Debug)]
-struct Scale {
-    /// Range of delta where there is no softplus; with softplus, of what it is given before the bias.
-    delta: (f64, f64),
-    /// Range of -A.
-    decay: (f64, f64),
-    softplus: bool,
-    /// Magnitude of u, B and C.
-    data: f64,
-}
-
-/// As in the initialisation of Mamba: delta between 0.001 and 0.1, A from -1 to -16.
-const ORDINARY: Scale = Scale { delta: (-6.9, -2.3), decay: (1.0, 16.0), softplus: true, data: 1.0 };
-
-struct Data {
-    packing: Packing,
-    softplus: bool,
-    u: Vec<f32>,
-    delta: Vec<f32>,
-    z: Vec<f32>,
-    a: Vec<f32>,
-    b: Vec<f32>,
-    c: Vec<f32>,
-    d_skip: Vec<f32>,
-    delta_bias: Vec<f32>,
-    initial_state: Vec<f32>,
-}
-
-impl Data {
-    fn new(generator: &mut Generator, packing: Packing, scale: Scale) -> Self {
-        let (t, s) = (packing.tokens(), packing.lengths.len());
-        let mut data = |count| generator.f32s(count).into_iter().map(|x| x * scale.data as f32).collect();
-        let (u, b, c) = (data(t * CHANNELS), data(t * STATES), data(t * STATES));
-        let (low, high) = scale.delta;
-        let mut delta = || {
-            if scale.softplus { generator.uniform(low, high) } else { generator.log_uniform(low, high) }
-        };
-        let delta = (0..t * CHANNELS).map(|_| delta() as f32).collect();
-        let mut decay = || -generator.log_uniform(scale.decay.0, scale.decay.1) as f32;
-        let a = (0..CHANNELS * STATES).map(|_| decay()).collect();
-        let delta_bias = if scale.softplus { generator.f32s(CHANNELS) } else { vec![0.0; CHANNELS] };
-        let z = generator.f32s(t * CHANNELS).into_iter().map(|z| z * 4.0).collect();
-        let d_skip = generator.f32s(CHANNELS);
-        let initial_state = generator.f32s(s * CHANNELS * STATES);
-        Self { packing, softplus: scale.softplus, u, delta, z, a, b, c, d_skip, delta_bias, initial_state }
-    }
-
-    fn bound(&self) -> Outputs<Bounded> {
-        let bounded = |values: &[f32]| -> Vec<_> { values.iter().map(|x| Bounded::constant(f64::from(*x))).collect() };
-        selective_scan::forward(
-            &Pack {
-                lengths: &self.packing.lengths,
-                continued: &self.packing.continued,
-                initial_state: &bounded(&self.initial_state),
-            },
-            &Inputs {
-                channels: CHANNELS,
-                states: STATES,
-                u: &bounded(&self.u),
-                delta: &bounded(&self.delta),
-                a: &bounded(&self.a),
-                b: &bounded(&self.b),
-                c: &bounded(&self.c),
-                d_skip: Some(&bounded(&self.d_skip)),
-                delta_bias: Some(&bounded(&self.delta_bias)),
-                z: Some(&bounded(&self.z)),
-                softplus: self.softplus,
-            },
-        )
-    }
-
-    /// The scan in f32, in the manner of a kernel: one walk over the pack, A * log2e beforehand, a reset that is a choice.
-    fn run(&self, machine: Machine) -> Outputs<f32> {
-        let state_len = CHANNELS * STATES;
-        let a2: Vec<f32> = self.a.iter().map(|a| a * std::f32::consts::LOG2_E).collect();
-        let mut outputs = Outputs { out: vec![], states: vec![], final_state: vec![], state_len };
-        let mut start = 0;
-        for (s, &length) in self.packing.lengths.iter().enumerate() {
-            let continued = self.packing.continued[s];
-            let mut h = self.initial_state[s * state_len..][..state_len].to_vec();
-            if !continued {
-                h.fill(0.0);
-            }
-            for t in start..start + length {
-                outputs.states.extend_from_slice(&h);
-                for d in 0..CHANNELS {
-                    let h = &mut h[d * STATES..][..STATES];
-                    let at = t * CHANNELS + d;
-                    let raw = self.delta[at] + self.delta_bias[d];
-                    let delta = if self.softplus { machine.softplus(raw) } else { raw };
-                    let delta_u = machine.store(delta * self.u[at]);
-                    for (n, h) in h.iter_mut().enumerate() {
-                        let x = machine.store(delta_u * self.b[t * STATES + n]);
-                        let decay = machine.ex2(delta * a2[d * STATES + n]);
-                        *h = if t == start && !continued { x } else { machine.fma(decay, *h, x) };
-                    }
-                    let y = machine.dot(&self.c[t * STATES..][..STATES], h);
-                    let y = machine.fma(self.d_skip[d], self.u[at], y);
-                    outputs.out.push(machine.store(y * machine.silu(self.z[at])));
+        for t in start..start + length {
+            outputs.states.extend_from_slice(&h);
+            for d in 0..CHANNELS {
+                let h = &mut h[d * STATES..][..STATES];
+                let at = t * CHANNELS + d;
+                let raw = data.delta[at] + data.delta_bias[d];
+                let delta = if data.options.softplus { machine.softplus(raw) } else { raw };
+                let delta_u = machine.store(delta * data.u[at]);
+                for (n, h) in h.iter_mut().enumerate() {
+                    let x = machine.store(delta_u * data.b[t * STATES + n]);
+                    let decay = machine.ex2(delta * a2[d * STATES + n]);
+                    *h = if t == start && !continued { x } else { machine.fma(decay, *h, x) };
                 }
+                let y = machine.dot(&data.c[t * STATES..][..STATES], h);
+                let y = machine.fma(data.d_skip[d], data.u[at], y);
+                outputs.out.push(machine.store(y * machine.silu(data.z[at])));
             }
-            outputs.final_state.extend_from_slice(&h);
-            start += length;
         }
-        outputs
+        outputs.final_state.extend_from_slice(&h);
+        start += length;
     }
-}
-
-/// The largest share of its bound that any element uses: above 1 where the bound is exceeded.
-fn largest_share(bound: &[Bounded], got: &[f32]) -> f64 {
-    assert_eq!(bound.len(), got.len());
-    let share = |(bound, got): (&Bounded, &f32)| {
-        let got = f64::from(*got);
-        assert!(bound.error.is_finite() && got.is_finite(), "{got}, {bound:?}");
-        if bound.allows(got) { (got - bound.value).abs() / bound.error.max(f64::MIN_POSITIVE) } else { f64::INFINITY }
-    };
-    bound.iter().zip(got).map(share).fold(0.0, f64::max)
+    outputs
 }
 
 #[test]
 fn no_f32_implementation_exceeds_the_bound() {
-    let direct = |delta, decay, data| Scale { delta, decay, softplus: false, data };
-    let scales = [
-        ORDINARY,
-        Scale { delta: (-30.0, 10.0), decay: (1.0, 1024.0), softplus: true, data: 1.0 },
-        direct((1e-3, 1e-3), (1.0, 1.0), 1.0),
-        direct((1e-3, 10.0), (1.0, 1024.0), 1.0),
-        direct((1.0, 10.0), (512.0, 1024.0), 1.0),
-        direct((1e-3, 1.0), (1.0, 16.0), 1e6),
-        direct((1e-3, 1.0), (1.0, 16.0), 1e-13),
-    ];
     let mut generator = Generator(7);
-    for scale in scales {
+    for scale in scales() {
         let mut packing = generator.packing(200);
         packing.lengths.push(2000);
         packing.continued.push(true);
-        let data = Data::new(&mut generator, packing, scale);
-        let bound = data.bound();
+        let data = random(&mut generator, packing, (CHANNELS, STATES), scale);
+        let bound = bound(&data);
         let mut used = 0f64;
         for machine in machines() {
-            let got = data.run(machine);
+            let got = run(&data, machine);
             for (bound, got) in
                 [(&bound.out, &got.out), (&bound.states, &got.states), (&bound.final_state, &got.final_state)]
             {
@@ -238,22 +77,15 @@ fn no_f32_implementation_exceeds_the_bound() {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// Ordinary data: two fresh sequences of 300 tokens.
-fn ordinary() -> Data {
+fn ordinary() -> Arrays<f32> {
     let packing = Packing { lengths: vec![300, 300], continued: vec![false; 2] };
-    Data::new(&mut Generator(8), packing, ORDINARY)
+    random(&mut Generator(8), packing, (CHANNELS, STATES), ORDINARY)
 }
-
-const PLAIN: Machine = Machine { order: Order::Lanes, fused: true, flushes: true, ex2_bias: 0.0, rcp_bias: 0.0 };
 
 #[test]
 fn on_ordinary_data_the_bound_is_a_small_part_of_the_value() {
-    let bound = ordinary().bound();
+    let bound = bound(&ordinary());
     for results in [&bound.out, &bound.final_state] {
         let relative = median(results.iter().map(|x| x.error / x.value.abs()).collect());
         assert!(relative < 1e-4, "{relative}");
@@ -270,13 +102,13 @@ fn caught(bound: &Outputs<Bounded>, faulty: &Outputs<f32>, tokens: std::ops::Ran
 #[test]
 fn faults_exceed_the_bound() {
     let data = ordinary();
-    let bound = data.bound();
-    assert_eq!(caught(&bound, &data.run(PLAIN), 0..600), 0.0);
+    let bound = bound(&data);
+    assert_eq!(caught(&bound, &run(&data, PLAIN), 0..600), 0.0);
 
-    let fault = |spoil: &dyn Fn(&mut Data)| {
+    let fault = |spoil: &dyn Fn(&mut Arrays<f32>)| {
         let mut data = ordinary();
         spoil(&mut data);
-        data.run(PLAIN)
+        run(&data, PLAIN)
     };
     let no_reset = fault(&|data| data.packing = Packing { lengths: vec![600], continued: vec![false] });
     let late_reset = fault(&|data| data.packing.lengths = vec![301, 299]);

@@ -18,6 +18,16 @@ fn softplus_and_silu_meet_their_textbook_forms() {
         assert!((x.softplus() - softplus).abs() <= 1e-14 * softplus + loss, "softplus({x})");
         let silu = x * x.exp() / (1.0 + x.exp());
         assert!((x.silu() - silu).abs() <= 1e-14 * silu.abs(), "silu({x})");
+        assert!((x.sigmoid() - silu / x).abs() <= 1e-14 * x.sigmoid() || x == 0.0, "sigmoid({x})");
+    }
+}
+
+#[test]
+fn derivatives_are_slopes() {
+    for x in arguments().filter(|x| x.abs() <= 20.0) {
+        let slope = |f: fn(&f64) -> f64| (f(&(x + 1e-4)) - f(&(x - 1e-4))) / 2e-4;
+        assert!((slope(Number::softplus) - x.sigmoid()).abs() <= 1e-8, "softplus at {x}");
+        assert!((slope(Number::silu) - x.silu_derivative()).abs() <= 1e-8, "silu at {x}");
     }
 }
 
@@ -27,19 +37,26 @@ fn bounds_are_numbers_and_no_larger_than_they_need_be() {
         let x = Bounded::constant(f64::from(x as f32));
         let exp = x.exp();
         assert!(!exp.value.is_nan() && !exp.error.is_nan());
-        for result in [x.softplus(), x.silu()] {
+        for result in [x.softplus(), x.silu(), x.sigmoid(), x.silu_derivative()] {
             assert!(result.value.is_finite() && result.error.is_finite(), "{x:?} gives {result:?}");
         }
         // Three roundings of the exponential's argument, and a few of everything else.
         let relative = 2e-6 + 2e-7 * x.value.abs().min(128.0);
-        let (softplus, silu) = (x.softplus(), x.silu());
+        let (softplus, silu, sigmoid) = (x.softplus(), x.silu(), x.sigmoid());
         assert!(softplus.error <= relative * softplus.value + 4.0 * UNDERFLOW, "{softplus:?}");
         assert!(silu.error <= relative * silu.value.abs() + 512.0 * UNDERFLOW, "{silu:?}");
+        assert!(sigmoid.error <= relative * sigmoid.value + 4.0 * UNDERFLOW, "{sigmoid:?}");
     }
     assert!(Bounded::constant(-1e8).exp().error <= 2.0 * UNDERFLOW);
     assert_eq!(Bounded::constant(89.0).exp().error, f64::INFINITY);
     let infinite = Bounded { value: 0.0, error: f64::INFINITY };
-    for result in [infinite.exp(), infinite.softplus(), infinite.silu(), infinite.mul(&Bounded::constant(0.0))] {
+    for result in [
+        infinite.exp(),
+        infinite.softplus(),
+        infinite.silu(),
+        infinite.sigmoid(),
+        infinite.mul(&Bounded::constant(0.0)),
+    ] {
         assert_eq!(result.error, f64::INFINITY);
     }
 }
@@ -55,7 +72,7 @@ fn flush(x: f32) -> f32 {
 }
 
 #[test]
-fn the_worst_f32_softplus_and_silu_stay_within_their_bounds() {
+fn the_worst_f32_softplus_silu_and_sigmoid_stay_within_their_bounds() {
     let unit = f64::from(f32::EPSILON);
     for x in arguments().map(|x| x as f32) {
         for (exp_bias, bias) in [(0.0, 0.0), (1.5, 1.0), (1.5, -1.0), (-1.5, 1.0), (-1.5, -1.0)] {
@@ -72,6 +89,11 @@ fn the_worst_f32_softplus_and_silu_stay_within_their_bounds() {
             let silu = flush(x * r);
             let bound = Bounded::constant(f64::from(x)).silu();
             assert!(bound.allows(f64::from(silu)), "silu({x}) = {silu}, {bound:?}");
+            let bound = Bounded::constant(f64::from(x)).sigmoid();
+            assert!(bound.allows(f64::from(r)), "sigmoid({x}) = {r}, {bound:?}");
+            let derivative = flush(r * x.mul_add(1.0 - r, 1.0));
+            let bound = Bounded::constant(f64::from(x)).silu_derivative();
+            assert!(bound.allows(f64::from(derivative)), "silu'({x}) = {derivative}, {bound:?}");
         }
     }
 }
@@ -110,6 +132,9 @@ fn an_uncertain_operand_may_be_anywhere_in_its_interval() {
                 assert!(uncertain.exp().allows(moved.exp()), "exp of {moved} from {uncertain:?}");
                 assert!(uncertain.softplus().allows(moved.softplus()), "softplus of {moved} from {uncertain:?}");
                 assert!(uncertain.silu().allows(moved.silu()), "silu of {moved} from {uncertain:?}");
+                assert!(uncertain.sigmoid().allows(moved.sigmoid()), "sigmoid of {moved} from {uncertain:?}");
+                let derivative = moved.silu_derivative();
+                assert!(uncertain.silu_derivative().allows(derivative), "silu' of {moved} from {uncertain:?}");
                 assert!(uncertain.neg().sub(&uncertain).allows(-x - moved), "{moved} from {uncertain:?}");
             }
         }

@@ -25,6 +25,7 @@
 //! `h` as forward does, from wherever it kept it in f32.
 
 use super::forward::scan_one;
+use super::tokens::{Terms, Token, Tokens};
 use super::{Inputs, Pack};
 use crate::Number;
 
@@ -36,8 +37,13 @@ pub struct Upstream<'a, X> {
     pub final_state: Option<&'a [X]>,
 }
 
-impl<X> Upstream<'_, X> {
-    fn check(&self, tokens: usize, channels: usize, final_states_len: usize) {
+impl<'a, X> Upstream<'a, X> {
+    /// The gradient of the final state of sequence s, (D, N), if it has one.
+    pub(super) fn final_gradient(&self, s: usize, state_len: usize) -> Option<&'a [X]> {
+        self.final_state.map(|gradient| &gradient[s * state_len..][..state_len])
+    }
+
+    pub(super) fn check(&self, tokens: usize, channels: usize, final_states_len: usize) {
         assert_eq!(self.out.len(), tokens * channels, "the gradient of out has the wrong length for the shape (T, D)");
         if let Some(gradient) = self.final_state {
             let got = gradient.len();
@@ -85,97 +91,35 @@ pub fn backward<X: Number>(pack: &Pack<'_, X>, inputs: &Inputs<'_, X>, upstream:
 
     let mut all = Terms::none();
     for (s, tokens) in pack.ranges().enumerate() {
+        let g = &upstream.out[tokens.start * channels..tokens.end * channels];
         let alone = Sequence {
-            inputs: inputs.of_tokens(tokens.clone()),
+            tokens: Tokens { inputs: &inputs.of_tokens(tokens), g },
             initial_state: pack.initial_state(s, state_len),
-            g: &upstream.out[tokens.start * channels..tokens.end * channels],
-            final_gradient: upstream.final_state.map(|gradient| &gradient[s * state_len..][..state_len]),
+            final_gradient: upstream.final_gradient(s, state_len),
         };
         alone.add_terms(&mut all);
     }
-    Gradients {
-        a: sum_rows(&all.a, state_len),
-        d_skip: inputs.d_skip.map(|_| sum_rows(&all.d_skip, channels)),
-        delta_bias: inputs.delta_bias.map(|_| sum_rows(&all.delta, channels)),
-        u: all.u,
-        delta: all.delta,
-        b: all.b,
-        c: all.c,
-        z: inputs.z.map(|_| all.z),
-        initial_state: all.initial_state,
-    }
-}
-
-/// Sums each column of `rows: (_, width)`.
-fn sum_rows<X: Number>(rows: &[X], width: usize) -> Vec<X> {
-    (0..width).map(|column| X::sum(rows.iter().skip(column).step_by(width).cloned())).collect()
-}
-
-/// What the tokens contribute, row after row.
-struct Terms<X> {
-    /// (T, D)
-    u: Vec<X>,
-    /// (T, D). Its rows sum to the gradient of the bias.
-    delta: Vec<X>,
-    /// (T, N)
-    b: Vec<X>,
-    /// (T, N)
-    c: Vec<X>,
-    /// (T, D), empty if there is no gate.
-    z: Vec<X>,
-    /// A row (D, N) for each token that has a past.
-    a: Vec<X>,
-    /// (T, D)
-    d_skip: Vec<X>,
-    /// (S, D, N)
-    initial_state: Vec<X>,
-}
-
-impl<X> Terms<X> {
-    fn none() -> Self {
-        Self {
-            u: vec![],
-            delta: vec![],
-            b: vec![],
-            c: vec![],
-            z: vec![],
-            a: vec![],
-            d_skip: vec![],
-            initial_state: vec![],
-        }
-    }
+    all.into_gradients(inputs)
 }
 
 /// One sequence, which is all there is.
 struct Sequence<'a, X> {
-    inputs: Inputs<'a, X>,
+    tokens: Tokens<'a, X>,
     /// (D, N); none if the sequence is fresh.
     initial_state: Option<&'a [X]>,
-    /// dL/dout, (T, D).
-    g: &'a [X],
     /// Of the final state, (D, N), if it has one.
     final_gradient: Option<&'a [X]>,
 }
 
-/// What is known of one token before its gradients are.
-struct Token<'a, X> {
-    t: usize,
-    /// h[t-1], (D, N); none at the first token of a fresh sequence.
-    before: Option<&'a [X]>,
-    /// h[t], (D, N)
-    after: &'a [X],
-    /// dL/dh[t], through this token's output and all later ones, (D, N).
-    dh: &'a [X],
-}
-
 impl<X: Number> Sequence<'_, X> {
     fn add_terms(&self, terms: &mut Terms<X>) {
-        let state_len = self.inputs.channels * self.inputs.states;
-        let forward = scan_one(&self.inputs, self.initial_state);
+        let inputs = self.tokens.inputs;
+        let state_len = inputs.channels * inputs.states;
+        let forward = scan_one(inputs, self.initial_state);
         // Row t is the state that token t receives, row t + 1 the one that it leaves.
         let h = [forward.states, forward.final_state].concat();
         let (dh, dinitial) = self.state_gradients();
-        for t in 0..self.inputs.tokens() {
+        for t in 0..inputs.tokens() {
             let has_past = t > 0 || self.initial_state.is_some();
             let token = Token {
                 t,
@@ -183,23 +127,16 @@ impl<X: Number> Sequence<'_, X> {
                 after: &h[(t + 1) * state_len..][..state_len],
                 dh: &dh[t * state_len..][..state_len],
             };
-            for d in 0..self.inputs.channels {
-                self.add_channel(&token, d, terms);
-            }
-            self.add_weights(&token, terms);
+            self.tokens.add(&token, terms);
         }
         terms.initial_state.extend(dinitial);
     }
 
-    /// dy = g * silu(z), of token t and channel d.
-    fn dy(&self, t: usize, d: usize) -> X {
-        self.inputs.gated(t, d, &self.g[t * self.inputs.channels + d])
-    }
-
     /// The gradient of the state that each token leaves, (T, D, N), and of the initial state, (D, N).
     fn state_gradients(&self) -> (Vec<X>, Vec<X>) {
-        let Inputs { channels, states, c, .. } = self.inputs;
-        let (tokens, state_len) = (self.inputs.tokens(), channels * states);
+        let inputs = self.tokens.inputs;
+        let (channels, states) = (inputs.channels, inputs.states);
+        let (tokens, state_len) = (inputs.tokens(), channels * states);
         let nothing = vec![X::constant(0.0); state_len];
         let mut dh = vec![X::constant(0.0); tokens * state_len];
         // a[t+1]*dh[t+1]: what token t is told by the next one.
@@ -207,55 +144,15 @@ impl<X: Number> Sequence<'_, X> {
         for t in (0..tokens).rev() {
             let has_future = t + 1 < tokens || self.final_gradient.is_some();
             for d in 0..channels {
-                let (dy, delta) = (self.dy(t, d), self.inputs.delta(t, d));
+                let (dy, delta) = (self.tokens.dy(t, d), inputs.delta(t, d));
                 for n in 0..states {
-                    let (column, own) = (d * states + n, c[t * states + n].mul(&dy));
+                    let (column, own) = (d * states + n, inputs.c[t * states + n].mul(&dy));
                     let total = if has_future { own.add(&carry[column]) } else { own };
-                    carry[column] = self.inputs.decay(&delta, d, n).mul(&total);
+                    carry[column] = inputs.decay(&delta, d, n).mul(&total);
                     dh[t * state_len + column] = total;
                 }
             }
         }
         (dh, if self.initial_state.is_some() { carry } else { nothing })
-    }
-
-    /// The gradients of what the token has in one channel, and the channel's terms of A and D_skip.
-    fn add_channel(&self, token: &Token<'_, X>, d: usize, terms: &mut Terms<X>) {
-        let (inputs, t) = (&self.inputs, token.t);
-        let Inputs { channels, states, .. } = *inputs;
-        let (at, columns) = (t * channels + d, d * states..(d + 1) * states);
-        let (u, delta, dy, dh) = (&inputs.u[at], inputs.delta(t, d), self.dy(t, d), &token.dh[columns.clone()]);
-
-        // dh*(a*h[t-1]), the gradient of delta*A, one for each state; none where nothing decays.
-        let decayed = |before: &[X]| -> Vec<X> {
-            (0..states).map(|n| dh[n].mul(&inputs.decay(&delta, d, n).mul(&before[n]))).collect()
-        };
-        let by_exponent = token.before.map_or_else(Vec::new, |before| decayed(&before[columns.clone()]));
-        let b = &inputs.b[t * states..][..states];
-        let s1 = X::sum(dh.iter().zip(b).map(|(dh, b)| dh.mul(b)));
-        let s2 = X::sum(by_exponent.iter().zip(&inputs.a[columns.clone()]).map(|(x, a)| x.mul(a)));
-
-        let du = delta.mul(&s1);
-        terms.u.push(inputs.d_skip.map_or_else(|| du.clone(), |d_skip| du.add(&d_skip[d].mul(&dy))));
-        let ddelta = u.mul(&s1).add(&s2);
-        terms.delta.push(if inputs.softplus { ddelta.mul(&inputs.biased_delta(t, d).sigmoid()) } else { ddelta });
-        if let Some(z) = inputs.z {
-            let y = inputs.y(t, d, &token.after[columns]);
-            terms.z.push(self.g[at].mul(&y).mul(&z[at].silu_derivative()));
-        }
-        terms.a.extend(by_exponent.iter().map(|x| x.mul(&delta)));
-        terms.d_skip.push(dy.mul(u));
-    }
-
-    /// The gradients of the token's B and C, which its channels share.
-    fn add_weights(&self, token: &Token<'_, X>, terms: &mut Terms<X>) {
-        let (inputs, t) = (&self.inputs, token.t);
-        let Inputs { channels, states, .. } = *inputs;
-        let dy: Vec<X> = (0..channels).map(|d| self.dy(t, d)).collect();
-        let delta_u: Vec<X> = (0..channels).map(|d| inputs.delta(t, d).mul(&inputs.u[t * channels + d])).collect();
-        for n in 0..states {
-            terms.b.push(X::sum((0..channels).map(|d| token.dh[d * states + n].mul(&delta_u[d]))));
-            terms.c.push(X::sum((0..channels).map(|d| dy[d].mul(&token.after[d * states + n]))));
-        }
     }
 }

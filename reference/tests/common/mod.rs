@@ -1,6 +1,9 @@
 //! Packs and numbers for the tests: every small packing, random large ones.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod arrays;
+pub mod machine;
+
 /// SplitMix64 (Steele, Lea, Flood 2014): tiny, and the same everywhere.
 pub struct Generator(pub u64);
 
