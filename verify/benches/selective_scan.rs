@@ -3,12 +3,14 @@
 //! `cargo bench -p packscan-verify --bench selective_scan -- [--tokens T] [--channels D] [--state N] [ID ...]`
 //!
 //! Sequence lengths are log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill the pack: natural text. Without
-//! ids the hand-picked variant runs. Each time is the median of 20 launches between two events, in milliseconds.
+//! ids the hand-picked variants of both passes run. Each time is the median of 20 launches between two events, in milliseconds.
 
 use half::bf16;
-use packscan_kernels::selective_scan::{self as scan, Forward, Problem, default_variant};
+use packscan_kernels::selective_scan::{self as scan, Backward, Forward, Problem, Workspace};
+use packscan_kernels::selective_scan::{default_backward, default_variant};
 use packscan_reference::selective_scan as book;
 use packscan_reference::{Bounded, Io};
+use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Buffer, Cuda, Device, DevicePacked, Dtype, Packed};
 use packscan_verify::Random;
 
@@ -50,20 +52,40 @@ fn main() -> AnyResult<()> {
     println!("{} x {}, N = {}, {} sequences, {device}", size.tokens, size.channels, size.state, packed.sequences());
     let floors = Floors::new(cuda, &size)?;
     println!("floors: special functions {:.3} ms, memory {:.3} ms", floors.special_ms, floors.memory_ms);
-    let variants = match size.ids.is_empty() {
-        true => vec![default_variant(&problem)],
-        false => size.ids.iter().map(|id| id.parse()).collect::<Result<Vec<Forward>, _>>()?,
+    let ids = match size.ids.is_empty() {
+        true => vec![default_variant(&problem).to_string(), default_backward(&problem).to_string()],
+        false => size.ids,
     };
-    for variant in &variants {
-        match data.measure(cuda, &on_device, variant) {
-            Ok((ms, low, high)) => {
-                let blocks = cuda.blocks_per_multiprocessor(variant)?;
-                println!("{ms:8.3} ms ({low:.3} to {high:.3}, {blocks} blocks a multiprocessor)  {variant}");
+    for id in &ids {
+        let measured = match id.starts_with("selective_scan_bwd") {
+            true => id.parse().map_err(Into::into).and_then(|v| data.measure_backward(cuda, &on_device, &v)),
+            false => id.parse().map_err(Into::into).and_then(|v| data.measure(cuda, &on_device, &v)),
+        };
+        match measured {
+            Ok(Times { median, least, most, blocks }) => {
+                println!("{median:8.3} ms ({least:.3} to {most:.3}, {blocks} blocks a multiprocessor)  {id}");
             }
-            Err(error) => println!("       - {variant}: {error}"),
+            Err(error) => println!("       - {id}: {error}"),
         }
     }
     Ok(())
+}
+
+/// What 20 launches took, in milliseconds, and how many blocks share a multiprocessor.
+struct Times {
+    median: f32,
+    least: f32,
+    most: f32,
+    blocks: usize,
+}
+
+impl Times {
+    fn of<V: Variant>(cuda: &Cuda, variant: &V, launch: impl Fn() -> packscan_runtime::Result<()>) -> AnyResult<Times> {
+        let mut times = (0..20).map(|_| cuda.time_ms(&launch)).collect::<Result<Vec<f32>, _>>()?;
+        times.sort_by(f32::total_cmp);
+        let blocks = cuda.blocks_per_multiprocessor(variant)?;
+        Ok(Times { median: times[times.len() / 2], least: times[0], most: times[times.len() - 1], blocks })
+    }
 }
 
 fn arguments() -> AnyResult<Size> {
@@ -161,35 +183,120 @@ impl Data {
         })
     }
 
-    /// Median, least and most of 20 launches, in milliseconds.
-    fn measure(&self, cuda: &Cuda, packed: &DevicePacked, variant: &Forward) -> AnyResult<(f32, f32, f32)> {
-        let (t, d, n) = (packed.packed().tokens(), self.channels, self.state);
-        let chunks = t.div_ceil(variant.chunk as usize);
-        let checkpoints = Buffer::unwritten(packed.device(), Dtype::F32, chunks * d * n)?;
-        let inputs = scan::Inputs {
+    fn inputs(&self, t: usize) -> AnyResult<scan::Inputs<'_>> {
+        Ok(scan::Inputs {
             u: self.activations[0].rows(t)?,
             delta: self.activations[1].rows(t)?,
-            a: self.parameters[0].rows(d)?,
+            a: self.parameters[0].rows(self.channels)?,
             b: self.projections[0].rows(t)?,
             c: self.projections[1].rows(t)?,
             d_skip: Some(self.parameters[1].view()),
             delta_bias: Some(self.parameters[2].view()),
             z: Some(self.activations[2].rows(t)?),
             initial_state: None,
-        };
+        })
+    }
+
+    fn measure(&self, cuda: &Cuda, packed: &DevicePacked, variant: &Forward) -> AnyResult<Times> {
+        let t = packed.packed().tokens();
+        let chunks = t.div_ceil(variant.chunk as usize);
+        let checkpoints = Buffer::unwritten(packed.device(), Dtype::F32, chunks * self.channels * self.state)?;
+        let inputs = self.inputs(t)?;
         let outputs =
             scan::Outputs { out: self.out.rows(t)?, final_state: None, checkpoints: Some(checkpoints.rows(chunks)?) };
         let launch = || scan::forward(packed, variant, None, &inputs, &outputs).map(drop);
         launch()?;
         self.check(t)?;
-        let mut times = (0..20).map(|_| cuda.time_ms(launch)).collect::<Result<Vec<f32>, _>>()?;
-        times.sort_by(f32::total_cmp);
-        Ok((times[times.len() / 2], times[0], times[times.len() - 1]))
+        Times::of(cuda, variant, launch)
+    }
+
+    /// The backward pass with its sums of parts. `z` serves as the gradient of the result too: any numbers do.
+    fn measure_backward(&self, cuda: &Cuda, packed: &DevicePacked, variant: &Backward) -> AnyResult<Times> {
+        let (t, d, n) = (packed.packed().tokens(), self.channels, self.state);
+        let chunks = t.div_ceil(variant.chunk as usize);
+        let floats = |len| Buffer::from_f32(packed.device(), Dtype::F32, &vec![0.0; len]);
+        let checkpoints = Buffer::unwritten(packed.device(), Dtype::F32, chunks * d * n)?;
+        let inputs = self.inputs(t)?;
+        let outputs =
+            scan::Outputs { out: self.out.rows(t)?, final_state: None, checkpoints: Some(checkpoints.rows(chunks)?) };
+        let forward = Forward { chunk: variant.chunk, checkpoints: true, ..self.forward(variant) };
+        scan::forward(packed, &forward, None, &inputs, &outputs)?;
+
+        let activation = |cols| Buffer::unwritten(packed.device(), Dtype::Bf16, t * cols);
+        let (du, ddelta, dz, db, dc) = (activation(d)?, activation(d)?, activation(d)?, activation(n)?, activation(n)?);
+        let (da, dd_skip, ddelta_bias) = (floats(d * n)?, floats(d)?, floats(d)?);
+        let upstream =
+            scan::Upstream { out: self.activations[2].rows(t)?, final_state: None, checkpoints: checkpoints.view() };
+        let gradients = scan::Gradients {
+            u: du.rows(t)?,
+            delta: ddelta.rows(t)?,
+            a: da.rows(d)?,
+            b: db.rows(t)?,
+            c: dc.rows(t)?,
+            d_skip: Some(dd_skip.view()),
+            delta_bias: Some(ddelta_bias.view()),
+            z: Some(dz.rows(t)?),
+            initial_state: None,
+        };
+        let workspace = Workspace::new(packed, variant, d, None)?;
+        let launch = || scan::backward(packed, variant, &inputs, &upstream, &gradients, &workspace).map(drop);
+        launch()?;
+        self.check_backward(t, [&du, &ddelta, &dz])?;
+        Times::of(cuda, variant, launch)
+    }
+
+    /// A forward variant for the same problem.
+    fn forward(&self, v: &Backward) -> Forward {
+        default_variant(&Problem {
+            channels: self.channels,
+            state: self.state,
+            io: v.io,
+            softplus: v.softplus,
+            bias: v.bias,
+            skip: v.skip,
+            gate: v.gate,
+            initial: v.initial,
+            last: false,
+            checkpoints: true,
+        })
     }
 
     /// Compares four channels of the result, over all tokens, with the book.
     fn check(&self, t: usize) -> AnyResult<()> {
-        let (d, n) = (self.channels, self.state);
+        let slice = Slice::new(self, t);
+        let want = book::forward(&book::Pack::fresh(&self.lengths), &slice.inputs());
+        slice.compare("out", &self.out, &want.out)
+    }
+
+    /// The same for the gradients of activations.
+    fn check_backward(&self, t: usize, got: [&Buffer; 3]) -> AnyResult<()> {
+        let slice = Slice::new(self, t);
+        let upstream = book::Upstream { out: &slice.z, final_state: None };
+        let want = book::backward(&book::Pack::fresh(&self.lengths), &slice.inputs(), &upstream);
+        slice.compare("du", got[0], &want.u)?;
+        slice.compare("ddelta", got[1], &want.delta)?;
+        slice.compare("dz", got[2], &want.z.unwrap_or_default())
+    }
+}
+
+/// Four channels of the inputs, as the book takes them.
+struct Slice {
+    channels: [usize; 4],
+    d: usize,
+    state: usize,
+    u: Vec<Bounded>,
+    delta: Vec<Bounded>,
+    z: Vec<Bounded>,
+    b: Vec<Bounded>,
+    c: Vec<Bounded>,
+    a: Vec<Bounded>,
+    skip: Vec<Bounded>,
+    bias: Vec<Bounded>,
+}
+
+impl Slice {
+    fn new(data: &Data, t: usize) -> Slice {
+        let d = data.channels;
         let channels = [0, 1, d / 2, d - 1];
         let exact = |x: f32| Bounded { value: x.into(), error: 0.0 };
         let slice = |values: &[bf16]| -> Vec<Bounded> {
@@ -199,31 +306,46 @@ impl Data {
             channels.iter().flat_map(|c| &values[c * cols..][..cols]).map(|&x| exact(x)).collect()
         };
         let whole = |values: &[bf16]| -> Vec<Bounded> { values.iter().map(|x| exact(x.to_f32())).collect() };
-        let [a, skip, bias] = &self.host_parameters;
-        let want = book::forward(
-            &book::Pack::fresh(&self.lengths),
-            &book::Inputs {
-                channels: channels.len(),
-                states: n,
-                u: &slice(&self.host[0]),
-                delta: &slice(&self.host[1]),
-                a: &of_channels(a, n),
-                b: &whole(&self.host[3]),
-                c: &whole(&self.host[4]),
-                d_skip: Some(&of_channels(skip, 1)),
-                delta_bias: Some(&of_channels(bias, 1)),
-                z: Some(&slice(&self.host[2])),
-                softplus: true,
-            },
-        );
-        let got = slice(&self.out.to_vec::<bf16>()?);
-        for (i, (got, want)) in std::iter::zip(&got, &want.out).enumerate() {
-            let want = want.rounded_to(Io::Bf16);
-            if !(want.error.is_finite() && want.allows(got.value)) {
-                let place = format!("token {}, channel {}", i / channels.len(), channels[i % channels.len()]);
-                return Err(
-                    format!("wrong at {place}: got {}, want {} within {}", got.value, want.value, want.error).into()
-                );
+        let [a, skip, bias] = &data.host_parameters;
+        Slice {
+            channels,
+            d,
+            state: data.state,
+            u: slice(&data.host[0]),
+            delta: slice(&data.host[1]),
+            z: slice(&data.host[2]),
+            b: whole(&data.host[3]),
+            c: whole(&data.host[4]),
+            a: of_channels(a, data.state),
+            skip: of_channels(skip, 1),
+            bias: of_channels(bias, 1),
+        }
+    }
+
+    fn inputs(&self) -> book::Inputs<'_, Bounded> {
+        book::Inputs {
+            channels: self.channels.len(),
+            states: self.state,
+            u: &self.u,
+            delta: &self.delta,
+            a: &self.a,
+            b: &self.b,
+            c: &self.c,
+            d_skip: Some(&self.skip),
+            delta_bias: Some(&self.bias),
+            z: Some(&self.z),
+            softplus: true,
+        }
+    }
+
+    fn compare(&self, name: &str, got: &Buffer, want: &[Bounded]) -> AnyResult<()> {
+        let got = got.to_vec::<bf16>()?;
+        for (i, want) in want.iter().enumerate() {
+            let (t, channel) = (i / self.channels.len(), self.channels[i % self.channels.len()]);
+            let (got, want) = (got[t * self.d + channel].to_f64(), want.rounded_to(Io::Bf16));
+            if !(want.error.is_finite() && want.allows(got)) {
+                let place = format!("{name}, token {t}, channel {channel}");
+                return Err(format!("wrong at {place}: got {got}, want {} within {}", want.value, want.error).into());
             }
         }
         Ok(())

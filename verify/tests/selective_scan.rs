@@ -73,16 +73,11 @@ fn every_fault_is_caught() {
     for fault in operators::faults() {
         let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[64], &[Dtype::Bf16]) };
-        for job in jobs(&plan).iter().filter(|job| applies(name, &job.id())) {
-            let outcome = job.run(&plan, &|| ());
-            let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));
-            println!("{name} in {}: caught with {case} by {failure}", outcome.id);
-        }
+        let plan = Plan { fault: Some(kernel), ..plan(device, &[16], &[Dtype::Bf16]) };
+        // A fault in what an option or several warps do exists only in the variant that has them all.
+        let whole = jobs(&plan).into_iter().find(|job| job.id().contains("-softplus-bias-skip-gate-initial-final"));
+        let outcome = whole.expect("one variant has every option").run(&plan, &|| ());
+        let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));
+        println!("{name} in {}: caught with {case} by {failure}", outcome.id);
     }
-}
-
-/// A fault in what an option does exists only where the option is on.
-fn applies(fault: &str, id: &str) -> bool {
-    fault != "late-state" || id.ends_with("-checkpoints")
 }
