@@ -5,8 +5,7 @@ use std::fmt;
 
 use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use packscan::Device;
-use packscan::kernels::selective_scan::Forward;
-use packscan::runtime::kernel::{Domain, Spec, Variant};
+use packscan::runtime::kernel::{Domain, Spec};
 use packscan::runtime::nvrtc::Nvrtc;
 use packscan_verify::{Case, Failure, Outcome, Property};
 
@@ -15,9 +14,6 @@ use crate::output::{green, red, thousands};
 
 /// Failures that are shown in full; the table shows them all.
 const SHOWN: usize = 3;
-
-/// The kernels whose ids the table takes apart.
-const SPECS: [&Spec; 1] = [Forward::SPEC];
 
 /// Every suite that ran.
 pub struct Report<'a> {
@@ -41,14 +37,25 @@ impl Report<'_> {
         self.rows.iter().filter_map(|(device, outcome)| Some((*device, outcome, outcome.failure.as_ref()?)))
     }
 
-    fn table(&self) -> Table {
+    /// The kernels in the order in which they ran, each once.
+    fn kernels(&self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        for (_, outcome) in &self.rows {
+            if !names.contains(&outcome.spec.name) {
+                names.push(outcome.spec.name);
+            }
+        }
+        names
+    }
+
+    fn table(&self, kernel: &str) -> Table {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         let properties = Property::ALL.iter().map(ToString::to_string);
         let columns = ["variant", "options", "device", "cases"].map(str::to_owned).into_iter();
         table.set_header(columns.chain(properties).chain(["worst".to_owned(), "time".to_owned()]));
-        for (device, outcome) in &self.rows {
-            let (numbers, options) = parts(&outcome.id);
+        for (device, outcome) in self.rows.iter().filter(|(_, outcome)| outcome.spec.name == kernel) {
+            let (numbers, options) = parts(outcome.spec, &outcome.id);
             let mut cells =
                 vec![Cell::new(numbers), Cell::new(options), Cell::new(device.kind()), right(outcome.cases)];
             cells.extend(Property::ALL.iter().map(|property| held(outcome.held(*property))));
@@ -159,7 +166,9 @@ impl Report<'_> {
 
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n", self.table().trim_fmt())?;
+        for kernel in self.kernels() {
+            writeln!(f, "{kernel}\n{}\n", self.table(kernel).trim_fmt())?;
+        }
         match (self.verdict(), self.fault) {
             (Verdict::Good, _) => self.write_good(f),
             (Verdict::Bad, _) => self.write_bad(f),
@@ -185,15 +194,9 @@ fn held(held: Option<bool>) -> Cell {
 }
 
 /// An id without the kernel's name: its numbers, and its options in as few words as possible.
-fn parts(id: &str) -> (String, String) {
-    let (name, rest) = id.split_once('-').unwrap_or((id, ""));
-    let spec = SPECS.into_iter().find(|spec| spec.name == name);
-    let flags: Vec<&str> = spec
-        .map_or(&[][..], |spec| spec.parameters)
-        .iter()
-        .filter(|p| matches!(p.domain, Domain::Flag))
-        .map(|p| p.tag)
-        .collect();
+fn parts(spec: &Spec, id: &str) -> (String, String) {
+    let flags: Vec<&str> = spec.parameters.iter().filter(|p| matches!(p.domain, Domain::Flag)).map(|p| p.tag).collect();
+    let rest = id.strip_prefix(spec.name).unwrap_or(id).trim_start_matches('-');
     let (on, numbers): (Vec<&str>, Vec<&str>) = rest.split('-').partition(|word| flags.contains(word));
     let options = match on.len() {
         0 => "none".to_owned(),
@@ -205,12 +208,15 @@ fn parts(id: &str) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
+    use packscan::kernels::selective_scan::Forward;
+    use packscan::runtime::kernel::Variant;
+
     use super::parts;
 
     #[test]
     fn ids_are_shortened() {
         let numbers = "n16-l32-s4-c64-v2-bf16";
-        let of = |options: &str| parts(&format!("selective_scan_fwd-{numbers}{options}"));
+        let of = |options: &str| parts(Forward::SPEC, &format!("selective_scan_fwd-{numbers}{options}"));
         assert_eq!(of(""), (numbers.to_owned(), "none".to_owned()));
         assert_eq!(of("-softplus-gate"), (numbers.to_owned(), "softplus gate".to_owned()));
         assert_eq!(of("-softplus-bias-skip-gate-initial-final-checkpoints"), (numbers.to_owned(), "all".to_owned()));

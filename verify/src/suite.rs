@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use packscan_runtime::kernel::{Spec, Variant};
 use packscan_runtime::{Device, Dtype};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -55,6 +56,8 @@ pub trait Job: Send + Sync {
 /// What a suite found.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// The kernel's declaration.
+    pub spec: &'static Spec,
     /// The variant.
     pub id: String,
     /// Cases that were run, up to and including the first that failed.
@@ -189,7 +192,15 @@ impl<O: Operator> Suite<O> {
     fn outcome(&self, work: impl FnOnce(&mut Outcome)) -> Outcome {
         let start = Instant::now();
         let id = self.variant.to_string();
-        let mut outcome = Outcome { id, cases: 0, worst: 0.0, failure: None, error: None, time: Duration::ZERO };
+        let mut outcome = Outcome {
+            spec: O::Variant::SPEC,
+            id,
+            cases: 0,
+            worst: 0.0,
+            failure: None,
+            error: None,
+            time: Duration::ZERO,
+        };
         work(&mut outcome);
         outcome.time = start.elapsed();
         outcome

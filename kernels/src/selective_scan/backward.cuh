@@ -30,24 +30,14 @@
 //
 // Dropped: keeping the decays of a chunk in registers as well; half the blocks fit then.
 
-constexpr unsigned ROWS_A_PASS = LANES * VEC;            // rows of a (CHUNK, CHANNELS) tile that the block moves at once
-constexpr unsigned PASSES = div_ceil(CHUNK, ROWS_A_PASS);
-constexpr unsigned STATE_PACKETS = CHUNK * (STATE / STATE_VEC);
-constexpr unsigned STATE_PASSES = div_ceil(STATE_PACKETS, THREADS);
-constexpr unsigned RUN = LANE_STATES % 4 == 0 ? 4 : LANE_STATES % 2 == 0 ? 2 : 1;
 constexpr unsigned WARPS = THREADS / 32;
 // Values of dB, then of dC, that a lane has before and after the sum over the channels of its warp, and how many lanes then have
 // the same ones.
 constexpr unsigned HALF = power_of_two_from(LANE_STATES), PARTS = 2 * HALF;
 constexpr unsigned OWN_PARTS = folded(16, LANES, PARTS), SAME_PARTS = 32 / LANES * OWN_PARTS / PARTS;
-// Sums over lanes that a lane has after the sum, and how many lanes have the same.
-constexpr unsigned OWN = folded(LANES / 2, 1, GROUP), SHARE = LANES * OWN / GROUP;
 // Whether the states of a chunk fit registers.
 constexpr bool STRAIGHT = CHUNK * LANE_STATES <= 96;
 constexpr unsigned NEVER = 0xffffffff;
-
-using Io = Packet<io_t, VEC>;
-using StateIo = Packet<io_t, STATE_VEC>;
 
 // Sums over the states of a token and channel.
 struct Sums {
@@ -59,8 +49,7 @@ struct Sums {
 // Shared memory of a block; `backward.rs` computes the same size.
 struct alignas(16) Staged {
     float4 step[CHUNK][CHANNELS];       // (delta, delta*u, dy, -)
-    float b[CHUNK][ROW];
-    float c[CHUNK][ROW];
+    Projections projections;
     float parts[WARPS][CHUNK][2][ROW];  // dB and dC, summed over the channels of a warp
     Sums sums[CHUNK];
 };
@@ -71,39 +60,15 @@ struct Leftover {
 };
 static_assert(sizeof(Staged) <= SHARED_BYTES && sizeof(Leftover) <= SHARED_BYTES, "backward.rs computes another size");
 
-// What a thread moves between global and shared memory: always the same VEC channels, rows ROWS_A_PASS apart.
-struct Mover {
-    const Args& args;
-    unsigned begin, count;         // tokens of the group; none for a thread whose channels do not exist
-    unsigned state_count;          // tokens of the group, for B and C
-    unsigned tid, column, row;     // of the tile: first channel and first row of this thread
-    unsigned d;                    // first channel of this thread in the tensors
-    float bias[VEC], skip[VEC];
+struct Mover : Tile {
     float d_skip[VEC], d_bias[VEC];  // gradients, summed over the rows of this thread
     Io u[PASSES], delta[PASSES], g[PASSES], z[PASSES];
     Io next_u[PASSES], next_delta[PASSES], next_g[PASSES], next_z[PASSES];
-    StateIo next_b[STATE_PASSES], next_c[STATE_PASSES];
 
-    __device__ Mover(const Args& args, unsigned begin, unsigned end)
-        : args(args), begin(begin), state_count(end - begin), tid(threadIdx.x) {
-        column = tid % (CHANNELS / VEC) * VEC;
-        row = tid / (CHANNELS / VEC);
-        d = blockIdx.x * CHANNELS + column;
-        count = d < args.d ? end - begin : 0;
+    __device__ Mover(const Args& args, unsigned begin, unsigned end) : Tile(args, begin, end) {
 #pragma unroll
-        for (unsigned i = 0; i < VEC; ++i) {
-            bias[i] = BIAS && d < args.d ? args.delta_bias[d + i] : 0.0f;
-            skip[i] = SKIP && d < args.d ? args.d_skip[d + i] : 0.0f;
-            d_skip[i] = d_bias[i] = 0.0f;
-        }
+        for (unsigned i = 0; i < VEC; ++i) d_skip[i] = d_bias[i] = 0.0f;
     }
-
-    // Row of the tile that pass `k` of this thread moves, and whether there is one.
-    __device__ unsigned row_of(unsigned k) const { return row + k * ROWS_A_PASS; }
-    __device__ bool is_row(unsigned k) const { return CHUNK % ROWS_A_PASS == 0 || row_of(k) < CHUNK; }
-
-    // Whether this thread has to move its row `k` of the chunk at `base`: a token of the group, of channels that exist.
-    __device__ bool has(unsigned base, unsigned k) const { return is_row(k) && base + row_of(k) - begin < count; }
 
     // Step 2: starts the loads of the chunk at `base`. What lies outside the group stays zero and adds nothing.
     __device__ void prefetch(unsigned base) {
@@ -118,17 +83,7 @@ struct Mover {
                 if constexpr (GATE) next_z[k] = load<VEC>(row_at(args.z + d, t, args.z_stride));
             }
         }
-#pragma unroll
-        for (unsigned k = 0; k < STATE_PASSES; ++k) {
-            const unsigned packet = tid + k * THREADS;
-            const unsigned t = base + packet / (STATE / STATE_VEC);
-            const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            next_b[k] = next_c[k] = zeros<STATE_VEC, io_t>();
-            if (packet < STATE_PACKETS && t - begin < state_count) {
-                next_b[k] = load<STATE_VEC>(row_at(args.b + n, t, args.b_stride));
-                next_c[k] = load<STATE_VEC>(row_at(args.c + n, t, args.c_stride));
-            }
-        }
+        prefetch_projections(base);
     }
 
     // Step 1: what was loaded goes to shared memory.
@@ -149,21 +104,7 @@ struct Mover {
                 shared.step[row_of(k)][column + i] = make_float4(step, step * u[k][i], dy, 0.0f);
             }
         }
-#pragma unroll
-        for (unsigned k = 0; k < STATE_PASSES; ++k) {
-            const unsigned packet = tid + k * THREADS;
-            if (packet >= STATE_PACKETS) continue;
-            const unsigned r = packet / (STATE / STATE_VEC);
-            const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            float b[STATE_VEC], c[STATE_VEC];
-#pragma unroll
-            for (unsigned i = 0; i < STATE_VEC; ++i) {
-                b[i] = next_b[k][i];
-                c[i] = next_c[k][i];
-            }
-            put<ROW % STATE_VEC == 0 ? STATE_VEC : 1>(&shared.b[r][n], b);
-            put<ROW % STATE_VEC == 0 ? STATE_VEC : 1>(&shared.c[r][n], c);
-        }
+        stage_projections(shared.projections);
     }
 
     // Step 4, channels: du, ddelta and dz from the sums over states.
@@ -201,7 +142,7 @@ struct Mover {
 
     // Step 4, states: dB and dC of this block, summed over its warps.
     __device__ void finish_states(const Staged& shared, unsigned base) const {
-        for (unsigned i = tid; i < CHUNK * STATE; i += THREADS) {
+        for (unsigned i = threadIdx.x; i < CHUNK * STATE; i += THREADS) {
             const unsigned r = i / STATE, n = i % STATE, t = base + r;
             if (t - begin >= state_count) continue;
             float db = shared.parts[0][r][0][n], dc = shared.parts[0][r][1][n];
@@ -224,7 +165,7 @@ struct Mover {
             left.d_bias[row][column + i] = d_bias[i];
         }
         __syncthreads();
-        const unsigned channel = blockIdx.x * CHANNELS + tid;
+        const unsigned tid = threadIdx.x, channel = blockIdx.x * CHANNELS + tid;
         if (tid >= CHANNELS || channel >= args.d) return;
         float skip = 0.0f, bias = 0.0f;
         for (unsigned r = 0; r < ROWS_A_PASS; ++r) {
@@ -237,11 +178,8 @@ struct Mover {
     }
 };
 
-// The LANE_STATES states of one channel that one lane keeps, walked backwards.
-struct Scanner {
-    const Args& args;
-    unsigned channel, lane;        // of the tile, of the channel
-    unsigned d;                    // channel in the tensors
+// The states that one lane keeps of its channel, walked backwards.
+struct Scanner : Channel {
     unsigned begin, end;           // tokens of the group
     unsigned first_seq, seq;       // first sequence of the group; that of the last token not yet walked
     unsigned start;                // first token of `seq`
@@ -251,10 +189,7 @@ struct Scanner {
     float entering[LANE_STATES], next_entering[LANE_STATES];  // the state that the chunk's first token receives
 
     __device__ Scanner(const Args& args, unsigned first_seq, unsigned last_seq, unsigned begin, unsigned end)
-        : args(args), begin(begin), end(end), first_seq(first_seq), seq(last_seq), start(NEVER) {
-        channel = threadIdx.x / LANES;
-        lane = threadIdx.x % LANES;
-        d = blockIdx.x * CHANNELS + channel;
+        : Channel(args), begin(begin), end(end), first_seq(first_seq), seq(last_seq), start(NEVER) {
         restore(a, args.a, 0);
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; ++i) {
@@ -262,29 +197,6 @@ struct Scanner {
             carry[i] = da[i] = next_entering[i] = 0.0f;
         }
         enter_previous();
-    }
-
-    // The first of the RUN neighbouring states that this lane keeps in its registers from `i` on.
-    __device__ unsigned state_of(unsigned i) const { return i * LANES + lane * RUN; }
-    __device__ unsigned single_state_of(unsigned i) const { return state_of(i - i % RUN) + i % RUN; }
-
-    // States of this channel from row `row` of a (_, D, STATE) tensor, zeros where there are none, and back.
-    __device__ void restore(float (&h)[LANE_STATES], const float* from, unsigned row) const {
-        const float* states = from + ((long long)row * args.d + d) * STATE;
-#pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) {
-            const unsigned n = single_state_of(i);
-            h[i] = d < args.d && n < STATE ? states[n] : 0.0f;
-        }
-    }
-
-    __device__ void save(const float (&h)[LANE_STATES], float* to, unsigned row) const {
-        float* states = to + ((long long)row * args.d + d) * STATE;
-#pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) {
-            const unsigned n = single_state_of(i);
-            if (d < args.d && n < STATE) states[n] = h[i];
-        }
     }
 
     __device__ bool is_continued(unsigned s) const { return INITIAL && args.continued[s] != 0; }
@@ -330,7 +242,7 @@ struct Scanner {
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN];
-            get<RUN>(&shared.b[r][state_of(i)], b);
+            get<RUN>(&shared.projections.b[r][state_of(i)], b);
 #pragma unroll
             for (unsigned j = 0; j < RUN; ++j) {
                 const float x = step.y * b[j];
@@ -350,8 +262,8 @@ struct Scanner {
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN], c[RUN];
-            get<RUN>(&shared.b[r][state_of(i)], b);
-            get<RUN>(&shared.c[r][state_of(i)], c);
+            get<RUN>(&shared.projections.b[r][state_of(i)], b);
+            get<RUN>(&shared.projections.c[r][state_of(i)], c);
 #pragma unroll
             for (unsigned j = 0; j < RUN; ++j) {
                 const unsigned n = i + j;
@@ -375,7 +287,7 @@ struct Scanner {
 #pragma unroll
             for (unsigned j = 0; j < OWN_PARTS; ++j) {
                 const unsigned k = rank / SAME_PARTS * OWN_PARTS + j, i = k % HALF;
-                if (HALF == LANE_STATES || i < LANE_STATES) shared.parts[threadIdx.x / 32][r][k / HALF][single_state_of(i)] = parts[j];
+                if (HALF == LANE_STATES || i < LANE_STATES) shared.parts[threadIdx.x / 32][r][k / HALF][state_of(i)] = parts[j];
             }
         }
     }
@@ -481,15 +393,7 @@ __device__ inline void selective_scan_bwd(const Args& args) {
     const unsigned first_seq = args.group_starts[blockIdx.y], last_seq = args.group_starts[blockIdx.y + 1];
     const unsigned begin = args.cu_seqlens[first_seq], end = args.cu_seqlens[last_seq];
 
-    // States that only pad a row of B and C stay zero in shared memory for good.
-    if constexpr (ROW != STATE) {
-        for (unsigned i = threadIdx.x; i < CHUNK * (ROW - STATE); i += THREADS) {
-            const unsigned r = i / (ROW - STATE), n = STATE + i % (ROW - STATE);
-            shared.b[r][n] = 0.0f;
-            shared.c[r][n] = 0.0f;
-        }
-    }
-
+    clear_padding(shared.projections);
     Mover mover(args, begin, end);
     Scanner scanner(args, first_seq, last_seq, begin, end);
     const unsigned lowest = begin - begin % CHUNK;

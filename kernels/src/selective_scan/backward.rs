@@ -3,12 +3,12 @@
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Result, View};
 
-use super::{Inputs, check_continued, cpu_backward as cpu, groups_for};
+use super::{Inputs, check_continued, cpu, groups_for};
 use crate::sum_rows;
 
 packscan_macros::kernel! {
     /// Backward pass of the packed selective scan.
-    pub kernel Backward = "selective_scan_bwd" in "kernels/src/selective_scan" from ["backward.cuh"] {
+    pub kernel Backward = "selective_scan_bwd" in "kernels/src/selective_scan" from ["common.cuh", "backward.cuh"] {
         variant {
             /// State size, N.
             state: "n" in 1..=1024,

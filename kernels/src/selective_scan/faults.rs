@@ -1,4 +1,4 @@
-//! The faults that verification must catch: passages of `forward.cuh` and what a mistaken author might have written.
+//! The faults that verification must catch: passages of the CUDA text and what a mistaken author might have written.
 
 use packscan_runtime::Edit;
 
@@ -8,7 +8,7 @@ const UPDATE: &str = "FRESH ? x : fma(ex2(step.x * a2[i + j]), h[i + j], x)";
 const BARRIER: &str = "__syncthreads();";
 
 /// Every fault of the forward pass.
-pub fn faults() -> Vec<Edit> {
+pub fn forward_faults() -> Vec<Edit> {
     let edit = |name, changes: &[_]| Edit { name, kernel: "selective_scan_fwd", changes: changes.to_vec() };
     vec![
         edit("skip-reset", &[(ZERO, 0, "{}"), (CALL, 0, "step<false>(shared, r)")]),
@@ -28,9 +28,9 @@ pub fn faults() -> Vec<Edit> {
         edit(
             "late-state",
             &[(
-                "scanner.advance(base);\n            scanner.save(args.checkpoints_out, base / CHUNK);",
+                "scanner.advance(base);\n            scanner.save(scanner.h, args.checkpoints, base / CHUNK);",
                 0,
-                "scanner.save(args.checkpoints_out, base / CHUNK);",
+                "scanner.save(scanner.h, args.checkpoints, base / CHUNK);",
             )],
         ),
         edit("group-over-boundary", &[("base + g + GROUP + LAST <= ends", 0, "base + g <= ends")]),

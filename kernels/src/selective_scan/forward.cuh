@@ -27,56 +27,18 @@
 //
 // Dropped: saving exponentials at padded states (LANES that do not divide STATE waste some; the tuner sees it).
 
-constexpr unsigned ROW = LANES * LANE_STATES;            // states of a channel, padded
-constexpr unsigned ROWS_A_PASS = LANES * VEC;            // rows of a (CHUNK, CHANNELS) tile that the block moves at once
-constexpr unsigned PASSES = div_ceil(CHUNK, ROWS_A_PASS);
-constexpr unsigned STATE_PACKETS = CHUNK * (STATE / STATE_VEC);
-constexpr unsigned STATE_PASSES = div_ceil(STATE_PACKETS, THREADS);
-// Neighbouring states that a lane keeps, so that B, C and saved states move in wide accesses to neighbouring banks.
-constexpr unsigned RUN = LANE_STATES % 4 == 0 ? 4 : LANE_STATES % 2 == 0 ? 2 : 1;
-
-using Io = Packet<io_t, VEC>;
-using StateIo = Packet<io_t, STATE_VEC>;
-
-// Shared memory of a block; `mod.rs` computes the same size.
+// Shared memory of a block; `forward.rs` computes the same size.
 struct alignas(16) Staged {
     float2 step[CHUNK][CHANNELS];       // (delta, delta*u)
-    float b[CHUNK][ROW];
-    float c[CHUNK][ROW];
+    Projections projections;
     float y[CHUNK][CHANNELS + SUM_PAD]; // padded so that the lanes of a channel, one row apart, write to different banks
 };
-static_assert(sizeof(Staged) == SHARED_BYTES, "mod.rs computes another size");
+static_assert(sizeof(Staged) == SHARED_BYTES, "forward.rs computes another size");
 
-// What a thread moves between global and shared memory: always the same VEC channels, rows ROWS_A_PASS apart.
-struct Mover {
-    const Args& args;
-    unsigned begin, count;         // tokens of the group; none for a thread whose channels do not exist
-    unsigned state_count;          // tokens of the group, for B and C
-    unsigned tid, column, row;     // of the tile: first channel and first row of this thread
-    unsigned d;                    // first channel of this thread in the tensors
-    float bias[VEC], skip[VEC];
+struct Mover : Tile {
     Io u[PASSES], next_u[PASSES], next_delta[PASSES], z[PASSES];
-    StateIo next_b[STATE_PASSES], next_c[STATE_PASSES];
 
-    __device__ Mover(const Args& args, unsigned begin, unsigned end)
-        : args(args), begin(begin), state_count(end - begin), tid(threadIdx.x) {
-        column = tid % (CHANNELS / VEC) * VEC;
-        row = tid / (CHANNELS / VEC);
-        d = blockIdx.x * CHANNELS + column;
-        count = d < args.d ? end - begin : 0;
-#pragma unroll
-        for (unsigned i = 0; i < VEC; ++i) {
-            bias[i] = BIAS && d < args.d ? args.delta_bias[d + i] : 0.0f;
-            skip[i] = SKIP && d < args.d ? args.d_skip[d + i] : 0.0f;
-        }
-    }
-
-    // Row of the tile that pass `k` of this thread moves, and whether there is one.
-    __device__ unsigned row_of(unsigned k) const { return row + k * ROWS_A_PASS; }
-    __device__ bool is_row(unsigned k) const { return CHUNK % ROWS_A_PASS == 0 || row_of(k) < CHUNK; }
-
-    // Whether this thread has to move row `r` of the chunk at `base`: a token of the group, of channels that exist.
-    __device__ bool has(unsigned base, unsigned k) const { return is_row(k) && base + row_of(k) - begin < count; }
+    using Tile::Tile;
 
     // Step 2: starts the loads of the chunk at `base`. What lies outside the group stays zero and is never used.
     __device__ void prefetch(unsigned base) {
@@ -89,17 +51,7 @@ struct Mover {
                 next_delta[k] = load<VEC>(row_at(args.delta + d, t, args.delta_stride));
             }
         }
-#pragma unroll
-        for (unsigned k = 0; k < STATE_PASSES; ++k) {
-            const unsigned packet = tid + k * THREADS;
-            const unsigned t = base + packet / (STATE / STATE_VEC);
-            const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            next_b[k] = next_c[k] = zeros<STATE_VEC, io_t>();
-            if (packet < STATE_PACKETS && t - begin < state_count) {
-                next_b[k] = load<STATE_VEC>(row_at(args.b + n, t, args.b_stride));
-                next_c[k] = load<STATE_VEC>(row_at(args.c + n, t, args.c_stride));
-            }
-        }
+        prefetch_projections(base);
     }
 
     // Starts the loads of z for the chunk at `base`, which step 4 needs.
@@ -129,21 +81,7 @@ struct Mover {
             }
             put<2 * VEC>(&shared.step[row_of(k)][column].x, steps);
         }
-#pragma unroll
-        for (unsigned k = 0; k < STATE_PASSES; ++k) {
-            const unsigned packet = tid + k * THREADS;
-            if (packet >= STATE_PACKETS) continue;
-            const unsigned r = packet / (STATE / STATE_VEC);
-            const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            float b[STATE_VEC], c[STATE_VEC];
-#pragma unroll
-            for (unsigned i = 0; i < STATE_VEC; ++i) {
-                b[i] = next_b[k][i];
-                c[i] = next_c[k][i];
-            }
-            put<ROW % STATE_VEC == 0 ? STATE_VEC : 1>(&shared.b[r][n], b);
-            put<ROW % STATE_VEC == 0 ? STATE_VEC : 1>(&shared.c[r][n], c);
-        }
+        stage_projections(shared.projections);
     }
 
     // Step 4: out = (y + D*u) * silu(z).
@@ -163,11 +101,8 @@ struct Mover {
     }
 };
 
-// The LANE_STATES states of one channel that one lane keeps, and the sequence that they belong to.
-struct Scanner {
-    const Args& args;
-    unsigned channel, lane;        // of the tile, of the channel
-    unsigned d;                    // channel in the tensors
+// The states that one lane keeps of its channel, and the sequence that they belong to.
+struct Scanner : Channel {
     unsigned begin, end;           // tokens of the group
     unsigned seq, last_seq;        // current sequence; one past the group's last. Before the first: one less
     unsigned ends;                 // token at which the current sequence ends
@@ -176,48 +111,12 @@ struct Scanner {
     float h[LANE_STATES];
 
     __device__ Scanner(const Args& args, unsigned first_seq, unsigned last_seq, unsigned begin, unsigned end)
-        : args(args), begin(begin), end(end), seq(first_seq - 1), last_seq(last_seq), ends(begin), fresh(false) {
-        channel = threadIdx.x / LANES;
-        lane = threadIdx.x % LANES;
-        d = blockIdx.x * CHANNELS + channel;
-        restore(args.a, 0);
+        : Channel(args), begin(begin), end(end), seq(first_seq - 1), last_seq(last_seq), ends(begin), fresh(false) {
+        restore(h, args.a, 0);
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; ++i) {
             a2[i] = h[i] * LOG2E;
             h[i] = 0.0f;
-        }
-    }
-
-    // The first of the RUN neighbouring states that this lane keeps in its registers from `i` on.
-    __device__ unsigned state_of(unsigned i) const { return i * LANES + lane * RUN; }
-
-    // States of this channel from row `row` of a (_, D, STATE) tensor to h, zeros where there are none, and back.
-    __device__ void restore(const float* from, unsigned row) {
-        const float* states = from + ((long long)row * args.d + d) * STATE;
-#pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) {
-            const unsigned n = state_of(i - i % RUN) + i % RUN;
-            h[i] = d < args.d && n < STATE ? states[n] : 0.0f;
-        }
-    }
-
-    __device__ void save(float* to, unsigned row) const {
-        float* states = to + ((long long)row * args.d + d) * STATE;
-        if (d >= args.d) return;
-#pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; i += RUN) {
-            const unsigned n = state_of(i);
-            if constexpr (STATE % RUN == 0) {
-                if (n >= STATE) continue;
-                float run[RUN];
-#pragma unroll
-                for (unsigned j = 0; j < RUN; ++j) run[j] = h[i + j];
-                put<RUN>(states + n, run);
-            } else {
-#pragma unroll
-                for (unsigned j = 0; j < RUN; ++j)
-                    if (n + j < STATE) states[n + j] = h[i + j];
-            }
         }
     }
 
@@ -229,8 +128,8 @@ struct Scanner {
             fresh = !INITIAL || args.continued[seq] == 0;
 #pragma unroll
             for (unsigned i = 0; i < LANE_STATES; ++i) h[i] = 0.0f;
-            if (INITIAL && !fresh) restore(args.initial_state, seq);
-            if (LAST && t == ends) save(args.final_state, seq);
+            if (INITIAL && !fresh) restore(h, args.initial_state, seq);
+            if (LAST && t == ends) save(h, args.final_state, seq);
         }
     }
 
@@ -241,8 +140,8 @@ struct Scanner {
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN], c[RUN];
-            get<RUN>(&shared.b[r][state_of(i)], b);
-            get<RUN>(&shared.c[r][state_of(i)], c);
+            get<RUN>(&shared.projections.b[r][state_of(i)], b);
+            get<RUN>(&shared.projections.c[r][state_of(i)], c);
 #pragma unroll
             for (unsigned j = 0; j < RUN; ++j) {
                 const float x = step.y * b[j];
@@ -260,7 +159,7 @@ struct Scanner {
         advance(t);
         float y[1] = {fresh ? step<true>(shared, r) : step<false>(shared, r)};
         fresh = false;
-        if (LAST && t + 1 == ends) save(args.final_state, seq);
+        if (LAST && t + 1 == ends) save(h, args.final_state, seq);
         fold<LANES / 2, 1>(y);
         if (lane == 0) shared.y[r][channel] = y[0];
     }
@@ -271,10 +170,10 @@ struct Scanner {
 #pragma unroll
         for (unsigned j = 0; j < GROUP; ++j) y[j] = step<false>(shared, r + j);
         fold<LANES / 2, 1>(y);
-        constexpr unsigned OWN = folded(LANES / 2, 1, GROUP), SHARE = LANES * OWN / GROUP;
-        if (lane % SHARE != 0) return;
+        if (lane % SHARE == 0) {
 #pragma unroll
-        for (unsigned j = 0; j < OWN; ++j) shared.y[r + lane / SHARE * OWN + j][channel] = y[j];
+            for (unsigned j = 0; j < OWN; ++j) shared.y[r + lane / SHARE * OWN + j][channel] = y[j];
+        }
     }
 
     // Step 3: the tokens of the chunk at `base`. A boundary is looked for once a group.
@@ -299,15 +198,7 @@ __device__ inline void selective_scan_fwd(const Args& args) {
     const unsigned first_seq = args.group_starts[blockIdx.y], last_seq = args.group_starts[blockIdx.y + 1];
     const unsigned begin = args.cu_seqlens[first_seq], end = args.cu_seqlens[last_seq];
 
-    // States that only pad a row of B and C stay zero in shared memory for good.
-    if constexpr (ROW != STATE) {
-        for (unsigned i = threadIdx.x; i < CHUNK * (ROW - STATE); i += THREADS) {
-            const unsigned r = i / (ROW - STATE), n = STATE + i % (ROW - STATE);
-            shared.b[r][n] = 0.0f;
-            shared.c[r][n] = 0.0f;
-        }
-    }
-
+    clear_padding(shared.projections);
     Mover mover(args, begin, end);
     Scanner scanner(args, first_seq, last_seq, begin, end);
     unsigned base = begin - begin % CHUNK;
@@ -319,7 +210,7 @@ __device__ inline void selective_scan_fwd(const Args& args) {
         mover.prefetch_gate(base);
         if (CHECKPOINTS && base >= begin) {
             scanner.advance(base);
-            scanner.save(args.checkpoints_out, base / CHUNK);
+            scanner.save(scanner.h, args.checkpoints, base / CHUNK);
         }
         scanner.scan(shared, base);
         __syncthreads();

@@ -17,7 +17,7 @@ pub(super) use backward::BACKWARD;
 
 /// The forward pass and its faults.
 pub(super) const FORWARD: Pass =
-    Pass { operator: "selective-scan", kernel: "selective_scan_fwd", jobs, job, faults: scan::faults };
+    Pass { operator: "selective-scan", kernel: "selective_scan_fwd", jobs, job, faults: scan::forward_faults };
 
 /// The selective scan, forward.
 #[derive(Debug)]

@@ -7,11 +7,11 @@ use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element, Packed, View};
 use rayon::prelude::*;
 
-use super::{Backward, BackwardArgs};
 use crate::cpu::{exp2, sigmoid, silu, softplus};
+use crate::selective_scan::{Backward, BackwardArgs};
 
 /// The backward pass on host memory; the arguments have been checked.
-pub(super) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>) {
+pub(in crate::selective_scan) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>) {
     match variant.io {
         Dtype::F32 => run::<f32>(packed, variant, args),
         Dtype::F16 => run::<f16>(packed, variant, args),
