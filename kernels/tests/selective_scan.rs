@@ -1,6 +1,6 @@
 //! What the scan's declaration promises: ids, text, rules, and what bad calls get.
 
-use packscan_kernels::selective_scan::{self as scan, Forward, Problem, default_variant, variants};
+use packscan_kernels::selective_scan::{self as scan, Forward, Problem, default_backward, default_variant, variants};
 use packscan_runtime::kernel;
 use packscan_runtime::{Buffer, Device, Dtype, Packed, Result};
 
@@ -50,6 +50,9 @@ fn every_state_size_has_a_variant_for_every_width() {
             let variant = default_variant(&problem(state, channels, true));
             device.check(&variant).unwrap();
             assert!(channels.is_multiple_of(variant.vec as usize));
+            let backward = default_backward(&problem(state, channels, true));
+            device.check(&backward).unwrap();
+            assert!(channels.is_multiple_of(backward.vec as usize));
         }
     }
 }
@@ -68,7 +71,7 @@ fn broken_rules_are_named_with_value_and_cure() {
         (Forward { channels: 1024, ..good }, "at most 1024 threads"),
         (Forward { vec: 8, io: Dtype::F32, ..good }, "one load moves at most 16 bytes"),
         (Forward { chunk: 30, ..good }, "chunk is 30"),
-        (Forward { chunk: 1024, ..good }, "take a shorter chunk or fewer channels"),
+        (Forward { chunk: 1024, ..good }, "a shorter chunk or a smaller block"),
     ] {
         let error = refusal(variant);
         assert!(error.contains(words), "{error}");

@@ -7,6 +7,9 @@ use bytemuck::{cast_slice, cast_slice_mut, zeroed_vec};
 use crate::device::{Device, Storage};
 use crate::{Dtype, Element, Error, Result};
 
+/// More bytes than a machine has.
+const MOST_BYTES: usize = 1 << 48;
+
 /// Memory for `len` elements of one type on one device.
 ///
 /// A fresh buffer is *unwritten*: it reads as NaN, and the emulator reports a kernel that reads it. Operators write through
@@ -22,9 +25,11 @@ impl Buffer {
     /// An unwritten buffer of `len` elements.
     ///
     /// # Errors
-    /// [`Error::Cuda`] where the device has no room.
+    /// [`Error::Cuda`] where the GPU has no room, [`Error::Buffer`] where no machine has.
     pub fn unwritten(device: &Device, dtype: Dtype, len: usize) -> Result<Buffer> {
-        let storage = Storage::unwritten(device, len * dtype.bytes())?;
+        let bytes = len.checked_mul(dtype.bytes()).filter(|&bytes| bytes < MOST_BYTES);
+        let too_many = || Error::Buffer { rule: format!("{len} elements of {dtype} are more than any memory holds") };
+        let storage = Storage::unwritten(device, bytes.ok_or_else(too_many)?)?;
         Ok(Buffer { device: device.clone(), storage, dtype, len })
     }
 
@@ -158,8 +163,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::Buffer`] if the rows are shorter.
     pub fn columns(self, start: usize, cols: usize) -> Result<View<'a>> {
-        if start + cols > self.cols {
-            let rule = format!("columns {start} to {} were asked of rows that have {}", start + cols, self.cols);
+        if start.checked_add(cols).is_none_or(|end| end > self.cols) {
+            let rule = format!("{cols} columns from {start} on were asked of rows that have {}", self.cols);
             return Err(Error::Buffer { rule });
         }
         Ok(View { offset: self.offset + start, cols, ..self })
@@ -170,8 +175,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::Buffer`] if there are fewer.
     pub fn rows_at(self, start: usize, rows: usize) -> Result<View<'a>> {
-        if start + rows > self.rows {
-            let rule = format!("rows {start} to {} were asked of {}", start + rows, self.rows);
+        if start.checked_add(rows).is_none_or(|end| end > self.rows) {
+            let rule = format!("{rows} rows from {start} on were asked of {}", self.rows);
             return Err(Error::Buffer { rule });
         }
         Ok(View { offset: self.offset + start * self.stride, rows, ..self })

@@ -269,18 +269,13 @@ pub(crate) const FENCE: u8 = 0xA5;
 /// Bytes of fence on each side, and the alignment of every buffer.
 pub(crate) const FENCE_BYTES: usize = 256;
 
-/// Host memory that operators write through shared references, as devices do.
+/// Host memory that operators write through shared references, as devices do. It is not `Sync`: one thread at a time drives a buffer, and
+/// an operator shares rows out to its own threads (`host::Rows`).
 pub(crate) struct HostMemory {
     /// Fence, contents, fence; in 16-byte units so that every element type is aligned.
     units: Box<[UnsafeCell<u128>]>,
     bytes: usize,
 }
-
-// SAFETY: the contents are reached only through raw pointers whose users promise, as for device memory, that nobody writes what
-// another reads; `launch::check_call` checks it for every operator.
-unsafe impl Send for HostMemory {}
-// SAFETY: as above.
-unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
     fn unwritten(bytes: usize) -> HostMemory {
@@ -300,7 +295,7 @@ impl HostMemory {
 
     fn write(&self, from: &[u8]) {
         assert_eq!(from.len(), self.bytes);
-        // SAFETY: the contents are `bytes` long; the caller has no other access under way (see `Sync` above).
+        // SAFETY: the contents are `bytes` long; one thread uses the memory (it is not `Sync`), and no slice outlives an operator.
         unsafe { self.pointer().copy_from_nonoverlapping(from.as_ptr(), self.bytes) };
     }
 
@@ -311,9 +306,12 @@ impl HostMemory {
     }
 
     fn fence_holds(&self) -> bool {
-        // SAFETY: the units are that long, and nobody writes them (see `Sync` above).
-        let all = unsafe { std::slice::from_raw_parts(self.units.as_ptr().cast::<u8>(), self.units.len() * 16) };
-        let (before, rest) = all.split_at(FENCE_BYTES);
-        before.iter().chain(&rest[self.bytes..]).all(|&byte| byte == FENCE)
+        let fence = |at: usize, len: usize| {
+            // SAFETY: within the units, and outside the contents, which alone are ever written.
+            unsafe { std::slice::from_raw_parts(self.units.as_ptr().cast::<u8>().add(at), len) }
+        };
+        let end = FENCE_BYTES + self.bytes;
+        let after = fence(end, self.units.len() * 16 - end);
+        fence(0, FENCE_BYTES).iter().chain(after).all(|&byte| byte == FENCE)
     }
 }

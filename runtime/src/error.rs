@@ -64,6 +64,21 @@ pub enum Error {
         rule: String,
     },
 
+    /// A call that is too large for the hardware.
+    #[error(
+        "{size} of {id} is {value}, but at most {most} are possible; split the call, or take a variant with larger blocks"
+    )]
+    Size {
+        /// The variant.
+        id: String,
+        /// What is too large.
+        size: String,
+        /// Its value.
+        value: usize,
+        /// The most there can be.
+        most: usize,
+    },
+
     /// A buffer asked for something that it is not.
     #[error("buffer: {rule}")]
     Buffer {
@@ -83,7 +98,7 @@ pub enum Error {
     },
 
     /// The driver refused something.
-    #[error("CUDA failed {doing}: {why}")]
+    #[error("CUDA failed while {doing}: {why}")]
     Cuda {
         /// What was being done.
         doing: String,

@@ -247,7 +247,7 @@ pub fn check<V: Variant>(variant: &V, arch: Arch) -> Result<()> {
                 field: "threads",
                 value: threads.to_string(),
                 rule: format!("a block has whole warps of 32 and at most {MAX_THREADS} threads"),
-                cure: "change channels or lanes".to_owned(),
+                cure: "take a smaller block of whole warps".to_owned(),
             });
         }
         let most = arch.max_shared_bytes();
@@ -256,7 +256,7 @@ pub fn check<V: Variant>(variant: &V, arch: Arch) -> Result<()> {
                 field: "shared memory",
                 value: format!("{shared_bytes} bytes"),
                 rule: format!("a block on {arch} has at most {most}"),
-                cure: "take a shorter chunk or fewer channels".to_owned(),
+                cure: "take parameters that stage less at a time, a shorter chunk or a smaller block".to_owned(),
             });
         }
     }

@@ -61,7 +61,9 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
 pub fn check_call<'a, V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'a>) -> Result<Vec<Bound<'a>>> {
     packed.device().check(variant)?;
     let dims = V::dims(args);
-    let tensors = variant.bind(args, extents(packed.packed(), &dims));
+    let extents = extents(packed.packed(), &dims);
+    check_sizes(variant, extents)?;
+    let tensors = variant.bind(args, extents);
     let wrong = |t: &Bound<'_>, got: String, rule: String| Error::Tensor {
         id: variant.to_string(),
         tensor: t.tensor.name,
@@ -85,7 +87,8 @@ pub fn check_call<'a, V: Variant>(variant: &V, packed: &DevicePacked, args: &V::
                 return Err(wrong(t, "it was left out".into(), "the variant has the option that needs it".into()));
             }
             (Some(_), false) => {
-                let rule = "the variant has not the option that uses it; leave it out or choose another variant".into();
+                let rule =
+                    "the variant does not have the option that uses it; leave it out or choose another variant".into();
                 return Err(wrong(t, "it was given".into(), rule));
             }
         }
@@ -95,6 +98,30 @@ pub fn check_call<'a, V: Variant>(variant: &V, packed: &DevicePacked, args: &V::
         wrong(t, format!("it overlaps {other}"), rule)
     })?;
     Ok(tensors)
+}
+
+/// Blocks along x, y and z that a grid can have.
+const MAX_GRID: [usize; 3] = [(1 << 31) - 1, 65_535, 65_535];
+
+/// Every size fits the 32 bits that a kernel is given, and the grid the hardware.
+fn check_sizes<V: Variant>(variant: &V, extents: Extents<'_>) -> Result<()> {
+    let too_large = |size: &str, value: usize, most: usize| Error::Size {
+        id: variant.to_string(),
+        size: size.to_owned(),
+        value,
+        most,
+    };
+    for (name, &value) in std::iter::zip(V::SPEC.dims, extents.dims) {
+        if value > u32::MAX as usize {
+            return Err(too_large(name, value, u32::MAX as usize));
+        }
+    }
+    for (axis, (value, most)) in std::iter::zip(["x", "y", "z"], std::iter::zip(variant.grid(extents), MAX_GRID)) {
+        if value > most {
+            return Err(too_large(&format!("blocks along {axis}"), value, most));
+        }
+    }
+    Ok(())
 }
 
 fn same_device(a: &Device, b: &Device) -> bool {

@@ -1,9 +1,10 @@
 //! [`Packed`]: where the sequences of a pack begin and end, checked once.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::rc::Rc;
 
 use crate::{Buffer, Device, Error, Result};
 
@@ -28,6 +29,9 @@ impl Packed {
     /// # Errors
     /// [`Error::Packed`] if there is no sequence or the lengths add up to more than [`MAX_TOKENS`].
     pub fn from_lengths(lengths: &[usize]) -> Result<Packed> {
+        if lengths.is_empty() {
+            return Err(nothing("lengths"));
+        }
         let mut end = 0usize;
         let mut cu_seqlens = vec![0];
         for (s, &length) in lengths.iter().enumerate() {
@@ -83,6 +87,9 @@ impl Packed {
     /// # Errors
     /// [`Error::Packed`] unless each entry is 0 or one more than the entry before it.
     pub fn from_position_indices(positions: &[u32]) -> Result<Packed> {
+        if positions.is_empty() {
+            return Err(nothing("position_indices"));
+        }
         let mut lengths = Vec::new();
         for (t, &position) in positions.iter().enumerate() {
             match (position, lengths.last_mut()) {
@@ -101,11 +108,14 @@ impl Packed {
         Packed::from_lengths(&lengths)
     }
 
-    /// A pack given by the sequence of each token, `[T]`; numbers that are left out are empty sequences.
+    /// A pack given by the sequence of each token, `[T]`; numbers that are left out are empty sequences, at most T at a time.
     ///
     /// # Errors
-    /// [`Error::Packed`] if an entry is smaller than the one before it.
+    /// [`Error::Packed`] if it is empty, an entry is smaller than the one before it, or it leaves out more numbers than it has tokens.
     pub fn from_seq_idx(seq_idx: &[u32]) -> Result<Packed> {
+        if seq_idx.is_empty() {
+            return Err(nothing("seq_idx"));
+        }
         let mut lengths = Vec::new();
         for (t, &s) in seq_idx.iter().enumerate() {
             let s = s as usize;
@@ -174,9 +184,10 @@ impl Packed {
     }
 
     /// Cuts the pack between sequences into `groups` runs of as nearly equal numbers of tokens as the sequences allow: run `g`
-    /// is sequences `starts[g]` to `starts[g + 1]`, `[groups + 1]`. A run may be empty.
+    /// is sequences `starts[g]` to `starts[g + 1]`, `[groups + 1]`. A run may be empty. No groups count as one.
     pub fn group_starts(&self, groups: usize) -> Vec<u32> {
         let (tokens, sequences) = (self.tokens() as u64, self.sequences() as u32);
+        let groups = groups.max(1);
         let mut starts: Vec<u32> = (0..groups as u64)
             .map(|g| {
                 let target = (g * tokens / groups as u64) as u32;
@@ -186,7 +197,6 @@ impl Packed {
                 (if nearer { after } else { before }) as u32
             })
             .collect();
-        starts[0] = 0;
         starts.push(sequences);
         starts
     }
@@ -201,7 +211,7 @@ impl Packed {
             cu_seqlens: Buffer::from_slice(device, &self.cu_seqlens)?,
             continued: Buffer::from_slice(device, &continued)?,
             packed: self.clone(),
-            groups: Mutex::default(),
+            groups: RefCell::default(),
         })
     }
 }
@@ -223,7 +233,7 @@ pub struct DevicePacked {
     packed: Packed,
     cu_seqlens: Buffer,
     continued: Buffer,
-    groups: Mutex<HashMap<usize, Arc<Buffer>>>,
+    groups: RefCell<HashMap<usize, Rc<Buffer>>>,
 }
 
 impl DevicePacked {
@@ -251,12 +261,12 @@ impl DevicePacked {
     ///
     /// # Errors
     /// Whatever allocating there fails with.
-    pub fn group_starts(&self, groups: usize) -> Result<Arc<Buffer>> {
-        let mut kept = self.groups.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    pub fn group_starts(&self, groups: usize) -> Result<Rc<Buffer>> {
+        let mut kept = self.groups.borrow_mut();
         if let Some(starts) = kept.get(&groups) {
             return Ok(starts.clone());
         }
-        let starts = Arc::new(Buffer::from_slice(self.device(), &self.packed.group_starts(groups))?);
+        let starts = Rc::new(Buffer::from_slice(self.device(), &self.packed.group_starts(groups))?);
         kept.insert(groups, starts.clone());
         Ok(starts)
     }
@@ -264,6 +274,14 @@ impl DevicePacked {
 
 fn wrong(field: &'static str, got: String, rule: String) -> Error {
     Error::Packed { field, got, rule }
+}
+
+fn nothing(field: &'static str) -> Error {
+    wrong(
+        field,
+        "it is empty".into(),
+        "a pack has at least one sequence; give one of no tokens for an empty pack".into(),
+    )
 }
 
 fn too_long() -> String {

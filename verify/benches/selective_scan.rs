@@ -80,8 +80,12 @@ struct Times {
 }
 
 impl Times {
-    fn of<V: Variant>(cuda: &Cuda, variant: &V, launch: impl Fn() -> packscan_runtime::Result<()>) -> AnyResult<Times> {
-        let mut times = (0..20).map(|_| cuda.time_ms(&launch)).collect::<Result<Vec<f32>, _>>()?;
+    fn of<V: Variant>(
+        cuda: &Cuda,
+        variant: &V,
+        mut launch: impl FnMut() -> packscan_runtime::Result<()>,
+    ) -> AnyResult<Times> {
+        let mut times = (0..20).map(|_| cuda.time_ms(&mut launch)).collect::<Result<Vec<f32>, _>>()?;
         times.sort_by(f32::total_cmp);
         let blocks = cuda.blocks_per_multiprocessor(variant)?;
         Ok(Times { median: times[times.len() / 2], least: times[0], most: times[times.len() - 1], blocks })
@@ -238,8 +242,8 @@ impl Data {
             z: Some(dz.rows(t)?),
             initial_state: None,
         };
-        let workspace = Workspace::new(packed, variant, d, None)?;
-        let launch = || scan::backward(packed, variant, &inputs, &upstream, &gradients, &workspace).map(drop);
+        let mut workspace = Workspace::new(packed, variant, d, None)?;
+        let mut launch = || scan::backward(packed, variant, &inputs, &upstream, &gradients, &mut workspace).map(drop);
         launch()?;
         self.check_backward(t, [&du, &ddelta, &dz])?;
         Times::of(cuda, variant, launch)

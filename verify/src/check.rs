@@ -201,7 +201,9 @@ impl<O: Operator> Bench<'_, O> {
 
     /// Another run, schedule and grouping: the same bits. What is summed over all sequences may depend on the grouping.
     fn determinism(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Trouble> {
-        for (groups, seed) in [(self.case.groups, 1 + self.case.seed), (self.case.groups + 1, 2 + self.case.seed)] {
+        for (groups, seed) in
+            [(self.case.groups, self.case.seed.wrapping_add(1)), (self.case.groups + 1, self.case.seed.wrapping_add(2))]
+        {
             let during = format!("another run in {groups} groups");
             let again = self.run(packed, Way { groups, seed, ..self.usual() }, inputs, &during)?;
             for (got, want) in std::iter::zip(&again, outputs) {

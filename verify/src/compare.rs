@@ -37,7 +37,7 @@ impl fmt::Display for Mismatch {
         if let Some(s) = self.sequence {
             write!(f, ", sequence {s}")?;
         }
-        write!(f, ", {row}, channel {column}: got {got:e}, want {want:e}, ")?;
+        write!(f, ", {row}, element {column}: got {got:e}, want {want:e}, ")?;
         if *bound == 0.0 {
             write!(f, "every bit")?;
         } else {

@@ -1,7 +1,7 @@
 //! The backward pass: its kernel and its function.
 
 use packscan_runtime::launch::{Launched, check_call, launch};
-use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Result, View};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Result, View};
 
 use super::{Inputs, check_continued, cpu, groups_for};
 use crate::sum_rows;
@@ -171,6 +171,7 @@ impl Workspace {
     /// # Errors
     /// Where the device has no room.
     pub fn new(packed: &DevicePacked, variant: &Backward, d: usize, groups: Option<usize>) -> Result<Workspace> {
+        packed.device().check(variant)?;
         let groups = groups_for(packed, variant, d, variant.channels, groups)?;
         let (tokens, n) = (packed.packed().tokens(), variant.state as usize);
         let tiles = d.div_ceil(variant.channels as usize);
@@ -192,16 +193,18 @@ impl Workspace {
 /// an order that depends on the workspace's groups alone.
 ///
 /// # Errors
-/// [`Error::Tensor`](packscan_runtime::Error::Tensor) for an argument that does not fit, and whatever launching fails with.
+/// [`Error::Tensor`] for an argument that does not fit, and whatever launching fails with.
 pub fn backward(
     packed: &DevicePacked,
     variant: &Backward,
     inputs: &Inputs<'_>,
     upstream: &Upstream<'_>,
     gradients: &Gradients<'_>,
-    workspace: &Workspace,
+    workspace: &mut Workspace,
 ) -> Result<Launched> {
+    packed.device().check(variant)?;
     check_continued(packed, inputs)?;
+    check_parameters(variant, gradients)?;
     let (d, n) = (inputs.a.shape().0, variant.state as usize);
     let groups = workspace.groups;
     let group_starts = packed.group_starts(groups)?;
@@ -261,4 +264,23 @@ pub fn backward(
         }
     }
     Ok(launched)
+}
+
+/// A gradient of a parameter is given exactly if forward used the parameter.
+fn check_parameters(variant: &Backward, gradients: &Gradients<'_>) -> Result<()> {
+    let parameters = [
+        ("d_skip", variant.skip, gradients.d_skip.is_some()),
+        ("delta_bias", variant.bias, gradients.delta_bias.is_some()),
+    ];
+    for (tensor, wanted, given) in parameters {
+        if wanted != given {
+            let (got, rule) = match wanted {
+                true => ("its gradient was left out", "the variant has the option that needs it"),
+                false => ("its gradient was given", "the variant does not have the option that makes it; leave it out"),
+            };
+            let (id, got, rule) = (variant.to_string(), got.to_owned(), rule.to_owned());
+            return Err(Error::Tensor { id, tensor, shape: "[D]", got, rule });
+        }
+    }
+    Ok(())
 }

@@ -109,12 +109,13 @@ pub fn default_backward(problem: &Problem) -> Backward {
     };
     let chunk = if state.div_ceil(lanes) * 16 <= 96 { 16 } else { 8 };
     let whole = (THREADS / lanes).min(width);
+    let narrow = Backward { vec: 1, channels: (32 / lanes).max(1), ..variant(8, 1) };
     let fits = |v: &Backward| v.shared_bytes() <= BACKWARD_SHARED_BYTES;
-    [whole, whole / 2].into_iter().map(|channels| variant(chunk, channels)).find(fits).unwrap_or(variant(8, 1))
+    [variant(chunk, whole), variant(chunk, (whole / 2).max(1))].into_iter().find(fits).unwrap_or(narrow)
 }
 
-/// Shared memory that a hand-picked backward variant stays under: what one block can have on most GPUs since sm_80.
-const BACKWARD_SHARED_BYTES: usize = 163 * 1024;
+/// Shared memory that a hand-picked backward variant stays under, unless one channel needs more: what a block can have on sm_86 and later.
+const BACKWARD_SHARED_BYTES: usize = 99 * 1024;
 
 /// Every variant worth timing for a problem: the mappings that keep the rules, waste no more than half of a block's channels and keep
 /// at most 16 states a lane where lanes allow.

@@ -33,8 +33,8 @@ struct Scan<'a, T> {
     a: Rows<'a, f32>,
     b: Rows<'a, T>,
     c: Rows<'a, T>,
-    d_skip: Option<&'a [f32]>,
-    delta_bias: Option<&'a [f32]>,
+    d_skip: Option<Rows<'a, f32>>,
+    delta_bias: Option<Rows<'a, f32>>,
     z: Option<Rows<'a, T>>,
     initial_state: Option<Rows<'a, f32>>,
     out: Rows<'a, T>,
@@ -45,22 +45,29 @@ struct Scan<'a, T> {
 impl<'a, T: Element> Scan<'a, T> {
     fn new(packed: &'a Packed, variant: &'a Forward, args: &ForwardArgs<'a>) -> Self {
         let (d, n) = (args.d, variant.state as usize);
-        let states = |view| Rows::of(view, d * n);
-        let vector = |view| Rows::of(view, d).row(0);
+        // SAFETY: `check_call` has found that what is written overlaps nothing, and `row_mut` is called for pieces of which each belongs
+        // to one thread.
+        let activations = |view| unsafe { Rows::<T>::of(view, d) };
+        // SAFETY: as above.
+        let projections = |view| unsafe { Rows::<T>::of(view, n) };
+        // SAFETY: as above.
+        let floats = |view, cols| unsafe { Rows::<f32>::of(view, cols) };
+        let states = |view| floats(view, d * n);
+        let vector = |view| floats(view, d);
         Scan {
             packed,
             variant,
             d,
-            u: Rows::of(args.u, d),
-            delta: Rows::of(args.delta, d),
-            a: Rows::of(args.a, n),
-            b: Rows::of(args.b, n),
-            c: Rows::of(args.c, n),
+            u: activations(args.u),
+            delta: activations(args.delta),
+            a: floats(args.a, n),
+            b: projections(args.b),
+            c: projections(args.c),
             d_skip: args.d_skip.map(vector),
             delta_bias: args.delta_bias.map(vector),
-            z: args.z.map(|view| Rows::of(view, d)),
+            z: args.z.map(activations),
             initial_state: args.initial_state.map(states),
-            out: Rows::of(args.out, d),
+            out: activations(args.out),
             final_state: args.final_state.map(states),
             checkpoints: args.checkpoints.map(states),
         }
@@ -120,12 +127,12 @@ impl<'a, T: Element> Scan<'a, T> {
     }
 
     fn step_size(&self, t: usize, d: usize) -> f32 {
-        let raw = self.delta.row(t)[d].to_f32() + self.delta_bias.map_or(0.0, |bias| bias[d]);
+        let raw = self.delta.row(t)[d].to_f32() + self.delta_bias.map_or(0.0, |bias| bias.row(0)[d]);
         if self.variant.softplus { softplus(raw) } else { raw }
     }
 
     fn finish(&self, t: usize, d: usize, u: f32, y: f32) -> f32 {
-        let y = y + self.d_skip.map_or(0.0, |skip| skip[d] * u);
+        let y = y + self.d_skip.map_or(0.0, |skip| skip.row(0)[d] * u);
         self.z.map_or(y, |z| y * silu(z.row(t)[d].to_f32()))
     }
 }

@@ -80,9 +80,9 @@ impl Operator for SelectiveScanBackward {
             z: arguments.get("dz"),
             initial_state: arguments.get("d_initial_state"),
         };
-        let workspace = Workspace::new(call.packed, v, d, Some(call.groups))?;
+        let mut workspace = Workspace::new(call.packed, v, d, Some(call.groups))?;
         for _ in 0..call.rounds {
-            scan::backward(call.packed, v, &scan_inputs, &upstream, &gradients, &workspace)?;
+            scan::backward(call.packed, v, &scan_inputs, &upstream, &gradients, &mut workspace)?;
         }
         device.synchronize()?;
         arguments.take()
