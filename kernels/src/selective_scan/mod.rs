@@ -18,9 +18,9 @@ mod problem;
 use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Device, DevicePacked, Error, Result, View};
 
-pub use backward::{Backward, BackwardArgs, Gradients, Upstream, Workspace, backward};
+pub use backward::{Backward, Gradients, Upstream, Workspace, backward};
 pub use faults::{backward_faults, forward_faults};
-pub use forward::{Forward, ForwardArgs, Outputs, forward};
+pub use forward::{Forward, Outputs, forward};
 pub use problem::{Problem, default_backward, default_variant, variants};
 
 /// What both passes read.

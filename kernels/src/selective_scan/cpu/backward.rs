@@ -9,7 +9,7 @@ use packscan_runtime::{Dtype, Element, Packed, View};
 use rayon::prelude::*;
 
 use crate::cpu::{exp2, sigmoid, silu, softplus};
-use crate::selective_scan::{Backward, BackwardArgs};
+use crate::selective_scan::backward::{Backward, BackwardArgs};
 
 /// The backward pass on host memory; the arguments have been checked.
 pub(in crate::selective_scan) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>) {

@@ -6,7 +6,7 @@ use packscan_runtime::{Dtype, Element, Packed};
 use rayon::prelude::*;
 
 use crate::cpu::{exp2, silu, softplus};
-use crate::selective_scan::{Forward, ForwardArgs};
+use crate::selective_scan::forward::{Forward, ForwardArgs};
 
 /// Channels that one thread walks together: B and C of a token are read once for all of them.
 const TILE: usize = 16;
