@@ -5,5 +5,6 @@
 //! (`README.md`).
 
 mod cpu;
+pub mod rms_norm;
 pub mod selective_scan;
 pub mod sum_rows;

@@ -66,6 +66,7 @@
 
 pub mod bounded;
 pub mod number;
+pub mod rms_norm;
 pub mod selective_scan;
 pub mod sum_rows;
 pub mod traced;
