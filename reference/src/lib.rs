@@ -65,6 +65,7 @@
 //! ```
 
 pub mod bounded;
+pub mod embedding;
 pub mod number;
 pub mod rms_norm;
 pub mod selective_scan;

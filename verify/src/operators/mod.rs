@@ -5,6 +5,7 @@ use packscan_runtime::{Dtype, Edit, Error, Result};
 use crate::{Job, Plan};
 
 mod arguments;
+mod embedding;
 mod rms_norm;
 mod selective_scan;
 mod sum_rows;
@@ -27,11 +28,13 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 6] = [
+pub const PASSES: [Pass; 8] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
     rms_norm::FORWARD,
     rms_norm::BACKWARD,
+    embedding::FORWARD,
+    embedding::BACKWARD,
     sum_rows::FORWARD,
     sum_rows::TOKENS,
 ];
