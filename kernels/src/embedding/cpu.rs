@@ -29,8 +29,9 @@ pub(super) fn backward(variant: &Backward, args: &BackwardArgs<'_>) {
 
 fn look_up<T: Element>(args: &ForwardArgs<'_>) {
     let m = args.width;
-    let (table, out) = (Rows::<T>::of(args.table, m), Rows::<T>::of(args.out, m));
-    let ids = Rows::<u32>::of(args.ids, 1);
+    // SAFETY: `check_call` has found that what is written overlaps nothing, and each row is written by one thread.
+    let (table, out, ids) =
+        unsafe { (Rows::<T>::of(args.table, m), Rows::<T>::of(args.out, m), Rows::<u32>::of(args.ids, 1)) };
     (0..args.out.shape().0).into_par_iter().for_each(|t| {
         // SAFETY: this token's row is this piece's alone.
         unsafe { out.row_mut(t, 0..m) }.copy_from_slice(table.row(ids.row(t)[0] as usize));
@@ -39,8 +40,10 @@ fn look_up<T: Element>(args: &ForwardArgs<'_>) {
 
 fn add_up<T: Element>(args: &BackwardArgs<'_>) {
     let m = args.width;
-    let (dout, dtable) = (Rows::<T>::of(args.dout, m), Rows::<f32>::of(args.dtable, m));
-    let structure = |view| Rows::<u32>::of(view, 1);
+    // SAFETY: `check_call` has found that what is written overlaps nothing, and each row is written by one thread.
+    let (dout, dtable) = unsafe { (Rows::<T>::of(args.dout, m), Rows::<f32>::of(args.dtable, m)) };
+    // SAFETY: only read.
+    let structure = |view| unsafe { Rows::<u32>::of(view, 1) };
     let (ids, starts, order) = (structure(args.distinct_ids), structure(args.starts), structure(args.order));
     (0..args.distinct).into_par_iter().for_each(|i| {
         let mut sums = vec![0.0f32; m];

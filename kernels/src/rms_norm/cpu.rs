@@ -32,12 +32,15 @@ pub(super) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<
 
 fn norm<T: Element>(packed: &Packed, variant: &Forward, args: &ForwardArgs<'_>) {
     let m = variant.width as usize;
-    let (x, y) = (Rows::<T>::of(args.x, m), Rows::<T>::of(args.y, m));
-    let wide = |view| Rows::<f32>::of(view, m);
+    // SAFETY: `check_call` has found that what is written overlaps nothing, and each row is written by one thread.
+    let (x, y) = unsafe { (Rows::<T>::of(args.x, m), Rows::<T>::of(args.y, m)) };
+    // SAFETY: as above.
+    let floats = |view, cols| unsafe { Rows::<f32>::of(view, cols) };
+    let wide = |view| floats(view, m);
     let (residual, residual_out) = (args.residual.map(wide), args.residual_out.map(wide));
-    let rstd_out = args.rstd.map(|view| Rows::<f32>::of(view, 1));
+    let rstd_out = args.rstd.map(|view| floats(view, 1));
     let weight = wide(args.weight).row(0);
-    let epsilon = Rows::<f32>::of(args.epsilon, 1).row(0)[0];
+    let epsilon = floats(args.epsilon, 1).row(0)[0];
     (0..packed.tokens()).into_par_iter().for_each_init(
         || vec![0.0f32; m],
         |r, t| {
@@ -75,17 +78,21 @@ struct Gradient<'a, T> {
 impl<'a, T: Element> Gradient<'a, T> {
     fn new(packed: &Packed, variant: &Backward, args: &BackwardArgs<'a>) -> Self {
         let m = variant.width as usize;
-        let wide = |view| Rows::<f32>::of(view, m);
+        // SAFETY: `check_call` has found that what is written overlaps nothing, and each row is written by one thread.
+        let activations = |view| unsafe { Rows::<T>::of(view, m) };
+        // SAFETY: as above.
+        let floats = |view, cols| unsafe { Rows::<f32>::of(view, cols) };
+        let wide = |view| floats(view, m);
         Gradient {
             tokens: packed.tokens(),
             m,
-            dy: Rows::of(args.dy, m),
+            dy: activations(args.dy),
             r: wide(args.r),
-            rstd: Rows::of(args.rstd, 1),
+            rstd: floats(args.rstd, 1),
             weight: wide(args.weight).row(0),
             incoming: args.incoming.map(wide),
             dresidual: args.dresidual.map(wide),
-            dx: args.dx.map(|view| Rows::of(view, m)),
+            dx: args.dx.map(activations),
             parts: wide(args.parts),
             parts_rows: args.parts_rows,
         }
