@@ -5,5 +5,7 @@
 //! (`README.md`).
 
 mod cpu;
+pub mod embedding;
+pub mod rms_norm;
 pub mod selective_scan;
 pub mod sum_rows;

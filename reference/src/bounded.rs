@@ -46,6 +46,10 @@ pub const EX2_RELATIVE: f64 = 2.0 * f32::EPSILON as f64 + ANALYSIS;
 /// H200 was measured to stay below 2^-23.27.
 pub const RCP_RELATIVE: f64 = f32::EPSILON as f64 + ANALYSIS;
 
+/// Relative error of `rsqrt.approx.ftz.f32`: at most 2^-22.9 (PTX ISA, `rsqrt`), which is 1.2777e-7. A root and a division, each correctly
+/// rounded, stay below 2^-23.
+pub const RSQRT_RELATIVE: f64 = 1.278e-7 + ANALYSIS;
+
 /// Relative error allowed to a kernel's `log1p` on [0, 1], by polynomial or library: 8u. A promise that kernels have to keep.
 pub const LOG1P_RELATIVE: f64 = 8.0 * ROUNDING;
 
@@ -200,6 +204,18 @@ impl Number for Bounded {
         let nearest_zero = f64::max(self.value.abs() - self.error, 0.0);
         let passed_on = self.error * f64::min(0.25, (-nearest_zero).exp());
         Self::new(value, passed_on + sigmoid_relative(self) * (value + passed_on) + 2.0 * UNDERFLOW)
+    }
+
+    /// The function falls and is convex, so an operand that is off by its bound moves the result most where it is smaller. Where that
+    /// may be subnormal, zero or negative, there is no bound.
+    fn rsqrt(&self) -> Self {
+        let value = self.value.rsqrt();
+        let lowest = self.value - self.error;
+        if lowest < UNDERFLOW {
+            return Self { value, error: f64::INFINITY };
+        }
+        let furthest = lowest.rsqrt();
+        Self::new(value, furthest - value + RSQRT_RELATIVE * furthest)
     }
 
     /// In whatever order n terms are added, none takes part in more than n - 1 additions (Higham, section 4.2), so the

@@ -65,7 +65,9 @@
 //! ```
 
 pub mod bounded;
+pub mod embedding;
 pub mod number;
+pub mod rms_norm;
 pub mod selective_scan;
 pub mod sum_rows;
 pub mod traced;

@@ -38,6 +38,9 @@ pub trait Number: Clone {
         s.mul(&one.add(&self.mul(&one.sub(&s))))
     }
 
+    /// `1 / sqrt(self)`
+    fn rsqrt(&self) -> Self;
+
     /// The sum of the terms, 0 for none. What a number claims about it holds for every order of summation.
     fn sum(terms: impl Iterator<Item = Self>) -> Self;
 }
@@ -77,6 +80,10 @@ impl Number for f64 {
 
     fn sigmoid(&self) -> Self {
         1.0 / (1.0 + (-self).exp())
+    }
+
+    fn rsqrt(&self) -> Self {
+        1.0 / self.sqrt()
     }
 
     fn sum(terms: impl Iterator<Item = Self>) -> Self {

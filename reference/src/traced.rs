@@ -70,6 +70,10 @@ impl Number for Traced {
         self.of_one(self.value.sigmoid())
     }
 
+    fn rsqrt(&self) -> Self {
+        self.of_one(self.value.rsqrt())
+    }
+
     fn sum(terms: impl Iterator<Item = Self>) -> Self {
         terms.fold(Self::constant(0.0), |mut sum, term| {
             sum.value += term.value;

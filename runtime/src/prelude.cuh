@@ -22,6 +22,7 @@ template <> __device__ inline bf16 from_float<bf16>(float x) { bf16 y; asm("cvt.
 // One multiprocessor instruction each; PTX ISA states their errors, `Bounded` in the reference crate repeats them.
 __device__ inline float ex2(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ inline float rcp(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+__device__ inline float inverse_sqrt(float x) { float y; asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ inline float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
 // log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), without a branch. log1p on [0, 1] is a polynomial fitted for relative

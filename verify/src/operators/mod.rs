@@ -5,6 +5,8 @@ use packscan_runtime::{Dtype, Edit, Error, Result};
 use crate::{Job, Plan};
 
 mod arguments;
+mod embedding;
+mod rms_norm;
 mod selective_scan;
 mod sum_rows;
 
@@ -26,7 +28,16 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 4] = [selective_scan::FORWARD, selective_scan::BACKWARD, sum_rows::FORWARD, sum_rows::TOKENS];
+pub const PASSES: [Pass; 8] = [
+    selective_scan::FORWARD,
+    selective_scan::BACKWARD,
+    rms_norm::FORWARD,
+    rms_norm::BACKWARD,
+    embedding::FORWARD,
+    embedding::BACKWARD,
+    sum_rows::FORWARD,
+    sum_rows::TOKENS,
+];
 
 /// The names of the operators.
 pub fn names() -> Vec<&'static str> {
