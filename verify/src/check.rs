@@ -7,7 +7,7 @@ use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Device, DevicePacked, Error, Packed};
 
 use crate::compare::{Mismatch, agrees, same_bits};
-use crate::data::rounded;
+use crate::data::{largest, rounded};
 use crate::{Case, Random, Rows, Sizes, Tensor};
 
 /// An operator under test.
@@ -127,7 +127,7 @@ impl From<Failure> for Trouble {
 
 /// Everything that is replaced in a sequence's data, to see whether another sequence notices.
 const POISONS: [(&str, f32); 4] =
-    [("other numbers", 0.0), ("NaN", f32::NAN), ("infinities", f32::INFINITY), ("huge values", 3e38)];
+    [("other numbers", 0.0), ("NaN", f32::NAN), ("infinities", f32::INFINITY), ("huge values", f32::MAX)];
 
 /// Checks every property of one case, each only if those before it held; returns the largest error as a share of its bound.
 ///
@@ -304,7 +304,11 @@ fn poisoned(tensor: &Tensor, packed: &Packed, victim: usize, poison: f32, random
     let rows = tensor.rows.of_sequence(packed, victim);
     for value in &mut tensor.values[rows.start * tensor.cols..rows.end * tensor.cols] {
         let sign = if random.bits() & 1 == 0 { 1.0 } else { -1.0 };
-        let replacement = if poison == 0.0 { random.between(0.0, 4.0) } else { poison };
+        let replacement = match poison {
+            0.0 => random.between(0.0, 4.0),
+            f32::MAX => largest(tensor.dtype),
+            _ => poison,
+        };
         *value = rounded(tensor.dtype, sign * replacement);
     }
     tensor

@@ -42,3 +42,12 @@ pub(crate) fn rounded(dtype: Dtype, value: f32) -> f32 {
         Dtype::Bf16 => half::bf16::from_f32(value).to_f32(),
     }
 }
+
+/// The largest finite number of a type.
+pub(crate) fn largest(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F32 | Dtype::U32 => f32::MAX,
+        Dtype::F16 => half::f16::MAX.to_f32(),
+        Dtype::Bf16 => half::bf16::MAX.to_f32(),
+    }
+}

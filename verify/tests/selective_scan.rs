@@ -73,7 +73,7 @@ fn every_fault_is_caught() {
     for fault in operators::faults() {
         let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[16], &[Dtype::Bf16]) };
+        let plan = Plan { fault: Some(kernel), ..plan(device, &[33], &[Dtype::Bf16]) };
         // A fault in what an option or several warps do exists only in the variant that has them all.
         let whole = jobs(&plan).into_iter().find(|job| job.id().contains("-softplus-bias-skip-gate-initial-final"));
         let outcome = whole.expect("one variant has every option").run(&plan, &|| ());

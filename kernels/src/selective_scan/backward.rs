@@ -51,6 +51,7 @@ packscan_macros::kernel! {
         rules {
             lanes <= state, lanes: "a channel has only {state} states to share among lanes", "take at most {state} lanes";
             lane_states <= 64, lanes: "a lane keeps its {lane_states} states in registers, 64 at most", "take at least {} lanes", state.div_ceil(64).next_power_of_two();
+            chunk.is_multiple_of(2), chunk: "a chunk is even, so that what is staged stays aligned", "take {}", chunk + 1;
             chunk.is_multiple_of(group), chunk: "a chunk is a whole number of the {group} tokens that are summed at once", "take {}", chunk.next_multiple_of(group);
             channels.is_multiple_of(vec), channels: "a block's channels are a whole number of loads of {vec}", "take {}", channels.next_multiple_of(vec);
             vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();

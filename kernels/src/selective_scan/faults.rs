@@ -35,6 +35,7 @@ pub fn forward_faults() -> Vec<Edit> {
         ),
         edit("group-over-boundary", &[("base + g + GROUP + LAST <= ends", 0, "base + g <= ends")]),
         edit("lane-lost", &[("fold<LANES / 2, 1>(y);", 1, "fold<LANES / 2, 2>(y);")]),
+        edit("padding-left", &[("shared.b[r][n] = 0.0f;\n            shared.c[r][n] = 0.0f;", 0, "")]),
         edit("drop-barrier-1", &[(BARRIER, 0, "")]),
         edit("drop-barrier-2", &[(BARRIER, 1, "")]),
     ]

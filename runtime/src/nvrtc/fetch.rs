@@ -73,8 +73,11 @@ pub(super) fn fetch(environment: &Environment, looked: &[String]) -> Result<Path
     fs::create_dir_all(&parent).map_err(broken)?;
     let _lock = lock(&parent.join("lock")).map_err(broken)?;
     let library = target.join(file_name(wheel.members[0]));
-    if library.is_file() {
+    if library.is_file() && is_whole(&target) {
         return Ok(library);
+    }
+    if target.exists() {
+        eprintln!("packscan: the NVRTC in {} is damaged and is fetched again", target.display());
     }
 
     let size = cache::readable(wheel.size_bytes);
@@ -183,10 +186,25 @@ fn verify(file: &Path, bytes: &[u8], expected: &'static str) -> Result<()> {
 fn unpack(wheel: &[u8], members: &[&str], target: &Path) -> io::Result<()> {
     let mut archive = zip::ZipArchive::new(io::Cursor::new(wheel))?;
     fs::create_dir(target)?;
+    let mut sizes = String::new();
     for member in members {
-        io::copy(&mut archive.by_name(member)?, &mut File::create(target.join(file_name(member)))?)?;
+        let name = file_name(member);
+        let size = io::copy(&mut archive.by_name(member)?, &mut File::create(target.join(name))?)?;
+        sizes += &format!("{size} {name}\n");
     }
-    Ok(())
+    fs::write(target.join(SIZES), sizes)
+}
+
+/// Beside the fetched libraries: their sizes in bytes and names, a line each.
+const SIZES: &str = "sizes";
+
+/// Whether the fetched libraries have the sizes that they were unpacked with: loading a file that was cut short would kill the process.
+pub(super) fn is_whole(folder: &Path) -> bool {
+    let Ok(sizes) = fs::read_to_string(folder.join(SIZES)) else { return true };
+    sizes.lines().all(|line| {
+        let Some((size, name)) = line.split_once(' ') else { return false };
+        fs::metadata(folder.join(name)).is_ok_and(|file| size.parse() == Ok(file.len()))
+    })
 }
 
 fn file_name(member: &str) -> &str {
@@ -195,7 +213,7 @@ fn file_name(member: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::wheel;
+    use super::{SIZES, is_whole, wheel};
 
     #[test]
     fn every_platform_with_a_wheel_has_a_whole_hash() {
@@ -205,5 +223,16 @@ mod tests {
             assert!(wheel.sha256.bytes().all(|b| b.is_ascii_hexdigit()), "{os} {arch}");
         }
         assert!(wheel("macos", "aarch64").is_none());
+    }
+
+    #[test]
+    fn a_library_that_was_cut_short_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(SIZES), "5 liba.so\n").unwrap();
+        assert!(!is_whole(folder.path()), "the library is missing");
+        std::fs::write(folder.path().join("liba.so"), "12345").unwrap();
+        assert!(is_whole(folder.path()));
+        std::fs::write(folder.path().join("liba.so"), "1234").unwrap();
+        assert!(!is_whole(folder.path()));
     }
 }

@@ -262,7 +262,8 @@ fn python_folders(_: Library, environment: &Environment) -> Place {
 
 fn cache_folders(library: Library, environment: &Environment) -> Place {
     let folder = fetch::folder(environment);
-    let folders = if library == Library::Nvrtc { vec![folder.clone()] } else { Vec::new() };
+    let usable = library == Library::Nvrtc && fetch::is_whole(&folder);
+    let folders = if usable { vec![folder.clone()] } else { Vec::new() };
     Place { origin: Origin::Cache, folders, name: format!("packscan's cache: {}", folder.display()) }
 }
 

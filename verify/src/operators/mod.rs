@@ -46,8 +46,8 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
-/// The state sizes that are verified unless others are named.
-pub const STATES: [u32; 9] = [1, 3, 8, 16, 24, 64, 128, 256, 1024];
+/// The state sizes that are verified unless others are named; 33 and 127 leave lanes with padding.
+pub const STATES: [u32; 11] = [1, 3, 8, 16, 24, 33, 64, 127, 128, 256, 1024];
 
 /// The types that are verified unless others are named.
 pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];

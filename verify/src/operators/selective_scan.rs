@@ -96,9 +96,13 @@ impl Options {
 /// Random inputs of the scan for a case.
 fn random_inputs(v: &Options, packed: &Packed, case: &Case) -> Vec<Tensor> {
     let (d, n, io) = (case.channels, v.state as usize, v.io);
-    let uniform = |low, high| move |r: &mut Random| r.between(low, high);
+    // Now and then a value far out, where softplus and silu are straight lines or nothing.
+    let spread = |name: &str| if matches!(name, "delta" | "z") && v.softplus { 4.0 } else { 1.0 };
+    let uniform = |low: f32, high: f32, far: f32| {
+        move |r: &mut Random| r.between(low, high) * if r.below(16) == 0 { far } else { 1.0 }
+    };
     let random = |name, dtype, rows, cols, low, high| {
-        Tensor::random(Tensor::shaped(name, dtype, rows, cols), packed, case.seed, uniform(low, high))
+        Tensor::random(Tensor::shaped(name, dtype, rows, cols), packed, case.seed, uniform(low, high, spread(name)))
     };
     // Before a softplus any number is a step size; without one the model's are small and positive.
     let (low, high) = if v.softplus { (-6.0, 2.0) } else { (0.001, 0.8) };
