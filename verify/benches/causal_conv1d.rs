@@ -30,8 +30,7 @@ fn main() -> Result<()> {
     let inputs = Inputs { x, w: w.rows(d)?, b: Some(b.view()), history: None };
     let outputs = Outputs { out: out.rows(t)?, history: None };
     let upstream = Upstream { out: g.rows(t)?, history: None };
-    let gradients =
-        Gradients { x: dxz.rows(t)?.columns(0, d)?, w: dw.rows(d)?, b: Some(db.view()), history: None };
+    let gradients = Gradients { x: dxz.rows(t)?.columns(0, d)?, w: dw.rows(d)?, b: Some(db.view()), history: None };
 
     let (fwd, bwd) = chosen(&problem);
     for variant in &fwd {

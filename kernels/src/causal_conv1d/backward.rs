@@ -168,10 +168,8 @@ pub fn backward(
         }
         Device::Cuda(_) | Device::Emulator(_) => launch(variant, packed, &args)?,
     };
-    let parameters = [
-        (Some(args.dw_parts), Some(gradients.w), d * variant.width as usize),
-        (args.db_parts, gradients.b, d),
-    ];
+    let parameters =
+        [(Some(args.dw_parts), Some(gradients.w), d * variant.width as usize), (args.db_parts, gradients.b, d)];
     for (parts, out, columns) in parameters {
         if let (Some(parts), Some(out)) = (parts, out) {
             let sizes = sum_rows::Sizes { groups: 1, rows: args.parts, columns };

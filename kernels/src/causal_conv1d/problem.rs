@@ -73,9 +73,7 @@ impl Problem {
 
     /// The widest load of at most `bytes` that the channels are a multiple of.
     fn vec(&self, bytes: usize) -> u32 {
-        let fits = |vec: &u32| {
-            self.channels.is_multiple_of(*vec as usize) && *vec as usize * self.io.bytes() <= bytes
-        };
+        let fits = |vec: &u32| self.channels.is_multiple_of(*vec as usize) && *vec as usize * self.io.bytes() <= bytes;
         [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }
 

@@ -102,11 +102,11 @@ fn random_inputs(options: &Options, packed: &Packed, case: &Case) -> Vec<Tensor>
         (initial, "history", io, Rows::Sequences, past(width) * d, 2.0),
     ];
     let wanted = all.into_iter().filter(|input| input.0);
-    let tensor = |(_, name, dtype, rows, cols, most)| {
+    let random = |(_, name, dtype, rows, cols, most): (bool, &'static str, Dtype, Rows, usize, f32)| {
         let any = |r: &mut Random| r.between(-most, most);
         Tensor::random(Tensor::shaped(name, dtype, rows, cols), packed, case.seed, any)
     };
-    wanted.map(tensor).collect()
+    wanted.map(random).collect()
 }
 
 /// How many unused columns lie on each side of a tensor's rows, in elements.
@@ -173,7 +173,7 @@ fn problems(plan: &Plan) -> Vec<(Problem, Option<Mapping>)> {
             1 => Mapping { run: 2, ahead: 1, ways: 24, packets: 4, vec: 2 },
             _ => Mapping { run: 8, ahead: 8, ways: 4, packets: 8, vec: 1 },
         };
-        (problem(width, io, 23, 11 * width as usize + 3), Some(mapping))
+        (problem(width, io, 23, 13 * width as usize + 5), Some(mapping))
     });
     large.chain(small).collect()
 }

@@ -83,8 +83,7 @@ impl Operator for CausalConv1dBackward {
 fn outputs(v: &Backward, d: usize) -> Vec<Tensor> {
     let parameter =
         |name, rows, cols| Tensor { accumulated: true, ..Tensor::shaped(name, Dtype::F32, Rows::Shared(rows), cols) };
-    let mut out =
-        vec![Tensor::shaped("dx", v.io, Rows::Tokens, d), parameter("dw", d, v.width as usize)];
+    let mut out = vec![Tensor::shaped("dx", v.io, Rows::Tokens, d), parameter("dw", d, v.width as usize)];
     if v.bias {
         out.push(parameter("db", 1, d));
     }
