@@ -30,7 +30,7 @@ pub fn faults() -> Vec<Edit> {
         edit("conv-history-of-fresh", &[(NOTHING, 0, "if (!INITIAL) return false;")]),
         edit("conv-history-shifted", &[("PAST + age - back, d", 0, "PAST - back, d")]),
         edit("conv-short-history-out", &[("else if (in.continued) kept", 0, "else if (false) kept")]),
-        edit("conv-late-history-out", &[("in.end - PAST + row", 0, "in.end - PAST + row - (row > 0)")]),
+        edit("conv-late-history-out", &[("in.end - PAST + row", 0, "in.start + row")]),
     ]
 }
 
