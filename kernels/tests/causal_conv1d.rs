@@ -172,12 +172,12 @@ fn a_workspace_of_another_variant_is_refused() {
     let upstream = conv::Upstream { out: gradient.rows(T).unwrap(), history: None };
     let gradients =
         conv::Gradients { x: call.out.rows(T).unwrap(), w: call.dw.rows(D).unwrap(), b: None, history: None };
-    let run = |workspace: &Workspace| {
-        conv::backward(&packed, &variant, &call.inputs(), &upstream, &gradients, workspace).map(drop)
+    let run = |mut workspace: Workspace| {
+        conv::backward(&packed, &variant, &call.inputs(), &upstream, &gradients, &mut workspace).map(drop)
     };
-    run(&Workspace::new(&packed, &variant, D).unwrap()).unwrap();
+    run(Workspace::new(&packed, &variant, D).unwrap()).unwrap();
 
     let smaller = Backward { run: 4, ways: 1, ..variant };
-    let error = run(&Workspace::new(&packed, &smaller, D).unwrap()).unwrap_err().to_string();
+    let error = run(Workspace::new(&packed, &smaller, D).unwrap()).unwrap_err().to_string();
     assert!(error.starts_with("dw_parts [R, D, width]"), "{error}");
 }

@@ -37,9 +37,9 @@ fn main() -> Result<()> {
         report(cuda, &variant.to_string(), 4 * t * d, || forward(&packed, variant, &inputs, &outputs))?;
     }
     for variant in &bwd {
-        let workspace = Workspace::new(&packed, variant, d)?;
+        let mut workspace = Workspace::new(&packed, variant, d)?;
         report(cuda, &variant.to_string(), 6 * t * d, || {
-            backward(&packed, variant, &inputs, &upstream, &gradients, &workspace)
+            backward(&packed, variant, &inputs, &upstream, &gradients, &mut workspace)
         })?;
     }
     Ok(())

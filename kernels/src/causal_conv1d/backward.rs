@@ -1,9 +1,9 @@
 //! The backward pass: its kernel and its function.
 
 use packscan_runtime::launch::{Launched, check_call, launch};
-use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Result, View};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Result, View};
 
-use super::{Inputs, check_continued, cpu_backward as cpu};
+use super::{Inputs, check_continued, cpu};
 use crate::sum_rows;
 
 packscan_macros::kernel! {
@@ -119,7 +119,8 @@ impl Workspace {
     /// # Errors
     /// Where the device has no room.
     pub fn new(packed: &DevicePacked, variant: &Backward, d: usize) -> Result<Workspace> {
-        let parts = packed.packed().tokens().div_ceil((variant.ways * variant.run).max(1) as usize);
+        packed.device().check(variant)?;
+        let parts = parts_of(packed, variant);
         let floats = |len| Buffer::unwritten(packed.device(), Dtype::F32, len);
         let width = variant.width as usize;
         Ok(Workspace { w: floats(parts * d * width)?, b: floats(parts * d)? })
@@ -132,21 +133,23 @@ impl Workspace {
 /// depends on the variant's tile alone.
 ///
 /// # Errors
-/// [`Error::Tensor`](packscan_runtime::Error::Tensor) for an argument that does not fit, and whatever launching fails with.
+/// [`Error::Tensor`] for an argument that does not fit, and whatever launching fails with.
 pub fn backward(
     packed: &DevicePacked,
     variant: &Backward,
     inputs: &Inputs<'_>,
     upstream: &Upstream<'_>,
     gradients: &Gradients<'_>,
-    workspace: &Workspace,
+    workspace: &mut Workspace,
 ) -> Result<Launched> {
+    packed.device().check(variant)?;
     check_continued(packed, inputs)?;
+    check_bias(variant, gradients)?;
     let d = inputs.w.shape().0;
     let args = BackwardArgs {
         d,
-        tiles: d.div_ceil((variant.packets * variant.vec).max(1) as usize),
-        parts: packed.packed().tokens().div_ceil((variant.ways * variant.run).max(1) as usize),
+        tiles: d.div_ceil((variant.packets * variant.vec) as usize),
+        parts: parts_of(packed, variant),
         g: upstream.out,
         x: inputs.x,
         w: inputs.w,
@@ -177,4 +180,20 @@ pub fn backward(
         }
     }
     Ok(launched)
+}
+
+/// Tiles of tokens.
+fn parts_of(packed: &DevicePacked, variant: &Backward) -> usize {
+    packed.packed().tokens().div_ceil((variant.ways * variant.run) as usize)
+}
+
+/// The gradient of the bias is given exactly if forward added one.
+fn check_bias(variant: &Backward, gradients: &Gradients<'_>) -> Result<()> {
+    let (got, rule) = match (variant.bias, gradients.b.is_some()) {
+        (true, false) => ("its gradient was left out", "the variant has the option that needs it"),
+        (false, true) => ("its gradient was given", "the variant does not have the option that makes it; leave it out"),
+        _ => return Ok(()),
+    };
+    let (id, got, rule) = (variant.to_string(), got.to_owned(), rule.to_owned());
+    Err(Error::Tensor { id, tensor: "b", shape: "[D]", got, rule })
 }

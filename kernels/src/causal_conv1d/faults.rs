@@ -8,7 +8,7 @@ const FORWARD: &str = "causal_conv1d_fwd";
 const BACKWARD: &str = "causal_conv1d_bwd";
 
 /// Every fault of the forward pass.
-pub fn faults() -> Vec<Edit> {
+pub fn forward_faults() -> Vec<Edit> {
     let edit = |name, changes: &[_]| Edit { name, kernel: FORWARD, changes: changes.to_vec() };
     vec![
         edit("conv-skip-boundary", &[(BEFORE, 0, "if (EDGE && age < back && in.continued) {")]),

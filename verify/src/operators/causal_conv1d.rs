@@ -17,7 +17,7 @@ pub(super) use backward::BACKWARD;
 
 /// The forward pass and its faults.
 pub(super) const FORWARD: Pass =
-    Pass { operator: "causal-conv1d", kernel: "causal_conv1d_fwd", jobs, job, faults: conv::faults };
+    Pass { operator: "causal-conv1d", kernel: "causal_conv1d_fwd", jobs, job, faults: conv::forward_faults };
 
 /// The causal convolution, forward.
 #[derive(Debug)]

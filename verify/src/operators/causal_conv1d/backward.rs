@@ -56,9 +56,9 @@ impl Operator for CausalConv1dBackward {
             b: arguments.get("db"),
             history: arguments.get("d_history"),
         };
-        let workspace = Workspace::new(call.packed, v, d)?;
+        let mut workspace = Workspace::new(call.packed, v, d)?;
         for _ in 0..call.rounds {
-            conv::backward(call.packed, v, &conv_inputs(&arguments), &upstream, &gradients, &workspace)?;
+            conv::backward(call.packed, v, &conv_inputs(&arguments), &upstream, &gradients, &mut workspace)?;
         }
         device.synchronize()?;
         arguments.take()

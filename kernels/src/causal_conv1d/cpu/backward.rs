@@ -7,12 +7,13 @@ use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element, Packed, View};
 use rayon::prelude::*;
 
-use super::cpu::Conv;
-use super::{Backward, BackwardArgs, Inputs};
+use super::{CHANNELS, Conv};
+use crate::causal_conv1d::Inputs;
+use crate::causal_conv1d::backward::{Backward, BackwardArgs};
 use crate::cpu::sigmoid;
 
 /// The backward pass on host memory; the arguments have been checked.
-pub(super) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>) {
+pub(in crate::causal_conv1d) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>) {
     match variant.io {
         Dtype::F32 => run::<f32>(packed, variant, args),
         Dtype::F16 => run::<f16>(packed, variant, args),
@@ -23,19 +24,21 @@ pub(super) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<
 
 fn run<T: Element>(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>) {
     let inputs = Inputs { x: args.x, w: args.w, b: args.b, history: args.history };
-    let rows = |view| Rows::of(view, args.d);
+    // SAFETY: `check_call` has found that what is written overlaps nothing, and each piece of it is written by one thread.
+    let rows = |view| unsafe { Rows::<T>::of(view, args.d) };
+    // SAFETY: as above.
+    let floats = |view, cols| unsafe { Rows::<f32>::of(view, cols) };
     let pass = Pass::<T> {
         conv: Conv::new(packed, variant.width, args.d, &inputs),
         silu: variant.silu,
         g: rows(args.g),
         d_history_out: args.d_history_out.map(rows),
         dx: rows(args.dx),
-        dw: Rows::of(args.dw_parts, variant.width as usize),
-        db: args.db_parts.map(|db| Rows::of(db, args.d)),
+        dw: floats(args.dw_parts, variant.width as usize),
+        db: args.db_parts.map(|db| floats(db, args.d)),
     };
     let tile = (variant.ways * variant.run) as usize;
-    let width = pass.conv.channels(0).len().max(1);
-    let tiles = args.d.div_ceil(width);
+    let tiles = args.d.div_ceil(CHANNELS);
     (0..args.parts * tiles).into_par_iter().for_each(|piece| {
         let tokens = pass.conv.tokens(piece / tiles, tile);
         pass.run_tile(piece / tiles, tokens, pass.conv.channels(piece % tiles));
@@ -133,7 +136,8 @@ impl<T: Element> Pass<'_, T> {
     /// The gradients of the histories that continued sequences started from, zeros for the others.
     fn history_gradients(&self, d_history: View<'_>) {
         let Conv { packed, past, d, .. } = self.conv;
-        let d_history = Rows::<T>::of(d_history, d);
+        // SAFETY: `check_call` has found that it overlaps nothing, and each row of it is written by one thread.
+        let d_history = unsafe { Rows::<T>::of(d_history, d) };
         (0..packed.sequences()).into_par_iter().for_each(|s| {
             let tokens = packed.range(s);
             let mut dh = vec![0.0f32; past * d];
