@@ -4,6 +4,7 @@
 //! with an essay), the native CPU path (`cpu.rs`), the faults that its verification must catch (`faults.rs`) and the derivation
 //! (`README.md`).
 
+pub mod causal_conv1d;
 mod cpu;
 pub mod embedding;
 pub mod rms_norm;

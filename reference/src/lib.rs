@@ -65,6 +65,7 @@
 //! ```
 
 pub mod bounded;
+pub mod causal_conv1d;
 pub mod embedding;
 pub mod number;
 pub mod rms_norm;

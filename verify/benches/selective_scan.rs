@@ -5,7 +5,10 @@
 //! Sequence lengths are log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill the pack: natural text. Without
 //! ids the hand-picked variants of both passes run. Each time is the median of 20 launches between two events, in milliseconds.
 
+mod memory_bound;
+
 use half::bf16;
+use memory_bound::natural_lengths;
 use packscan_kernels::selective_scan::{self as scan, Backward, Forward, Problem, Workspace};
 use packscan_kernels::selective_scan::{default_backward, default_variant};
 use packscan_reference::selective_scan as book;
@@ -107,21 +110,6 @@ fn arguments() -> AnyResult<Size> {
         }
     }
     Ok(size)
-}
-
-fn natural_lengths(tokens: usize) -> Vec<usize> {
-    let mut random = Random::new(0, "lengths");
-    let mut left = tokens;
-    let mut lengths = Vec::new();
-    while left > 0 {
-        // Box-Muller: a normal number from two uniform ones.
-        let (radius, angle) = (random.between(1e-6, 1.0), random.between(0.0, std::f32::consts::TAU));
-        let normal = (-2.0 * radius.ln()).sqrt() * angle.cos();
-        let length = ((6.2 + 0.8 * normal).exp() as usize).clamp(57, 2048).min(left);
-        lengths.push(length);
-        left -= length;
-    }
-    lengths
 }
 
 /// The least time that the hardware could need.

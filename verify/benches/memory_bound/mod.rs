@@ -26,10 +26,10 @@ pub fn sizes<const COUNT: usize>(defaults: [(&str, usize); COUNT]) -> [usize; CO
 }
 
 /// Prints the median of the launches' times beside the time that memory needs for `bytes`.
-pub fn report(cuda: &Cuda, what: &str, bytes: usize, launch: impl Fn() -> Result<Launched>) -> Result<()> {
-    let launch = || launch().map(drop);
+pub fn report(cuda: &Cuda, what: &str, bytes: usize, mut launch: impl FnMut() -> Result<Launched>) -> Result<()> {
+    let mut launch = || launch().map(drop);
     launch()?;
-    let mut times = (0..LAUNCHES).map(|_| cuda.time_ms(launch)).collect::<Result<Vec<f32>>>()?;
+    let mut times = (0..LAUNCHES).map(|_| cuda.time_ms(&mut launch)).collect::<Result<Vec<f32>>>()?;
     times.sort_by(f32::total_cmp);
     let (median, floor) = (f64::from(times[LAUNCHES / 2]), bytes as f64 / BANDWIDTH * 1e3);
     println!("{median:8.3} ms, memory floor {floor:.3} ms, ratio {:.2}  {what}", median / floor);
@@ -48,6 +48,22 @@ pub fn halves(device: &Device, name: &str, len: usize) -> Result<Buffer> {
     let first: Vec<bf16> = random(name, len).into_iter().map(bf16::from_f32).collect();
     let all: Vec<bf16> = first.iter().cycle().take(len).copied().collect();
     Buffer::from_slice(device, &all)
+}
+
+/// Lengths as of natural text: log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill the pack.
+pub fn natural_lengths(tokens: usize) -> Vec<usize> {
+    let mut random = Random::new(0, "lengths");
+    let mut left = tokens;
+    let mut lengths = Vec::new();
+    while left > 0 {
+        // Box-Muller: a normal number from two uniform ones.
+        let (radius, angle) = (random.between(1e-6, 1.0), random.between(0.0, std::f32::consts::TAU));
+        let normal = (-2.0 * radius.ln()).sqrt() * angle.cos();
+        let length = ((6.2 + 0.8 * normal).exp() as usize).clamp(57, 2048).min(left);
+        lengths.push(length);
+        left -= length;
+    }
+    lengths
 }
 
 fn random(name: &str, len: usize) -> Vec<f32> {

@@ -5,6 +5,7 @@ use packscan_runtime::{Dtype, Edit, Error, Result};
 use crate::{Job, Plan};
 
 mod arguments;
+mod causal_conv1d;
 mod embedding;
 mod rms_norm;
 mod selective_scan;
@@ -28,9 +29,11 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 8] = [
+pub const PASSES: [Pass; 10] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
+    causal_conv1d::FORWARD,
+    causal_conv1d::BACKWARD,
     rms_norm::FORWARD,
     rms_norm::BACKWARD,
     embedding::FORWARD,

@@ -1,0 +1,242 @@
+// Backward pass of the packed causal convolution.
+//
+// What. With c the sum before silu and g the gradient of out,
+//
+//     p[t]  = g * silu'(c)                          c is computed again from x
+//     dx[s] = sum_k w[k] * p[s + PAST - k]          over tokens of s's own sequence
+//     dw[k] = sum_t p[t] * x[t - PAST + k]          db = sum_t p[t]
+//
+// and the gradients of a continued sequence's history, of which the rows are inputs like any other, and of the history that the
+// sequence left behind, whose rows were inputs of it.
+//
+// How. Tiles, threads and boundaries as in forward.cuh. A thread slides over its run AHEAD tokens at a time: it makes p of these, keeps the last PAST
+// of them in registers beside the inputs, and so has dx of the token PAST before each. It goes on for PAST tokens behind its run, which the
+// next thread works on too; those count for its dx only. `lead` follows the sequence of the tokens whose p is made, `tail`
+// that of the tokens whose dx is.
+//
+// dw and db are summed in registers along the run, in the order of tokens, then over the WAYS of the block in their order through shared
+// memory, one barrier; each tile writes its sums, and sum_rows adds the tiles in their order. No atomics: every bit is repeatable.
+//
+// Blocks behind the last tile of tokens make the gradients of histories from the first PAST tokens of each sequence.
+//
+// Cost an element (t, d): 3 * WIDTH fma, 2 special functions and about 5 more with silu; 3 elements moved, (RUN + 2 * PAST) / RUN of x and
+// (RUN + PAST) / RUN of g from L2; 4 * (WIDTH + 1) / TILE bytes of sums. The limit is memory, with issue slots not far behind.
+//
+// Dropped: keeping c from forward. It would cost as many bytes again as it saves instructions.
+
+constexpr unsigned SUMS = WIDTH + BIAS; // that a channel has
+
+// What reaches the sum before silu.
+__device__ inline void slopes(const float (&c)[VEC], const Io& g, float (&p)[VEC]) {
+#pragma unroll
+    for (unsigned i = 0; i < VEC; ++i) {
+        p[i] = g[i];
+        if constexpr (SILU) {
+            const float s = sigmoid(c[i]);
+            p[i] = p[i] * (s * fma(c[i], 1.0f - s, 1.0f));
+        }
+    }
+}
+
+// One thread's run: what it knows and what it sums.
+struct Walker {
+    const Args& args;
+    const unsigned d, begin, limit; // first channel; first token of the run, and the first that is not of it
+    const Filter f;
+    Sequence lead, tail;
+    Io x[SPAN], g[AHEAD];           // inputs of tokens base - PAST and on, gradients of tokens base and on
+    float p[SPAN][VEC];             // of tokens base - PAST and on
+    float dw[VEC * WIDTH], db[VEC];
+
+    __device__ Walker(const Args& args, unsigned d, unsigned begin, unsigned limit)
+        : args(args), d(d), begin(begin), limit(limit), f(args, d), lead(args, sequence_of(args, begin)), tail(lead) {
+#pragma unroll
+        for (unsigned i = 0; i < SPAN; ++i) x[i] = load_token(args.x + d, begin + i - PAST, args.tokens, args.x_stride);
+#pragma unroll
+        for (unsigned j = 0; j < AHEAD; ++j) g[j] = load_token(args.g + d, begin + j, args.tokens, args.g_stride);
+#pragma unroll
+        for (unsigned i = 0; i < SPAN; ++i) {
+#pragma unroll
+            for (unsigned v = 0; v < VEC; ++v) p[i][v] = 0.0f;
+        }
+#pragma unroll
+        for (unsigned i = 0; i < VEC * WIDTH; ++i) dw[i] = 0.0f;
+#pragma unroll
+        for (unsigned v = 0; v < VEC; ++v) db[v] = 0.0f;
+    }
+
+    // p of token `t`, the j-th of the group, and what it adds to the parameters' gradients if it is the run's own.
+    template <bool EDGE> __device__ void lead_token(unsigned j, unsigned t) {
+        float c[VEC];
+        if constexpr (SILU) convolve<EDGE>(f, lead, x, j, t, d, c);
+        slopes(c, g[j], p[PAST + j]);
+        if (t - begin >= RUN) return;
+#pragma unroll
+        for (unsigned k = 0; k < WIDTH; ++k) {
+            Io seen;
+            if (!see<EDGE>(lead, x, j, t, k, d, seen)) continue;
+#pragma unroll
+            for (unsigned v = 0; v < VEC; ++v) dw[v * WIDTH + k] = fma(p[PAST + j][v], seen[v], dw[v * WIDTH + k]);
+        }
+#pragma unroll
+        for (unsigned v = 0; v < VEC; ++v) db[v] = db[v] + p[PAST + j][v];
+    }
+
+    // dx of token `s`, PAST before the j-th of the group: the taps that saw it, its own first.
+    template <bool EDGE> __device__ void tail_token(unsigned j, unsigned s) {
+        float dx[VEC];
+#pragma unroll
+        for (unsigned v = 0; v < VEC; ++v) dx[v] = 0.0f;
+#pragma unroll
+        for (unsigned later = 0; later < WIDTH; ++later) {
+            if (EDGE && s + later >= tail.end) continue;
+#pragma unroll
+            for (unsigned v = 0; v < VEC; ++v) dx[v] = fma(f.w[v * WIDTH + PAST - later], p[j + later][v], dx[v]);
+        }
+        if constexpr (EDGE && LAST) {
+            if (s + PAST >= tail.end) {
+                const Io kept = load<VEC>(tail.past(args.d_history_out, s + PAST - tail.end, d));
+#pragma unroll
+                for (unsigned v = 0; v < VEC; ++v) dx[v] = dx[v] + kept[v];
+            }
+        }
+        store<VEC>(row_at(args.dx + d, s, args.dx_stride), dx);
+    }
+
+    // AHEAD tokens from `base` on.
+    template <bool EDGE> __device__ void group(unsigned base) {
+#pragma unroll
+        for (unsigned j = 0; j < AHEAD; ++j) {
+            const unsigned t = base + j, s = t - PAST;
+            if (!EDGE || t < args.tokens) {
+                if constexpr (EDGE) lead.advance(t);
+                lead_token<EDGE>(j, t);
+            }
+            // Before the run the difference wraps around.
+            if (s - begin < limit - begin) {
+                if constexpr (EDGE) tail.advance(s);
+                tail_token<EDGE>(j, s);
+            }
+        }
+    }
+
+    __device__ void walk() {
+#pragma unroll 1
+        for (unsigned base = begin; base < limit + PAST; base += AHEAD) {
+            Io next_x[AHEAD], next_g[AHEAD];
+            const unsigned needed = least(begin + RUN + PAST, args.tokens);
+#pragma unroll
+            for (unsigned j = 0; j < AHEAD; ++j) {
+                next_x[j] = load_token(args.x + d, base + AHEAD + j, needed, args.x_stride);
+                next_g[j] = load_token(args.g + d, base + AHEAD + j, needed, args.g_stride);
+            }
+
+            if (lead.start + PAST <= base && base + AHEAD <= lead.end) group<false>(base);
+            else group<true>(base);
+
+#pragma unroll
+            for (unsigned i = 0; i < PAST; ++i) {
+                x[i] = x[i + AHEAD];
+#pragma unroll
+                for (unsigned v = 0; v < VEC; ++v) p[i][v] = p[i + AHEAD][v];
+            }
+#pragma unroll
+            for (unsigned j = 0; j < AHEAD; ++j) {
+                x[PAST + j] = next_x[j];
+                g[j] = next_g[j];
+            }
+        }
+    }
+
+    // This thread's sums to shared memory, [WAYS][SUMS][CHANNELS].
+    __device__ void hand_over(float* shared, const Place& at) const {
+#pragma unroll
+        for (unsigned k = 0; k < WIDTH; ++k) {
+            float column[VEC];
+#pragma unroll
+            for (unsigned v = 0; v < VEC; ++v) column[v] = dw[v * WIDTH + k];
+            put<VEC>(shared + (at.way * SUMS + k) * CHANNELS + at.slot * VEC, column);
+        }
+        if constexpr (BIAS) put<VEC>(shared + (at.way * SUMS + WIDTH) * CHANNELS + at.slot * VEC, db);
+    }
+};
+
+// The sums of the block's ways that were handed over; the first `ways` of them have tokens.
+__device__ inline void sum_ways(const Args& args, const float* shared, unsigned tile, unsigned ways) {
+    const unsigned first = blockIdx.x % args.tiles * CHANNELS;
+    const unsigned long long row = (unsigned long long)tile * args.d + first;
+    for (unsigned i = threadIdx.x; i < CHANNELS * SUMS; i += THREADS) {
+        // In the order of dw_parts, channel by channel, then those of db_parts.
+        const bool bias = i >= CHANNELS * WIDTH;
+        const unsigned channel = bias ? i - CHANNELS * WIDTH : i / WIDTH, k = bias ? WIDTH : i % WIDTH;
+        if (first + channel >= args.d) continue;
+        float sum = 0.0f;
+        for (unsigned way = 0; way < ways; ++way) sum += shared[(way * SUMS + k) * CHANNELS + channel];
+        if (BIAS && bias) args.db_parts[row + channel] = sum;
+        else args.dw_parts[row * WIDTH + i] = sum;
+    }
+}
+
+// The gradient of the history that sequence `s` started from: zeros if it is fresh.
+__device__ inline void history_gradient(const Args& args, unsigned s, unsigned d) {
+    const Sequence in(args, s);
+    const unsigned length = in.end - in.start;
+    float dh[PAST][VEC];
+#pragma unroll
+    for (unsigned row = 0; row < PAST; ++row) {
+#pragma unroll
+        for (unsigned v = 0; v < VEC; ++v) dh[row][v] = 0.0f;
+    }
+    if (in.continued) {
+        const Filter f(args, d);
+        Io x[2 * PAST];
+#pragma unroll
+        for (unsigned i = 0; i < 2 * PAST; ++i)
+            x[i] = i < PAST ? zeros<VEC, io_t>() : load_token(args.x + d, in.start + i - PAST, in.end, args.x_stride);
+        // Token start + n saw row `row` with tap row - n.
+#pragma unroll
+        for (unsigned n = 0; n < PAST; ++n) {
+            if (n >= length) break;
+            float c[VEC], p[VEC];
+            if constexpr (SILU) convolve<true>(f, in, x, n, in.start + n, d, c);
+            slopes(c, load<VEC>(row_at(args.g + d, in.start + n, args.g_stride)), p);
+#pragma unroll
+            for (unsigned row = n; row < PAST; ++row) {
+#pragma unroll
+                for (unsigned v = 0; v < VEC; ++v) dh[row][v] = fma(f.w[v * WIDTH + row - n], p[v], dh[row][v]);
+            }
+        }
+        // Of a sequence shorter than that, the newest rows were handed on.
+#pragma unroll
+        for (unsigned row = 0; row < PAST; ++row) {
+            if (!LAST || row < length) continue;
+            const Io kept = load<VEC>(in.past(args.d_history_out, row - length, d));
+#pragma unroll
+            for (unsigned v = 0; v < VEC; ++v) dh[row][v] = dh[row][v] + kept[v];
+        }
+    }
+#pragma unroll
+    for (unsigned row = 0; row < PAST; ++row) store<VEC>(in.past(args.d_history, row, d), dh[row]);
+}
+
+__device__ inline void causal_conv1d_bwd(const Args& args) {
+    extern __shared__ uint4 shared_memory[];
+    float* shared = reinterpret_cast<float*>(shared_memory);
+    const Place at(args.tiles);
+    const unsigned d = at.d;
+    if constexpr (INITIAL) {
+        if (at.tile >= args.parts) {
+            const unsigned s = (at.tile - args.parts) * WAYS + at.way;
+            if (s < args.sequences && d < args.d) history_gradient(args, s, d);
+            return;
+        }
+    }
+    const unsigned begin = at.begin(), limit = least(begin + RUN, args.tokens);
+    if (begin < limit && d < args.d) {
+        Walker walker(args, d, begin, limit);
+        walker.walk();
+        walker.hand_over(shared, at);
+    }
+    __syncthreads();
+    sum_ways(args, shared, at.tile, least(WAYS, div_ceil(args.tokens - at.tile * TILE, RUN)));
+}

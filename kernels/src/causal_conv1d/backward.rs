@@ -1,0 +1,199 @@
+//! The backward pass: its kernel and its function.
+
+use packscan_runtime::launch::{Launched, check_call, launch};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Result, View};
+
+use super::{Inputs, check_continued, cpu};
+use crate::sum_rows;
+
+packscan_macros::kernel! {
+    /// Backward pass of the packed causal convolution.
+    pub kernel Backward = "causal_conv1d_bwd" in "kernels/src/causal_conv1d" from ["taps.cuh", "backward.cuh"] {
+        variant {
+            /// Taps of a channel, K.
+            width: "k" in 2..=8,
+            /// Tokens of a thread's run.
+            run: "l" in 1..=1024,
+            /// Tokens that a thread loads and computes at a time.
+            ahead: "a" in [1, 2, 4, 8],
+            /// Threads behind each other in time, each with a run of its own.
+            ways: "w" in 1..=32,
+            /// Loads that a block makes side by side.
+            packets: "p" in 1..=1024,
+            /// Neighbouring channels that one load moves.
+            vec: "v" in [1, 2, 4, 8],
+            /// Type of the activations and their gradients; sums are always f32.
+            io: dtype in [F32, F16, Bf16],
+            /// Forward took the silu of the sum.
+            silu: flag "silu",
+            /// There is a bias.
+            bias: flag "bias",
+            /// There are histories, whose gradients are wanted.
+            initial: flag "initial",
+            /// There are gradients of the histories that forward wrote.
+            last: flag "final",
+        }
+        derived {
+            threads = packets * ways,
+            // Tokens and channels of a block.
+            tile = ways * run,
+            channels = packets * vec,
+            shared_bytes = 4 * ways * channels * (width + if bias { 1 } else { 0 }),
+        }
+        rules {
+            run.is_multiple_of(ahead), run: "a run is a whole number of the {ahead} tokens that are loaded at a time", "take {}", run.next_multiple_of(ahead);
+            vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();
+            threads.is_multiple_of(32), packets: "a block has whole warps, so packets * ways is a multiple of 32", "take {}", packets.next_multiple_of(32);
+            threads <= 1024, packets: "a block has at most 1024 threads, packets * ways", "take {}", 1024 / ways;
+        }
+        dims {
+            /// Channels, D.
+            d: "D",
+            /// Tiles of channels.
+            tiles: "P",
+            /// Tiles of tokens.
+            parts: "R",
+        }
+        tensors {
+            /// Gradient of the result.
+            g: in io [T, D] strided by vec,
+            /// Input of the convolution.
+            x: in io [T, D] strided by vec,
+            /// Weights, the one of the oldest token first.
+            w: in f32 [D, width],
+            /// Bias.
+            b: in f32 [D] if bias,
+            /// What continued sequences saw last, the oldest first; other rows are not read.
+            history: in io [S, width - 1, D] if initial,
+            /// Gradient of the histories that forward wrote.
+            d_history_out: in io [S, width - 1, D] if last,
+            /// Boundaries of the sequences.
+            cu_seqlens: structure u32 [S + 1],
+            /// 1 for each continued sequence.
+            continued: structure u32 [S],
+            /// Gradient of x.
+            dx: out io [T, D] strided by vec,
+            /// Gradient of the histories; zero for a fresh sequence.
+            d_history: out io [S, width - 1, D] if initial,
+            /// Gradient of the weights, summed over each tile of tokens.
+            dw_parts: out f32 [R, D, width],
+            /// Gradient of the bias, summed over each tile of tokens.
+            db_parts: out f32 [R, D] if bias,
+        }
+        launch { grid: [P * (R + if initial { S.div_ceil(ways) } else { 0 })], threads: threads, shared: shared_bytes }
+    }
+}
+
+/// What the backward pass is given besides the inputs of forward.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream<'a> {
+    /// `(T, D)` io: gradient of the result.
+    pub out: View<'a>,
+    /// `(S, K - 1, D)` io: gradient of the histories that forward wrote.
+    pub history: Option<View<'a>>,
+}
+
+/// What the backward pass writes; what belongs to parameters it adds to.
+#[derive(Clone, Copy, Debug)]
+pub struct Gradients<'a> {
+    /// `(T, D)` io: gradient of `x`.
+    pub x: View<'a>,
+    /// `(D, K)` f32: added to.
+    pub w: View<'a>,
+    /// `(D)` f32: added to.
+    pub b: Option<View<'a>>,
+    /// `(S, K - 1, D)` io: gradient of the histories, zero for fresh sequences.
+    pub history: Option<View<'a>>,
+}
+
+/// Partial sums of one call, to be kept for the next: `ceil(T / (W * L)) * D * (K + 1)` floats.
+#[derive(Debug)]
+pub struct Workspace {
+    w: Buffer,
+    b: Buffer,
+}
+
+impl Workspace {
+    /// Room for calls of `variant` with `d` channels on packs of as many tokens as `packed`.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn new(packed: &DevicePacked, variant: &Backward, d: usize) -> Result<Workspace> {
+        packed.device().check(variant)?;
+        let parts = parts_of(packed, variant);
+        let floats = |len| Buffer::unwritten(packed.device(), Dtype::F32, len);
+        let width = variant.width as usize;
+        Ok(Workspace { w: floats(parts * d * width)?, b: floats(parts * d)? })
+    }
+}
+
+/// Runs the backward pass on the device of `packed`, as `variant`, whose options must be those of the arguments.
+///
+/// Gradients of tokens do not depend on the places of sequences; those of parameters are sums over all tokens in an order that
+/// depends on the variant's tile alone.
+///
+/// # Errors
+/// [`Error::Tensor`] for an argument that does not fit, and whatever launching fails with.
+pub fn backward(
+    packed: &DevicePacked,
+    variant: &Backward,
+    inputs: &Inputs<'_>,
+    upstream: &Upstream<'_>,
+    gradients: &Gradients<'_>,
+    workspace: &mut Workspace,
+) -> Result<Launched> {
+    packed.device().check(variant)?;
+    check_continued(packed, inputs)?;
+    check_bias(variant, gradients)?;
+    let d = inputs.w.shape().0;
+    let args = BackwardArgs {
+        d,
+        tiles: d.div_ceil((variant.packets * variant.vec) as usize),
+        parts: parts_of(packed, variant),
+        g: upstream.out,
+        x: inputs.x,
+        w: inputs.w,
+        b: inputs.b,
+        history: inputs.history,
+        d_history_out: upstream.history,
+        cu_seqlens: packed.cu_seqlens().view(),
+        continued: packed.continued().view(),
+        dx: gradients.x,
+        d_history: gradients.history,
+        dw_parts: workspace.w.view(),
+        db_parts: variant.bias.then(|| workspace.b.view()),
+    };
+    let launched = match packed.device() {
+        Device::Cpu => {
+            check_call(variant, packed, &args)?;
+            cpu::backward(packed.packed(), variant, &args);
+            Launched::default()
+        }
+        Device::Cuda(_) | Device::Emulator(_) => launch(variant, packed, &args)?,
+    };
+    let parameters =
+        [(Some(args.dw_parts), Some(gradients.w), d * variant.width as usize), (args.db_parts, gradients.b, d)];
+    for (parts, out, columns) in parameters {
+        if let (Some(parts), Some(out)) = (parts, out) {
+            let sizes = sum_rows::Sizes { groups: 1, rows: args.parts, columns };
+            sum_rows::forward(packed, &sum_rows::default_variant(&sizes, Dtype::F32, true), &sizes, parts, out)?;
+        }
+    }
+    Ok(launched)
+}
+
+/// Tiles of tokens.
+fn parts_of(packed: &DevicePacked, variant: &Backward) -> usize {
+    packed.packed().tokens().div_ceil((variant.ways * variant.run) as usize)
+}
+
+/// The gradient of the bias is given exactly if forward added one.
+fn check_bias(variant: &Backward, gradients: &Gradients<'_>) -> Result<()> {
+    let (got, rule) = match (variant.bias, gradients.b.is_some()) {
+        (true, false) => ("its gradient was left out", "the variant has the option that needs it"),
+        (false, true) => ("its gradient was given", "the variant does not have the option that makes it; leave it out"),
+        _ => return Ok(()),
+    };
+    let (id, got, rule) = (variant.to_string(), got.to_owned(), rule.to_owned());
+    Err(Error::Tensor { id, tensor: "b", shape: "[D]", got, rule })
+}
