@@ -43,6 +43,18 @@ impl Buffer {
         Ok(buffer)
     }
 
+    /// Replaces its elements, once everything launched before has run.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for values of another type or number; [`Error::Cuda`] if an earlier launch failed.
+    pub fn write<T: Element>(&self, values: &[T]) -> Result<()> {
+        if T::DTYPE != self.dtype || values.len() != self.len {
+            let rule = format!("it holds {} {}, not {} {}", self.len, self.dtype, values.len(), T::DTYPE);
+            return Err(Error::Buffer { rule });
+        }
+        self.storage.write(cast_slice(values))
+    }
+
     /// A buffer of `dtype` with the representable values nearest to these.
     ///
     /// # Errors
