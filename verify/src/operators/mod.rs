@@ -4,8 +4,11 @@ use packscan_runtime::{Dtype, Edit, Error, Result};
 
 use crate::{Job, Plan};
 
+mod adamw;
 mod arguments;
+mod cross_entropy;
 mod embedding;
+mod grad_norm;
 mod rms_norm;
 mod selective_scan;
 mod sum_rows;
@@ -28,7 +31,7 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 8] = [
+pub const PASSES: [Pass; 12] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
     rms_norm::FORWARD,
@@ -37,6 +40,10 @@ pub const PASSES: [Pass; 8] = [
     embedding::BACKWARD,
     sum_rows::FORWARD,
     sum_rows::TOKENS,
+    cross_entropy::FORWARD,
+    grad_norm::FORWARD,
+    grad_norm::CLIP,
+    adamw::FORWARD,
 ];
 
 /// The names of the operators.
