@@ -229,3 +229,20 @@ impl<'a> View<'a> {
         self.rows == 0 || self.cols == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_written_whole_and_with_its_own_type() {
+        let buffer = Buffer::from_slice(&Device::Cpu, &[1.0f32, 2.0]).unwrap();
+        buffer.write(&[3.0f32, 4.0]).unwrap();
+        assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
+        for wrong in [buffer.write(&[3.0f32]), buffer.write(&[3u32, 4])] {
+            let error = wrong.unwrap_err().to_string();
+            assert!(error.starts_with("buffer: it holds 2 f32, not"), "{error}");
+        }
+        assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
+    }
+}

@@ -1,5 +1,6 @@
 //! The suites of the loss, on the emulator, on the CPU and on a GPU where there is one; and the faults that they must catch.
 
+use packscan_kernels::cross_entropy::{Problem, default_variant};
 use packscan_runtime::{Device, Dtype};
 use packscan_verify::operators::{self, DTYPES};
 use packscan_verify::{Job, Level, Plan};
@@ -54,5 +55,16 @@ fn every_fault_is_caught() {
             outcome.failure.map(|(case, failure)| format!("{name} in {}: caught with {case} by {failure}", outcome.id))
         });
         println!("{}", caught.unwrap_or_else(|| panic!("{name} escaped")));
+    }
+}
+
+/// The hand-picked variants of real vocabularies, whole rows in registers and rows that do not fit.
+#[test]
+fn real_vocabularies_hold_on_the_emulator() {
+    for (vocabulary, io) in [(50_280, Dtype::Bf16), (50_277, Dtype::F32), (262_144, Dtype::F16)] {
+        let id = default_variant(&Problem { vocabulary, io }).to_string();
+        let case = format!("2,0,1/d{vocabulary}/g2/p1/x7").parse().expect("it is a case");
+        let outcome = operators::job(&id).expect("it is a variant").replay(&Device::emulator(0), &case);
+        assert_eq!((outcome.failure, outcome.error), (None, None), "{id}");
     }
 }
