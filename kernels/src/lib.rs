@@ -5,6 +5,7 @@
 //! (`README.md`).
 
 pub mod adamw;
+pub mod cast;
 mod cpu;
 pub mod cross_entropy;
 pub mod embedding;

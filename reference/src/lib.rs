@@ -66,6 +66,7 @@
 
 pub mod adamw;
 pub mod bounded;
+pub mod cast;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod grad_norm;

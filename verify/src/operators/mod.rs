@@ -6,6 +6,7 @@ use crate::{Job, Plan};
 
 mod adamw;
 mod arguments;
+mod cast;
 mod cross_entropy;
 mod embedding;
 mod grad_norm;
@@ -31,7 +32,7 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 12] = [
+pub const PASSES: [Pass; 13] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
     rms_norm::FORWARD,
@@ -44,6 +45,7 @@ pub const PASSES: [Pass; 12] = [
     grad_norm::FORWARD,
     grad_norm::CLIP,
     adamw::FORWARD,
+    cast::FORWARD,
 ];
 
 /// The names of the operators.
