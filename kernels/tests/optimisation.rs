@@ -91,7 +91,7 @@ fn a_size_beyond_32_bits_is_refused_and_not_cut_off() {
     let one = floats(&device, &[0.5]);
     let args = grad_norm::ForwardArgs { n: (1 << 32) + 1, g: one.view(), parts: one.view() };
     let error = refusal(check_call(&grad_norm::default_variant(Dtype::F32), &nothing, &args));
-    assert!(error.contains("n is 4294967297") && error.contains("split the call"), "{error}");
+    assert!(error.contains("is 4294967297") && error.contains("split the call"), "{error}");
 }
 
 #[test]

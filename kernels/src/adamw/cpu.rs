@@ -35,9 +35,10 @@ fn run<G: Element, C: Element>(args: &ForwardArgs<'_>) {
         return;
     }
     let step = Step::new(args);
-    let state = [args.p, args.m, args.v].map(|view| Rows::<f32>::of(view, n));
-    let g = Rows::<G>::of(args.g, n);
-    let copy = args.copy_to.map(|view| Rows::<C>::of(view, n));
+    // SAFETY: `check_call` has found that what is written overlaps nothing, and each range is written by one thread.
+    let state = [args.p, args.m, args.v].map(|view| unsafe { Rows::<f32>::of(view, n) });
+    // SAFETY: as above.
+    let (g, copy) = unsafe { (Rows::<G>::of(args.g, n), args.copy_to.map(|view| Rows::<C>::of(view, n))) };
     (0..n.div_ceil(PIECE)).into_par_iter().for_each(|piece| {
         let range = piece * PIECE..((piece + 1) * PIECE).min(n);
         // SAFETY: the tensors do not overlap, by `check_call`, and this range of each is this piece's alone.
@@ -70,9 +71,11 @@ struct Step {
 
 impl Step {
     fn new(args: &ForwardArgs<'_>) -> Step {
+        // SAFETY: only read.
+        let numbers = |view, count| unsafe { Rows::<f32>::of(view, count) }.row(0);
         let [rate, beta1, beta2, eps, decay, correction1, correction2, scale] =
-            Rows::<f32>::of(args.scalars, 8).row(0).try_into().expect("eight numbers, by their declaration");
-        let clip = args.clip_by.map(|view| Rows::<f32>::of(view, 3).row(0));
+            numbers(args.scalars, 8).try_into().expect("eight numbers, by their declaration");
+        let clip = args.clip_by.map(|view| numbers(view, 3));
         let scale = clip.map_or(scale, |clip| scale * clip[0]);
         let skipped = clip.is_some_and(|clip| clip[2] != 0.0);
         Step { rate, beta1, beta2, eps, decay, correction1, correction2, scale, skipped }

@@ -22,13 +22,14 @@ pub(super) fn forward(packed: &Packed, variant: &Forward, args: &ForwardArgs<'_>
 }
 
 fn run<T: Element>(packed: &Packed, args: &ForwardArgs<'_>) {
-    let logits = Rows::<T>::of(args.logits, args.v);
-    let targets = Rows::<u32>::of(args.targets, 1);
-    let loss = Rows::<f32>::of(args.loss, 1);
-    let scale = Rows::<f32>::of(args.scale, 1).row(0)[0];
+    let v = args.v;
+    // SAFETY: `check_call` has found that what is written overlaps nothing, and each token's row and loss are written by one thread.
+    let (logits, targets) = unsafe { (Rows::<T>::of(args.logits, v), Rows::<u32>::of(args.targets, 1)) };
+    // SAFETY: as above.
+    let (loss, scale) = unsafe { (Rows::<f32>::of(args.loss, 1), Rows::<f32>::of(args.scale, 1).row(0)[0]) };
     (0..packed.tokens()).into_par_iter().for_each(|t| {
         // SAFETY: this token's row and loss are this piece's alone.
-        let (row, loss) = unsafe { (logits.row_mut(t, 0..args.v), loss.row_mut(t, 0..1)) };
+        let (row, loss) = unsafe { (logits.row_mut(t, 0..v), loss.row_mut(t, 0..1)) };
         loss[0] = token(row, targets.row(t)[0], scale);
     });
 }

@@ -24,8 +24,8 @@ fn sums<T: Element>(variant: &Forward, args: &ForwardArgs<'_>) {
     if args.n == 0 {
         return;
     }
-    let parts = Rows::<f32>::of(args.parts, 1);
-    let g = Rows::<T>::of(args.g, args.n).row(0);
+    // SAFETY: `check_call` has found that they do not overlap, and each sum is written by one thread.
+    let (parts, g) = unsafe { (Rows::<f32>::of(args.parts, 1), Rows::<T>::of(args.g, args.n).row(0)) };
     g.par_chunks(variant.part as usize).enumerate().for_each(|(k, part)| {
         // SAFETY: this sum is this piece's alone.
         let sum = unsafe { parts.row_mut(k, 0..1) };
@@ -46,13 +46,15 @@ fn sum_of_squares<T: Element>(part: &[T]) -> f32 {
 
 /// The norm and the factor on host memory; the arguments have been checked.
 pub(super) fn clip(args: &ClipArgs<'_>) {
-    let parts = if args.n == 0 { &[] } else { Rows::<f32>::of(args.parts, args.n).row(0) };
+    // SAFETY: `check_call` has found that the result overlaps neither of the others.
+    let rows = |view, cols| unsafe { Rows::<f32>::of(view, cols) };
+    let parts = if args.n == 0 { &[] } else { rows(args.parts, args.n).row(0) };
     let norm = parts.iter().sum::<f32>().sqrt();
-    let max_norm = Rows::<f32>::of(args.max_norm, 1).row(0)[0];
+    let max_norm = rows(args.max_norm, 1).row(0)[0];
     let result = match norm.is_finite() {
         true => [(max_norm / (norm + 1e-6)).min(1.0), norm, 0.0],
         false => [0.0, norm, 1.0],
     };
     // SAFETY: nobody else writes the result.
-    unsafe { Rows::<f32>::of(args.result, 3).row_mut(0, 0..3) }.copy_from_slice(&result);
+    unsafe { rows(args.result, 3).row_mut(0, 0..3) }.copy_from_slice(&result);
 }

@@ -22,7 +22,7 @@ struct AdamW;
 fn step(seed: u64) -> Step {
     let mut random = Random::new(seed, "step");
     Step {
-        step: 1 + random.below(if seed % 2 == 0 { 3 } else { 10_000 }) as u32,
+        step: 1 + random.below(if seed.is_multiple_of(2) { 3 } else { 10_000 }) as u32,
         learning_rate: random.between(0.01, 0.5),
         beta1: random.between(0.0, 0.99),
         beta2: random.between(0.5, 0.999),
@@ -62,7 +62,7 @@ impl Operator for AdamW {
             numbers("scalars", &step(case.seed).scalars().expect("the rates are in their ranges")),
         ];
         if v.clip {
-            let finite = case.seed % 4 != 0;
+            let finite = !case.seed.is_multiple_of(4);
             inputs.push(numbers("clip_by", if finite { &[0.625, 1.6, 0.0] } else { &[0.0, f32::NAN, 1.0] }));
             if !finite {
                 inputs[3].values.iter_mut().step_by(3).for_each(|g| *g = f32::NAN);

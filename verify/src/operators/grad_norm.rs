@@ -96,7 +96,7 @@ impl Operator for GradNormClip {
         let mut parts = random(shared("parts", Dtype::F32, case.tokens() * case.channels), 0.0, 4.0);
         let len = parts.values.len();
         if let (0, Some(sum)) = (case.seed % 4, parts.values.get_mut(case.seed as usize / 8 % len.max(1))) {
-            *sum = if case.seed % 8 == 0 { f32::NAN } else { f32::INFINITY };
+            *sum = if case.seed.is_multiple_of(8) { f32::NAN } else { f32::INFINITY };
         }
         vec![parts, random(shared("max_norm", Dtype::F32, 1), 0.1, 40.0)]
     }
