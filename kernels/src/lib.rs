@@ -4,9 +4,13 @@
 //! with an essay), the native CPU path (`cpu.rs`), the faults that its verification must catch (`faults.rs`) and the derivation
 //! (`README.md`).
 
+pub mod adamw;
+pub mod cast;
 pub mod causal_conv1d;
 mod cpu;
+pub mod cross_entropy;
 pub mod embedding;
+pub mod grad_norm;
 pub mod rms_norm;
 pub mod selective_scan;
 pub mod sum_rows;

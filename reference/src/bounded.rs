@@ -11,6 +11,8 @@
 //! - a product that feeds an addition may be fused with it or not (fusing drops one of two roundings that are both charged);
 //! - a [`Number::sum`] is taken in any order: chain, lanes, tree;
 //! - `exp(x)` is `ex2.approx(x * log2e)`, the factor `log2e` applied beforehand to a factor of `x` or afterwards to `x`;
+//! - a quotient is correctly rounded, or the product with `rcp.approx`; a square root is correctly rounded or `sqrt.approx`;
+//! - `ln(x)` is `lg2.approx(x) * ln2`;
 //! - softplus, SiLU and sigmoid are evaluated as stated at [`Bounded::softplus`](Number::softplus), [`silu`](Number::silu) and
 //!   [`sigmoid`](Number::sigmoid);
 //! - subnormal numbers are kept or flushed to zero, at every operation as it pleases.
@@ -49,6 +51,13 @@ pub const RCP_RELATIVE: f64 = f32::EPSILON as f64 + ANALYSIS;
 /// Relative error of `rsqrt.approx.ftz.f32`: at most 2^-22.9 (PTX ISA, `rsqrt`), which is 1.2777e-7. A root and a division, each correctly
 /// rounded, stay below 2^-23.
 pub const RSQRT_RELATIVE: f64 = 1.278e-7 + ANALYSIS;
+
+/// Relative error of `sqrt.approx.ftz.f32`: at most 2^-23 (PTX ISA, `sqrt`). More than that of a correctly rounded root.
+pub const SQRT_RELATIVE: f64 = f32::EPSILON as f64 + ANALYSIS;
+
+/// Error of `lg2.approx.ftz.f32`: at most 2^-22, absolute for arguments in (0.5, 2) and relative elsewhere (PTX ISA, `lg2`). Where
+/// it is relative the logarithm is at least 1, so it is 2^-22 of the larger of the two everywhere.
+pub const LG2_ERROR: f64 = 2.0 * f32::EPSILON as f64 + ANALYSIS;
 
 /// Relative error allowed to a kernel's `log1p` on [0, 1], by polynomial or library: 8u. A promise that kernels have to keep.
 pub const LOG1P_RELATIVE: f64 = 8.0 * ROUNDING;
@@ -163,6 +172,34 @@ impl Number for Bounded {
         Self { value: -self.value, error: self.error }
     }
 
+    /// The quotient moves by `(ex + |x/y| ey) / (|y| - ey)` at most, since `(x + ex)/(y + ey) - x/y = (ex - (x/y) ey) / (y + ey)`.
+    /// [`RCP_RELATIVE`] and the rounding of the product exceed the one rounding of a division. The reciprocal of a divisor above 2^126
+    /// may be flushed, which loses at most 2^-126 of it.
+    fn div(&self, other: &Self) -> Self {
+        let value = self.value / other.value;
+        let least = other.value.abs() - other.error;
+        if least < UNDERFLOW {
+            return Self { value, error: f64::INFINITY };
+        }
+        let propagated = (self.error + value.abs() * other.error) / least;
+        let flushed = if other.reach() > 1.0 / UNDERFLOW { UNDERFLOW * self.reach() } else { 0.0 };
+        Self::rounded(value, propagated + RCP_RELATIVE * (value.abs() + propagated) + flushed)
+    }
+
+    /// A selection: nothing is rounded, and the larger of two moves by no more than either.
+    fn max(&self, other: &Self) -> Self {
+        Self { value: self.value.max(other.value), error: self.error.max(other.error) }
+    }
+
+    /// `|sqrt(x + e) - sqrt(x)| = |e| / (sqrt(x + e) + sqrt(x))`, and no more than `sqrt(|e|)`. A sum of squares is not negative in f32
+    /// either, so its bound may reach below 0.
+    fn sqrt(&self) -> Self {
+        let value = self.value.sqrt();
+        let lowest = (self.value - self.error).max(0.0).sqrt();
+        let propagated = (self.error / (value + lowest)).min(self.error.sqrt());
+        Self::rounded(value, propagated + SQRT_RELATIVE * (value + propagated))
+    }
+
     /// `ex2` sees an argument that is off by the operand's error and by [`EXP_ARGUMENT`]; a shift of the argument by `s` moves the
     /// result by `e^x (e^|s| - 1)` at most, and [`EX2_RELATIVE`] comes on top.
     fn exp(&self) -> Self {
@@ -170,6 +207,20 @@ impl Number for Bounded {
         let shift = self.error + EXP_ARGUMENT * self.reach() + UNDERFLOW;
         let propagated = if shift <= 1.0 { value * (shift + shift * shift) } else { (self.value + shift).exp() };
         Self::new(value, propagated + EX2_RELATIVE * (value + propagated) + UNDERFLOW)
+    }
+
+    /// The slope is at most `1 / (x - e)`; [`LG2_ERROR`] of the logarithm to base 2, the rounding of the constant `ln2` and that of
+    /// the product come on top.
+    fn ln(&self) -> Self {
+        let value = self.value.ln();
+        let least = self.value - self.error;
+        if least < UNDERFLOW {
+            return Self { value, error: f64::INFINITY };
+        }
+        let propagated = self.error / least;
+        let base_two = (value.abs() + propagated) / std::f64::consts::LN_2;
+        let moved = propagated + std::f64::consts::LN_2 * LG2_ERROR * base_two.max(1.0);
+        Self::rounded(value, moved + ROUNDING * (value.abs() + moved))
     }
 
     /// Implemented without a branch as `max(x, 0) + log1p(w)`, `w = exp(-|x|)`.

@@ -64,9 +64,13 @@
 //! assert_eq!(outputs.out, [1.0, decay + 1.0, 1.0]);
 //! ```
 
+pub mod adamw;
 pub mod bounded;
+pub mod cast;
 pub mod causal_conv1d;
+pub mod cross_entropy;
 pub mod embedding;
+pub mod grad_norm;
 pub mod number;
 pub mod rms_norm;
 pub mod selective_scan;

@@ -20,8 +20,20 @@ pub trait Number: Clone {
     /// `-self`
     fn neg(&self) -> Self;
 
+    /// `self / other`
+    fn div(&self, other: &Self) -> Self;
+
+    /// The larger of two.
+    fn max(&self, other: &Self) -> Self;
+
+    /// The square root, of what is not negative.
+    fn sqrt(&self) -> Self;
+
     /// `e^self`
     fn exp(&self) -> Self;
+
+    /// The natural logarithm, of what is positive.
+    fn ln(&self) -> Self;
 
     /// `ln(1 + e^self)`, computed as `max(self, 0) + ln(1 + e^-|self|)`, which never overflows.
     fn softplus(&self) -> Self;
@@ -66,12 +78,28 @@ impl Number for f64 {
         -self
     }
 
+    fn div(&self, other: &Self) -> Self {
+        self / other
+    }
+
+    fn max(&self, other: &Self) -> Self {
+        f64::max(*self, *other)
+    }
+
+    fn sqrt(&self) -> Self {
+        f64::sqrt(*self)
+    }
+
     fn exp(&self) -> Self {
         f64::exp(*self)
     }
 
+    fn ln(&self) -> Self {
+        f64::ln(*self)
+    }
+
     fn softplus(&self) -> Self {
-        self.max(0.0) + (-self.abs()).exp().ln_1p()
+        f64::max(*self, 0.0) + (-self.abs()).exp().ln_1p()
     }
 
     fn silu(&self) -> Self {

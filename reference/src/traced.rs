@@ -54,8 +54,24 @@ impl Number for Traced {
         self.of_one(-self.value)
     }
 
+    fn div(&self, other: &Self) -> Self {
+        Self::of_two(self.value / other.value, self, other)
+    }
+
+    fn max(&self, other: &Self) -> Self {
+        Self::of_two(self.value.max(other.value), self, other)
+    }
+
+    fn sqrt(&self) -> Self {
+        self.of_one(self.value.sqrt())
+    }
+
     fn exp(&self) -> Self {
         self.of_one(self.value.exp())
+    }
+
+    fn ln(&self) -> Self {
+        self.of_one(self.value.ln())
     }
 
     fn softplus(&self) -> Self {

@@ -1,6 +1,6 @@
 //! The functions of each number at the edges of their range.
 
-use packscan_reference::bounded::{LOG1P_RELATIVE, RCP_RELATIVE, ROUNDING, UNDERFLOW};
+use packscan_reference::bounded::{LG2_ERROR, LOG1P_RELATIVE, RCP_RELATIVE, ROUNDING, SQRT_RELATIVE, UNDERFLOW};
 use packscan_reference::{Bounded, Io, Number};
 
 /// -100 to 100 in eighths, and far beyond.
@@ -99,6 +99,41 @@ fn the_worst_f32_softplus_silu_and_sigmoid_stay_within_their_bounds() {
 }
 
 #[test]
+fn the_worst_f32_quotient_root_and_logarithm_stay_within_their_bounds() {
+    for step in -400..400 {
+        let x = (f64::from(step) * 0.2).exp() as f32;
+        let exact = Bounded::constant(f64::from(x));
+        for bias in [-1.0, 0.0, 1.0] {
+            let rcp = (1.0 / f64::from(x) * (1.0 + bias * (RCP_RELATIVE - ROUNDING))) as f32;
+            for numerator in [0.7f32, -3.1] {
+                let bound = Bounded::constant(f64::from(numerator)).div(&exact);
+                assert!(bound.allows(f64::from(numerator * rcp)), "{numerator} / {x}, {bound:?}");
+                assert!(bound.allows(f64::from(numerator / x)), "{numerator} / {x}, {bound:?}");
+                assert!(bound.error < 4e-7 * bound.value.abs() + 2.0 * UNDERFLOW, "{bound:?} is loose");
+            }
+            let root = (f64::from(x).sqrt() * (1.0 + bias * (SQRT_RELATIVE - ROUNDING))) as f32;
+            assert!(exact.sqrt().allows(f64::from(root)), "sqrt({x}), {:?}", exact.sqrt());
+            let log = f64::from(x).log2();
+            let lg2 = (log + bias * (LG2_ERROR - ROUNDING) * log.abs().max(1.0)) as f32;
+            let ln = lg2 * std::f32::consts::LN_2;
+            assert!(exact.ln().allows(f64::from(ln)), "ln({x}) = {ln}, {:?}", exact.ln());
+            assert!(exact.ln().error < 5e-7 * exact.ln().value.abs().max(1.0), "{:?} is loose", exact.ln());
+        }
+    }
+}
+
+#[test]
+fn what_divides_or_has_a_logarithm_must_be_apart_from_zero() {
+    let unsure = Bounded { value: 1.0, error: 1.0 };
+    assert_eq!(Bounded::constant(1.0).div(&unsure).error, f64::INFINITY);
+    assert_eq!(unsure.ln().error, f64::INFINITY);
+    let huge = Bounded::constant(2f64.powi(127));
+    assert!(Bounded::constant(1.0).div(&huge).allows(0.0), "its reciprocal may be flushed");
+    assert!(Bounded::constant(0.0).sqrt().allows(0.0));
+    assert_eq!(Bounded::constant(-1.0).max(&unsure), unsure);
+}
+
+#[test]
 fn a_sum_may_be_taken_in_the_worst_order() {
     // Each small term alone is rounded away against the 1; among themselves they add up.
     let small = 0.99 * f32::EPSILON / 2.0;
@@ -135,6 +170,12 @@ fn an_uncertain_operand_may_be_anywhere_in_its_interval() {
                 assert!(uncertain.sigmoid().allows(moved.sigmoid()), "sigmoid of {moved} from {uncertain:?}");
                 let derivative = moved.silu_derivative();
                 assert!(uncertain.silu_derivative().allows(derivative), "silu' of {moved} from {uncertain:?}");
+                if x > 0.0 && moved > 0.0 {
+                    assert!(uncertain.sqrt().allows(moved.sqrt()), "sqrt of {moved} from {uncertain:?}");
+                    assert!(uncertain.ln().allows(moved.ln()), "ln of {moved} from {uncertain:?}");
+                    let quotient = Bounded::constant(-2.0).div(&uncertain);
+                    assert!(quotient.allows(-2.0 / moved), "-2 / {moved} from {uncertain:?}");
+                }
                 assert!(uncertain.neg().sub(&uncertain).allows(-x - moved), "{moved} from {uncertain:?}");
             }
         }

@@ -43,6 +43,18 @@ impl Buffer {
         Ok(buffer)
     }
 
+    /// Replaces its elements, once everything launched before has run.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for values of another type or number; [`Error::Cuda`] if an earlier launch failed.
+    pub fn write<T: Element>(&self, values: &[T]) -> Result<()> {
+        if T::DTYPE != self.dtype || values.len() != self.len {
+            let rule = format!("it holds {} {}, not {} {}", self.len, self.dtype, values.len(), T::DTYPE);
+            return Err(Error::Buffer { rule });
+        }
+        self.storage.write(cast_slice(values))
+    }
+
     /// A buffer of `dtype` with the representable values nearest to these.
     ///
     /// # Errors
@@ -215,5 +227,22 @@ impl<'a> View<'a> {
     /// Whether it holds no element.
     pub fn is_empty(&self) -> bool {
         self.rows == 0 || self.cols == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_written_whole_and_with_its_own_type() {
+        let buffer = Buffer::from_slice(&Device::Cpu, &[1.0f32, 2.0]).unwrap();
+        buffer.write(&[3.0f32, 4.0]).unwrap();
+        assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
+        for wrong in [buffer.write(&[3.0f32]), buffer.write(&[3u32, 4])] {
+            let error = wrong.unwrap_err().to_string();
+            assert!(error.starts_with("buffer: it holds 2 f32, not"), "{error}");
+        }
+        assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
     }
 }

@@ -79,6 +79,17 @@ pub enum Error {
         most: usize,
     },
 
+    /// A number that an operator cannot work with.
+    #[error("{argument} is {got}; {rule}")]
+    Argument {
+        /// Its name.
+        argument: &'static str,
+        /// Its value, and where it stands.
+        got: String,
+        /// The rule and the cure.
+        rule: String,
+    },
+
     /// A buffer asked for something that it is not.
     #[error("buffer: {rule}")]
     Buffer {

@@ -57,7 +57,7 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
 /// Checks everything that the declaration of a kernel says about a call, and returns its tensors. The native CPU paths call it too.
 ///
 /// # Errors
-/// [`Error::Variant`] and [`Error::Tensor`].
+/// [`Error::Variant`], [`Error::Size`] and [`Error::Tensor`].
 pub fn check_call<'a, V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'a>) -> Result<Vec<Bound<'a>>> {
     packed.device().check(variant)?;
     let dims = V::dims(args);

@@ -237,6 +237,14 @@ pub struct DevicePacked {
 }
 
 impl DevicePacked {
+    /// A pack of no sequences and no tokens: what operators are called with that work on parameters, to name their device.
+    ///
+    /// # Errors
+    /// Whatever allocating there fails with.
+    pub fn empty(device: &Device) -> Result<DevicePacked> {
+        Packed { cu_seqlens: vec![0], continued: Vec::new() }.on(device)
+    }
+
     /// The boundaries on the host.
     pub fn packed(&self) -> &Packed {
         &self.packed

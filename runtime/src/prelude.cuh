@@ -1,6 +1,8 @@
 // What every generated kernel may use. NVRTC alone compiles it: no toolkit header is needed.
 
 constexpr float LOG2E = 1.44269504088896341f;
+constexpr float LN2 = 0.693147180559945309f;
+constexpr float LARGEST = 3.40282346638528860e38f;
 
 constexpr unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 constexpr unsigned div_ceil(unsigned a, unsigned b) { return (a + b - 1) / b; }
@@ -21,6 +23,7 @@ template <> __device__ inline bf16 from_float<bf16>(float x) { bf16 y; asm("cvt.
 
 // One multiprocessor instruction each; PTX ISA states their errors, `Bounded` in the reference crate repeats them.
 __device__ inline float ex2(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+__device__ inline float lg2(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ inline float rcp(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ inline float inverse_sqrt(float x) { float y; asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ inline float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
@@ -64,6 +67,13 @@ template <typename T, unsigned WIDTH> struct Packet {
 template <unsigned WIDTH, typename T> __device__ inline Packet<T, WIDTH> load(const T* from) {
     Packet<T, WIDTH> packet;
     packet.word = __ldg(reinterpret_cast<const typename Word<sizeof(T) * WIDTH>::type*>(from));
+    return packet;
+}
+
+// Loads of what the kernel itself may write.
+template <unsigned WIDTH, typename T> __device__ inline Packet<T, WIDTH> reload(const T* from) {
+    Packet<T, WIDTH> packet;
+    packet.word = *reinterpret_cast<const typename Word<sizeof(T) * WIDTH>::type*>(from);
     return packet;
 }
 
@@ -142,4 +152,34 @@ template <unsigned HIGH, unsigned LOW, unsigned COUNT> __device__ inline void fo
             v[j] = kept + __shfl_xor_sync(0xffffffff, sent, mask);
         }
     }
+}
+
+// Reductions over a block, in an order that depends on its number of threads alone: a butterfly in each warp, whose result is
+// `post`ed to shared memory; a barrier; a butterfly over the warps, whose result every thread `collect`s. Each reduction has 32
+// floats of shared memory of its own.
+struct Sum {
+    static constexpr float NEUTRAL = 0.0f;
+    __device__ static float of(float a, float b) { return a + b; }
+};
+
+// Of numbers; a NaN is passed over.
+struct Max {
+    static constexpr float NEUTRAL = -LARGEST;
+    __device__ static float of(float a, float b) { return fmaxf(a, b); }
+};
+
+template <typename Op> __device__ inline float over_warp(float x) {
+#pragma unroll
+    for (unsigned mask = 16; mask > 0; mask /= 2) x = Op::of(x, __shfl_xor_sync(0xffffffff, x, mask));
+    return x;
+}
+
+template <typename Op> __device__ inline void post(float x, float* shared) {
+    x = over_warp<Op>(x);
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+}
+
+template <typename Op, unsigned THREADS> __device__ inline float collect(const float* shared) {
+    const unsigned lane = threadIdx.x % 32;
+    return over_warp<Op>(lane < THREADS / 32 ? shared[lane] : Op::NEUTRAL);
 }

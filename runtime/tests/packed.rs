@@ -1,6 +1,6 @@
 //! What a pack accepts, what it refuses and in which words.
 
-use packscan_runtime::Packed;
+use packscan_runtime::{Device, DevicePacked, Packed};
 
 fn error(result: packscan_runtime::Result<Packed>) -> String {
     result.expect_err("this is no pack").to_string()
@@ -72,4 +72,11 @@ fn groups_cut_between_sequences_and_share_the_work() {
     // More groups than sequences leaves some with none.
     let starts = Packed::from_lengths(&[4]).unwrap().group_starts(4);
     assert_eq!((starts.len(), starts[0], starts[4]), (5, 0, 1));
+}
+
+#[test]
+fn what_needs_no_pack_is_given_an_empty_one() {
+    let nothing = DevicePacked::empty(&Device::Cpu).unwrap();
+    assert_eq!((nothing.packed().tokens(), nothing.packed().sequences()), (0, 0));
+    assert_eq!(nothing.cu_seqlens().to_vec::<u32>().unwrap(), [0]);
 }

@@ -13,7 +13,8 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    /// Places inputs and makes room for outputs; `padding` is how many unused columns each side of a tensor's rows has.
+    /// Places inputs and makes room for outputs; `padding` is how many unused columns each side of a tensor's rows has. An output with
+    /// the name of an input is that input, updated in place.
     pub(super) fn new(
         device: &Device,
         packed: &Packed,
@@ -21,10 +22,15 @@ impl Arguments {
         outputs: Vec<Tensor>,
         padding: impl Fn(&str) -> usize,
     ) -> Result<Arguments> {
-        let read = inputs.iter().map(|t| t.place(device, padding(t.name)));
-        let written = outputs.iter().map(|t| Placed::output(t, packed, device, padding(t.name)));
+        let updated = |input: &&Tensor| outputs.iter().any(|output| output.name == input.name);
+        let only_read: Vec<&Tensor> = inputs.iter().filter(|input| !updated(input)).collect();
+        let read = only_read.iter().map(|t| t.place(device, padding(t.name)));
+        let written = outputs.iter().map(|t| match inputs.iter().find(|input| input.name == t.name) {
+            Some(start) => start.place(device, padding(t.name)),
+            None => Placed::output(t, packed, device, padding(t.name)),
+        });
         let placed = read.chain(written).collect::<Result<Vec<Placed>>>()?;
-        let names = inputs.iter().chain(&outputs).map(|t| t.name).collect();
+        let names = only_read.into_iter().chain(&outputs).map(|t| t.name).collect();
         Ok(Arguments { names, placed, outputs })
     }
 

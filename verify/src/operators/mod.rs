@@ -4,9 +4,13 @@ use packscan_runtime::{Dtype, Edit, Error, Result};
 
 use crate::{Job, Plan};
 
+mod adamw;
 mod arguments;
+mod cast;
 mod causal_conv1d;
+mod cross_entropy;
 mod embedding;
+mod grad_norm;
 mod rms_norm;
 mod selective_scan;
 mod sum_rows;
@@ -29,7 +33,7 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 10] = [
+pub const PASSES: [Pass; 15] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
     causal_conv1d::FORWARD,
@@ -40,6 +44,11 @@ pub const PASSES: [Pass; 10] = [
     embedding::BACKWARD,
     sum_rows::FORWARD,
     sum_rows::TOKENS,
+    cross_entropy::FORWARD,
+    grad_norm::FORWARD,
+    grad_norm::CLIP,
+    adamw::FORWARD,
+    cast::FORWARD,
 ];
 
 /// The names of the operators.

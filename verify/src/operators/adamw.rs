@@ -1,0 +1,142 @@
+//! What the suite must know of the optimiser.
+
+use packscan_kernels::adamw::{self as optimiser, Forward, Range, Step};
+use packscan_reference::adamw as book;
+use packscan_reference::{Bounded, Number};
+use packscan_runtime::kernel;
+use packscan_runtime::{Device, DevicePacked, Dtype, Packed, Result};
+
+use super::Pass;
+use super::arguments::{Arguments, exact, stored};
+use crate::suite::Suite;
+use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
+
+/// One step, and its faults.
+pub(super) const FORWARD: Pass = Pass { operator: "adamw", kernel: "adamw", jobs, job, faults: optimiser::faults };
+
+/// One step over as many parameters as a case has tokens times channels.
+#[derive(Debug)]
+struct AdamW;
+
+/// A step far into a training or at its start, with rates that make every term count.
+fn step(seed: u64) -> Step {
+    let mut random = Random::new(seed, "step");
+    Step {
+        step: 1 + random.below(if seed.is_multiple_of(2) { 3 } else { 10_000 }) as u32,
+        learning_rate: random.between(0.01, 0.5),
+        beta1: random.between(0.0, 0.99),
+        beta2: random.between(0.5, 0.999),
+        eps: random.between(-18.0, -3.0).exp(),
+        decay: random.between(0.0, 0.5),
+        grad_scale: random.between(0.25, 2.0),
+    }
+}
+
+impl Operator for AdamW {
+    type Variant = Forward;
+
+    fn sizes(_: &Forward, elements: usize) -> Sizes {
+        Sizes { chunk: 8, tile: 32, multiple: 1, state: 1, elements }
+    }
+
+    fn continues(_: &Forward) -> bool {
+        false
+    }
+
+    /// In one of four cases `grad_norm` found that gradients are not finite.
+    fn inputs(v: &Forward, packed: &Packed, case: &Case) -> Vec<Tensor> {
+        let n = case.tokens() * case.channels;
+        let random = |name, dtype, low, high| {
+            let shape = Tensor::shaped(name, dtype, Rows::Shared(n), 1);
+            Tensor::random(shape, packed, case.seed, |r: &mut Random| r.between(low, high))
+        };
+        let numbers = |name, values: &[f32]| {
+            let shape = Tensor::shaped(name, Dtype::F32, Rows::Shared(values.len()), 1);
+            Tensor { values: values.to_vec(), ..shape }
+        };
+        let mut inputs = vec![
+            random("p", Dtype::F32, -1.0, 1.0),
+            random("m", Dtype::F32, -0.1, 0.1),
+            random("v", Dtype::F32, 0.0, 0.02),
+            random("g", v.grad, -0.3, 0.3),
+            numbers("scalars", &step(case.seed).scalars().expect("the rates are in their ranges")),
+        ];
+        if v.clip {
+            let finite = !case.seed.is_multiple_of(4);
+            inputs.push(numbers("clip_by", if finite { &[0.625, 1.6, 0.0] } else { &[0.0, f32::NAN, 1.0] }));
+            if !finite {
+                inputs[3].values.iter_mut().step_by(3).for_each(|g| *g = f32::NAN);
+            }
+        }
+        inputs
+    }
+
+    fn run(call: &Call<'_, Forward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
+        let (v, device) = (call.variant, call.packed.device());
+        let n = inputs[0].values.len();
+        let updated = ["p", "m", "v"].map(|name| Tensor::shaped(name, Dtype::F32, Rows::Shared(n), 1));
+        let copy = v.copy.then(|| Tensor::shaped("copy_to", v.io, Rows::Shared(n), 1));
+        let outputs = updated.into_iter().chain(copy).collect();
+        let arguments = Arguments::new(device, call.packed.packed(), inputs, outputs, |_| 0)?;
+        let nothing = DevicePacked::empty(device)?;
+        let range = Range {
+            p: arguments.view("p"),
+            m: arguments.view("m"),
+            v: arguments.view("v"),
+            g: arguments.view("g"),
+            scalars: arguments.view("scalars"),
+            clip: arguments.get("clip_by"),
+            copy: arguments.get("copy_to"),
+        };
+        for _ in 0..call.rounds {
+            optimiser::forward(&nothing, v, &range)?;
+        }
+        device.synchronize()?;
+        arguments.take()
+    }
+
+    fn book(v: &Forward, _: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
+        let tensor = |name| exact(inputs, name).unwrap_or_default();
+        let state = book::State { p: tensor("p"), m: tensor("m"), v: tensor("v") };
+        let scalars = tensor("scalars");
+        let clip_by = exact(inputs, "clip_by");
+        let next = match &clip_by {
+            Some(clip_by) if clip_by[2].value != 0.0 => state,
+            _ => book::forward(&state, &tensor("g"), &book_step(&scalars, clip_by.as_deref())),
+        };
+        let copy = v.copy.then(|| stored(&next.p, v.io));
+        [next.p, next.m, next.v].into_iter().chain(copy).collect()
+    }
+}
+
+fn book_step(scalars: &[Bounded], clip_by: Option<&[Bounded]>) -> book::Step<Bounded> {
+    book::Step {
+        learning_rate: scalars[0],
+        beta1: scalars[1],
+        beta2: scalars[2],
+        eps: scalars[3],
+        decay: scalars[4],
+        correction1: scalars[5],
+        correction2: scalars[6],
+        grad_scale: clip_by.map_or(scalars[7], |clip_by| scalars[7].mul(&clip_by[0])),
+    }
+}
+
+/// For each type of the copies: one parameter a thread and f32 gradients; four, and gradients of that type, clipped. One without copies.
+fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
+    let job = |variant| Box::new(Suite::<AdamW>::new(variant)) as Box<dyn Job>;
+    let mut jobs = Vec::new();
+    for &io in &plan.dtypes {
+        jobs.push(job(Forward { block: 32, vec: 1, grad: Dtype::F32, io, copy: true, clip: false }));
+        jobs.push(job(Forward { block: 64, vec: 4, grad: io, io, copy: true, clip: true }));
+    }
+    jobs.push(job(Forward { block: 128, vec: 2, grad: Dtype::F32, io: Dtype::F32, copy: false, clip: true }));
+    jobs
+}
+
+/// The suite of the variant with this id.
+fn job(id: &str) -> Result<Box<dyn Job>> {
+    let variant: Forward = id.parse()?;
+    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
+    Ok(Box::new(Suite::<AdamW>::new(variant)))
+}
