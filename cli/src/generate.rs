@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use packscan::Dtype;
 use packscan::kernels::selective_scan as scan;
+use packscan::runtime::kernel::{self, Variant};
 use packscan::runtime::nvrtc::{Arch, Compile, Emit as Output, compile_cached};
 use packscan::runtime::predict::Gpu;
 use packscan_verify::{Job, cost, operators};
@@ -79,8 +80,8 @@ struct Shape {
 struct Pass {
     operator: &'static str,
     name: &'static str,
-    /// The id of the variant for a shape and channels of the model.
-    pick: fn(&Shape, usize) -> String,
+    /// The id of the variant for a shape and channels of the model, if it keeps every rule.
+    pick: fn(&Shape, usize, Arch) -> Result<String>,
 }
 
 const PASSES: [Pass; 2] = [
@@ -88,16 +89,22 @@ const PASSES: [Pass; 2] = [
     Pass { operator: "selective-scan", name: "backward", pick: scan_backward },
 ];
 
-fn scan_forward(shape: &Shape, width: usize) -> String {
+fn scan_forward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {
     let picked = scan::default_variant(&shape.problem(width));
     let (lanes, channels, vec) = shape.mapping(picked.lanes, picked.channels, picked.vec);
-    scan::Forward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, vec, ..picked }.to_string()
+    checked(&scan::Forward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, vec, ..picked }, arch)
 }
 
-fn scan_backward(shape: &Shape, width: usize) -> String {
+fn scan_backward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {
     let picked = scan::default_backward(&shape.problem(width));
     let (lanes, channels, vec) = shape.mapping(picked.lanes, picked.channels, picked.vec);
-    scan::Backward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, vec, ..picked }.to_string()
+    checked(&scan::Backward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, vec, ..picked }, arch)
+}
+
+/// The id of a variant. An id states no number that is out of its range, so that is told before there is one.
+fn checked<V: Variant>(variant: &V, arch: Arch) -> Result<String> {
+    kernel::check(variant, arch)?;
+    Ok(variant.to_string())
 }
 
 impl Shape {
@@ -153,8 +160,8 @@ impl Emit {
 impl Gen {
     /// Writes the kernel.
     pub fn run(&self) -> Result<Verdict> {
-        let job = operators::job(&self.id()?)?;
         let arch = self.arch.unwrap_or(self.gpu.arch);
+        let job = operators::job(&self.id(arch)?)?;
         job.check(arch)?;
         if self.emit == Emit::Cubin && self.output.is_none() && io::stdout().is_terminal() {
             return Err(Error::BinaryOnTerminal);
@@ -172,13 +179,13 @@ impl Gen {
     }
 
     /// The id of the variant.
-    fn id(&self) -> Result<String> {
+    fn id(&self, arch: Arch) -> Result<String> {
         if let Some(id) = &self.id {
             return Ok(id.clone());
         }
         let of_operator = || PASSES.iter().filter(|pass| pass.operator == self.op);
         match of_operator().find(|pass| pass.name == self.pass) {
-            Some(pass) => Ok((pass.pick)(&self.shape, self.width)),
+            Some(pass) => (pass.pick)(&self.shape, self.width, arch),
             None => {
                 let known = of_operator().map(|pass| pass.name).collect::<Vec<_>>().join(", ");
                 let known = if known.is_empty() { "none by its numbers; give --id".to_owned() } else { known };
