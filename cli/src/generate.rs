@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use packscan::Dtype;
-use packscan::kernels::selective_scan::{Forward, Problem, default_variant};
-use packscan::runtime::kernel;
+use packscan::kernels::selective_scan as scan;
+use packscan::runtime::kernel::{self, Variant};
 use packscan::runtime::nvrtc::{Arch, Compile, Emit as Output, compile_cached};
+use packscan::runtime::predict::Gpu;
+use packscan_verify::{Job, cost, operators};
 
 use crate::error::{Error, Result};
 use crate::parse::{self, Options};
@@ -20,20 +22,29 @@ pub struct Gen {
     /// Operator.
     #[arg(long, default_value = "selective-scan", value_parser = parse::operator)]
     op: String,
-    /// Pass of the operator.
-    #[arg(long, default_value = "forward", value_parser = parse::pass)]
+    /// Pass of the operator: forward or backward.
+    #[arg(long, default_value = "forward")]
     pass: String,
     #[command(flatten)]
     shape: Shape,
-    /// The whole variant by its id, instead of by its numbers.
+    /// The whole variant of any kernel by its id, instead of by its numbers.
     #[arg(long, value_name = "ID", conflicts_with = "Shape")]
     id: Option<String>,
     /// What to show.
     #[arg(long, value_enum, default_value = "cuda")]
     emit: Emit,
-    /// GPU architecture.
-    #[arg(long, default_value_t)]
-    arch: Arch,
+    /// GPU architecture [default: that of the GPU].
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// GPU whose time the stats predict: h200, a100 or rtx4090.
+    #[arg(long, default_value = "h200", value_parser = Gpu::named, conflicts_with = "arch")]
+    gpu: &'static Gpu,
+    /// Tokens of the call whose time the stats predict.
+    #[arg(long, value_name = "T", default_value_t = 65_536)]
+    tokens: usize,
+    /// Channels of the model, D, for which the numbers not given are picked and the time is predicted.
+    #[arg(long, value_name = "D", default_value_t = 4096)]
+    width: usize,
     /// Write DIR/<id> with the ending of its kind, and print that path.
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -63,16 +74,44 @@ struct Shape {
     /// all, none, or some of softplus, bias, skip, gate, initial, final, checkpoints with commas between them.
     #[arg(long, default_value = "softplus,bias,skip,gate,checkpoints", value_parser = parse::options)]
     options: Options,
-    /// Channels of the model, D, for which the numbers not given are picked.
-    #[arg(long, value_name = "D", default_value_t = 4096)]
-    width: usize,
+}
+
+/// A pass whose variants can be named by numbers. Those of other passes are named by their ids.
+struct Pass {
+    operator: &'static str,
+    name: &'static str,
+    /// The id of the variant for a shape and channels of the model, if it keeps every rule.
+    pick: fn(&Shape, usize, Arch) -> Result<String>,
+}
+
+const PASSES: [Pass; 2] = [
+    Pass { operator: "selective-scan", name: "forward", pick: scan_forward },
+    Pass { operator: "selective-scan", name: "backward", pick: scan_backward },
+];
+
+fn scan_forward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {
+    let picked = scan::default_variant(&shape.problem(width));
+    let (lanes, channels, vec) = shape.mapping(picked.lanes, picked.channels, picked.vec);
+    checked(&scan::Forward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, vec, ..picked }, arch)
+}
+
+fn scan_backward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {
+    let picked = scan::default_backward(&shape.problem(width));
+    let (lanes, channels, vec) = shape.mapping(picked.lanes, picked.channels, picked.vec);
+    checked(&scan::Backward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, vec, ..picked }, arch)
+}
+
+/// The id of a variant. An id states no number that is out of its range, so that is told before there is one.
+fn checked<V: Variant>(variant: &V, arch: Arch) -> Result<String> {
+    kernel::check(variant, arch)?;
+    Ok(variant.to_string())
 }
 
 impl Shape {
-    fn variant(&self) -> Forward {
+    fn problem(&self, width: usize) -> scan::Problem {
         let on = |tag| self.options.has(tag);
-        let picked = default_variant(&Problem {
-            channels: self.width,
+        scan::Problem {
+            channels: width,
             state: self.state as usize,
             io: self.dtype,
             softplus: on("softplus"),
@@ -82,17 +121,15 @@ impl Shape {
             initial: on("initial"),
             last: on("final"),
             checkpoints: on("checkpoints"),
-        });
-        let (lanes, vec) = (self.lanes.unwrap_or(picked.lanes), self.vec.unwrap_or(picked.vec));
-        // With other lanes the block keeps its threads.
-        let channels = (picked.channels * picked.lanes).checked_div(lanes).unwrap_or(picked.channels).max(vec);
-        Forward {
-            chunk: self.chunk.unwrap_or(picked.chunk),
-            lanes,
-            channels: self.channels.unwrap_or(channels),
-            vec,
-            ..picked
         }
+    }
+
+    /// Lanes, channels and vec: those that are given, else those that were picked. With other lanes the block keeps its threads.
+    fn mapping(&self, lanes: u32, channels: u32, vec: u32) -> (u32, u32, u32) {
+        let threads = channels * lanes;
+        let (lanes, vec) = (self.lanes.unwrap_or(lanes), self.vec.unwrap_or(vec));
+        let channels = threads.checked_div(lanes).unwrap_or(channels).max(vec);
+        (lanes, self.channels.unwrap_or(channels), vec)
     }
 }
 
@@ -105,7 +142,7 @@ enum Emit {
     Ptx,
     /// Machine code
     Cubin,
-    /// Registers, occupancy, and what the emulator counts
+    /// Registers, occupancy, what the emulator counts, and the time that this predicts
     Stats,
 }
 
@@ -123,19 +160,17 @@ impl Emit {
 impl Gen {
     /// Writes the kernel.
     pub fn run(&self) -> Result<Verdict> {
-        let variant = match &self.id {
-            Some(id) => id.parse()?,
-            None => self.shape.variant(),
-        };
-        kernel::check(&variant, self.arch)?;
+        let arch = self.arch.unwrap_or(self.gpu.arch);
+        let job = operators::job(&self.id(arch)?)?;
+        job.check(arch)?;
         if self.emit == Emit::Cubin && self.output.is_none() && io::stdout().is_terminal() {
             return Err(Error::BinaryOnTerminal);
         }
-        let bytes = self.bytes(&variant)?;
+        let bytes = self.bytes(&*job, arch)?;
         match &self.output {
             None => output::results(bytes)?,
             Some(folder) => {
-                let path = folder.join(format!("{variant}.{}", self.emit.extension()));
+                let path = folder.join(format!("{}.{}", job.id(), self.emit.extension()));
                 write(folder, &path, &bytes)?;
                 output::results(format!("{}\n", path.display()))?;
             }
@@ -143,16 +178,31 @@ impl Gen {
         Ok(Verdict::Good)
     }
 
-    fn bytes(&self, variant: &Forward) -> Result<Vec<u8>> {
-        let source = kernel::source(variant);
-        let name = variant.to_string();
-        let compiled =
-            |emit| compile_cached(&Compile { name: &name, source: &source, arch: self.arch, emit, options: &[] });
+    /// The id of the variant.
+    fn id(&self, arch: Arch) -> Result<String> {
+        if let Some(id) = &self.id {
+            return Ok(id.clone());
+        }
+        let of_operator = || PASSES.iter().filter(|pass| pass.operator == self.op);
+        match of_operator().find(|pass| pass.name == self.pass) {
+            Some(pass) => (pass.pick)(&self.shape, self.width, arch),
+            None => {
+                let known = of_operator().map(|pass| pass.name).collect::<Vec<_>>().join(", ");
+                let known = if known.is_empty() { "none by its numbers; give --id".to_owned() } else { known };
+                Err(packscan::Error::Unknown { what: "pass", got: self.pass.clone(), known }.into())
+            }
+        }
+    }
+
+    fn bytes(&self, job: &dyn Job, arch: Arch) -> Result<Vec<u8>> {
+        let (name, source) = (job.id(), job.source());
+        let compiled = |emit| compile_cached(&Compile { name: &name, source: &source, arch, emit, options: &[] });
+        let problem = || cost::natural(self.tokens, self.width);
         Ok(match self.emit {
             Emit::Cuda => source.into_bytes(),
             Emit::Ptx => compiled(Output::Ptx)?.bytes,
             Emit::Cubin => compiled(Output::Cubin)?.bytes,
-            Emit::Stats => stats::table(variant, self.arch, &compiled(Output::Cubin)?)?.into_bytes(),
+            Emit::Stats => stats::table(job, arch, &compiled(Output::Cubin)?, self.gpu, &problem())?.into_bytes(),
         })
     }
 }

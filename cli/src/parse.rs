@@ -22,11 +22,6 @@ pub fn operator_or_all(text: &str) -> Result<String, Error> {
     one_of("operator", text, &[&["all"], operators::names().as_slice()].concat())
 }
 
-/// A pass of an operator.
-pub fn pass(text: &str) -> Result<String, Error> {
-    one_of("pass", text, &["forward"])
-}
-
 /// The options of a variant that are on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options(Vec<&'static str>);

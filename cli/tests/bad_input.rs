@@ -56,6 +56,7 @@ fn unknown_names() {
         ("gen --dtype f64", "f32, f16, bf16"),
         ("gen --dtype u32", "f32, f16, bf16"),
         ("gen --arch volta", "sm_90"),
+        ("gen --gpu voodoo", "h200, a100, rtx4090"),
         ("gen --emit exe", "cuda"),
         ("gen --options speed", "all, none, softplus"),
         ("gen --id selective_scan_fwd-n0", "names no variant"),
@@ -73,6 +74,7 @@ fn unknown_names() {
 
 #[test]
 fn ids_of_variants_that_cannot_be_built() {
+    refused(&run("gen --op sum-rows"), &["forward", "give --id"]);
     refused(&run("gen --id selective_scan_fwd-n16-l32-s32-c64-v2-bf16"), &["lanes is 32", "only 16 states"]);
     let id = "selective_scan_fwd-n1025-l32-s32-c8-v1-bf16";
     refused(&run(&format!("verify --variant {id}")), &["state is 1025", "take 1024"]);

@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{command, finish, run};
+use common::{Ran, command, finish, run};
 
 const VARIANT: &str = "--state 24 --chunk 32 --dtype bf16";
 
@@ -82,16 +82,19 @@ fn files_go_where_they_are_told() {
     assert_eq!(fs::read_dir(&into).expect("the folder").count(), 4);
 }
 
+/// The number beside a name in the table of `stats`.
+fn value(ran: &Ran, name: &str) -> f64 {
+    let line = ran.out.lines().find(|line| line.trim_start().starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("{name} is not in\n{}", ran.out));
+    let number = line.trim_start()[name.len()..].split_whitespace().next().expect("a value");
+    number.replace(',', "").parse::<f64>().unwrap_or_else(|_| panic!("{line}"))
+}
+
 #[test]
 fn stats_count() {
     let ran = run(&format!("gen {VARIANT} --emit stats"));
     assert_eq!(ran.code, 0, "{ran:#?}");
-    let value = |name: &str| {
-        let line = ran.out.lines().find(|line| line.trim_start().starts_with(name));
-        let line = line.unwrap_or_else(|| panic!("{name} is not in\n{}", ran.out));
-        let number = line.trim_start()[name.len()..].split_whitespace().next().expect("a value");
-        number.replace(',', "").parse::<f64>().unwrap_or_else(|_| panic!("{line}"))
-    };
+    let value = |name| value(&ran, name);
     assert!((16.0..=255.0).contains(&value("registers of a thread")));
     assert!((32.0..=1024.0).contains(&value("threads of a block")));
     assert!((1.0..=32.0).contains(&value("blocks of a multiprocessor")));
@@ -102,4 +105,30 @@ fn stats_count() {
     // u, delta and z are 2 bytes each, and B and C are shared by a block's channels.
     assert!((6.0..16.0).contains(&value("global bytes loaded, each (t, d)")));
     assert!(value("global bytes stored, each (t, d)") >= 2.0);
+}
+
+#[test]
+fn a_time_is_predicted_for_either_pass_and_any_gpu() {
+    let time = |arguments: &str| {
+        let ran = run(&format!("gen --emit stats {arguments}"));
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        assert!(ran.out.contains("limited by  "), "{}", ran.out);
+        value(&ran, "time")
+    };
+    let forward = time("--pass forward");
+    assert!((1.0..5.0).contains(&forward), "{forward} ms");
+    let backward = time("--pass backward");
+    assert!((2.0 * forward..10.0 * forward).contains(&backward), "{backward} ms");
+    assert!(time("--gpu a100") > forward);
+    let short = time("--tokens 16384");
+    assert!((3.0..5.0).contains(&(forward / short)), "{forward} and {short} ms");
+}
+
+#[test]
+fn stats_of_a_kernel_that_only_its_id_names() {
+    let ran = run("gen --emit stats --id sum_rows_tokens-w1-p128-v4-bf16");
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert!(ran.out.contains("limited by                                 memory"), "{}", ran.out);
+    let backward = run("gen --pass backward");
+    assert_eq!(run(&format!("gen --id {}", id(&backward.out))).out, backward.out);
 }

@@ -10,6 +10,7 @@ use packscan_emulator::{Memory, Module};
 
 use crate::cuda::{Cuda, CudaMemory};
 use crate::kernel::{self, Variant};
+use crate::launch::Record;
 use crate::nvrtc::{self, Arch, Compile, Emit};
 use crate::{Error, Result};
 
@@ -163,11 +164,18 @@ pub struct Emulated {
     edit: Option<Edit>,
     memory: Mutex<Memory>,
     modules: Mutex<HashMap<String, Arc<Module>>>,
+    records: Mutex<Option<Vec<Record>>>,
 }
 
 impl Emulated {
     fn new(seed: u64, edit: Option<Edit>) -> Emulated {
-        Emulated { seed: seed.into(), edit, memory: Mutex::new(Memory::new()), modules: Mutex::default() }
+        Emulated {
+            seed: seed.into(),
+            edit,
+            memory: Mutex::new(Memory::new()),
+            modules: Mutex::default(),
+            records: Mutex::default(),
+        }
     }
 
     /// The seed of the next launch.
@@ -178,6 +186,27 @@ impl Emulated {
     /// Orders blocks and threads of the launches to come by another seed.
     pub fn set_seed(&self, seed: u64) {
         self.seed.store(seed, Ordering::Relaxed);
+    }
+
+    /// Forgets the launches so far, and notes those to come.
+    pub fn record(&self) {
+        *self.records() = Some(Vec::new());
+    }
+
+    /// The launches since [`record`](Self::record), in order; none are noted after that.
+    pub fn take_records(&self) -> Vec<Record> {
+        self.records().take().unwrap_or_default()
+    }
+
+    /// Notes a launch, if launches are noted.
+    pub(crate) fn note(&self, record: impl FnOnce() -> Record) {
+        if let Some(records) = self.records().as_mut() {
+            records.push(record());
+        }
+    }
+
+    fn records(&self) -> MutexGuard<'_, Option<Vec<Record>>> {
+        self.records.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {

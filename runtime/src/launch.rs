@@ -13,6 +13,21 @@ pub struct Launched {
     pub counts: Option<emulator::Counts>,
 }
 
+/// A launch that an emulator noted, after [`Emulated::record`](crate::Emulated::record).
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The variant.
+    pub id: String,
+    /// Its CUDA text.
+    pub source: String,
+    /// Grid, block and shared memory.
+    pub shape: Shape,
+    /// Name and size in bytes of each tensor.
+    pub tensors: Vec<(&'static str, usize)>,
+    /// What the emulator counted.
+    pub counts: emulator::Counts,
+}
+
 /// Checks a call and runs it on the device of its pack. On a GPU it returns before the kernel has finished.
 ///
 /// # Errors
@@ -48,10 +63,21 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
             };
             let counts = emulated.memory().launch(&launch);
             let counts = counts.map_err(|fault| Error::Emulated { id: variant.to_string(), fault: Box::new(fault) })?;
+            emulated.note(|| Record {
+                id: variant.to_string(),
+                source: crate::kernel::source(variant),
+                shape,
+                tensors: tensors.iter().filter(|t| t.view.is_some()).map(|t| (t.tensor.name, bytes_of(t))).collect(),
+                counts: counts.clone(),
+            });
             Ok(Launched { counts: Some(counts) })
         }
         Device::Cpu => Err(Error::NoKernelOnCpu { id: variant.to_string() }),
     }
+}
+
+fn bytes_of(t: &Bound<'_>) -> usize {
+    t.rows * t.cols * t.dtype.bytes()
 }
 
 /// Checks everything that the declaration of a kernel says about a call, and returns its tensors. The native CPU paths call it too.

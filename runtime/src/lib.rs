@@ -19,6 +19,7 @@ pub mod launch;
 pub mod nvrtc;
 pub mod occupancy;
 mod packed;
+pub mod predict;
 
 pub use buffer::{Buffer, View};
 pub use cuda::Cuda;

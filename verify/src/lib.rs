@@ -15,6 +15,7 @@
 mod case;
 mod check;
 mod compare;
+pub mod cost;
 mod data;
 pub mod documents;
 pub mod operators;

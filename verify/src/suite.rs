@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use packscan_runtime::kernel::{Spec, Variant};
-use packscan_runtime::{Device, Dtype};
+use packscan_runtime::nvrtc::Arch;
+use packscan_runtime::{Device, Dtype, Result, kernel};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use crate::case::cases;
 use crate::check::{Trouble, check};
-use crate::{Case, Failure, Operator, Property, documents};
+use crate::{Call, Case, Failure, Operator, Property, Sizes, documents};
 
 /// How much is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,24 @@ pub trait Job: Send + Sync {
 
     /// How many cases a run has.
     fn count(&self, plan: &Plan) -> usize;
+
+    /// Checks the variant against its rules and against what a block may use on an architecture.
+    ///
+    /// # Errors
+    /// [`Error::Variant`](packscan_runtime::Error::Variant) with every broken rule.
+    fn check(&self, arch: Arch) -> Result<()>;
+
+    /// The CUDA text of the variant.
+    fn source(&self) -> String;
+
+    /// What the variant works on at a time: its chunk, its tile of channels.
+    fn sizes(&self) -> Sizes;
+
+    /// Runs the operator once on random data, with what must run before it, and checks nothing of the results.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn launch(&self, device: &Device, case: &Case) -> Result<()>;
 }
 
 /// What a suite found.
@@ -208,6 +227,27 @@ impl<O: Operator> Suite<O> {
 }
 
 impl<O: Operator> Job for Suite<O> {
+    fn check(&self, arch: Arch) -> Result<()> {
+        kernel::check(&self.variant, arch)
+    }
+
+    fn source(&self) -> String {
+        kernel::source(&self.variant)
+    }
+
+    fn sizes(&self) -> Sizes {
+        O::sizes(&self.variant, 0)
+    }
+
+    fn launch(&self, device: &Device, case: &Case) -> Result<()> {
+        let packed = case.packed(O::continues(&self.variant));
+        let inputs = O::inputs(&self.variant, &packed, case);
+        let packed = packed.on(device)?;
+        let Case { channels, groups, padding, .. } = *case;
+        let call = Call { variant: &self.variant, packed: &packed, channels, groups, padding, rounds: 1 };
+        O::run(&call, &inputs).map(drop)
+    }
+
     fn id(&self) -> String {
         self.variant.to_string()
     }
