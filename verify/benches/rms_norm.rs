@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p packscan-verify --bench rms_norm -- [--tokens T] [--width M] [--all]`
 //!
-//! `--all` times every forward variant that is worth it.
+//! `--all` times every variant that is worth it.
 
 mod memory_bound;
 
@@ -26,10 +26,8 @@ fn main() -> Result<()> {
     let inputs =
         Inputs { x: x.rows(t)?, residual: Some(residual.rows(t)?), weight: weight.view(), epsilon: epsilon.view() };
     let outputs = Outputs { y: y.rows(t)?, residual: Some(r.rows(t)?), rstd: Some(rstd.view()) };
-    let variants = match std::env::args().any(|word| word == "--all") {
-        true => norm::variants(&problem),
-        false => vec![norm::default_variant(&problem)],
-    };
+    let all = std::env::args().any(|word| word == "--all");
+    let variants = if all { norm::variants(&problem) } else { vec![norm::default_variant(&problem)] };
     for variant in &variants {
         report(cuda, &variant.to_string(), t * (12 * m + 4), || norm::forward(&packed, variant, &inputs, &outputs))?;
     }
@@ -37,9 +35,6 @@ fn main() -> Result<()> {
     // What forward has left in r and rstd is what backward reads; residual and x are read no more and take the gradients.
     let (dy, incoming) = (halves(&device, "dy", t * m)?, floats(&device, "incoming", t * m)?);
     let dweight = floats(&device, "dweight", m)?;
-    let variant = norm::default_backward(&problem, true, true, true);
-    let parts_rows = norm::parts_rows(&packed, &variant)?;
-    let parts = Buffer::unwritten(&device, Dtype::F32, parts_rows * m)?;
     let given = Incoming {
         dy: dy.rows(t)?,
         r: r.rows(t)?,
@@ -47,12 +42,21 @@ fn main() -> Result<()> {
         weight: weight.view(),
         dr: Some(incoming.rows(t)?),
     };
-    let gradients = Gradients {
-        residual: Some(residual.rows(t)?),
-        x: Some(x.rows(t)?),
-        weight: dweight.view(),
-        parts: parts.rows(parts_rows)?,
+    let variants = match all {
+        true => norm::backward_variants(&problem, true, true, true),
+        false => vec![norm::default_backward(&problem, true, true, true)],
     };
-    let what = format!("{variant}, {parts_rows} parts");
-    report(cuda, &what, t * (16 * m + 4), || norm::backward(&packed, &variant, &given, &gradients))
+    for variant in &variants {
+        let parts_rows = norm::parts_rows(&packed, variant)?;
+        let parts = Buffer::unwritten(&device, Dtype::F32, parts_rows * m)?;
+        let gradients = Gradients {
+            residual: Some(residual.rows(t)?),
+            x: Some(x.rows(t)?),
+            weight: dweight.view(),
+            parts: parts.rows(parts_rows)?,
+        };
+        let what = format!("{variant}, {parts_rows} parts");
+        report(cuda, &what, t * (16 * m + 4), || norm::backward(&packed, variant, &given, &gradients))?;
+    }
+    Ok(())
 }

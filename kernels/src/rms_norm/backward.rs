@@ -3,8 +3,9 @@
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Dtype, Result, View};
 
+use super::Forward;
 use super::cpu;
-use super::problem::Problem;
+use super::problem::{Problem, variants};
 use crate::sum_rows;
 
 packscan_macros::kernel! {
@@ -99,6 +100,15 @@ pub fn default_backward(problem: &Problem, incoming: bool, dresidual: bool, dx: 
     let Problem { width, io, .. } = *problem;
     let (lanes, rows, vec) = problem.mapping();
     Backward { width: u32::try_from(width).unwrap_or(u32::MAX), lanes, rows, vec, io, incoming, dresidual, dx }
+}
+
+/// Every variant of the backward pass worth timing: the mappings of the forward pass.
+pub fn backward_variants(problem: &Problem, incoming: bool, dresidual: bool, dx: bool) -> Vec<Backward> {
+    let picked = default_backward(problem, incoming, dresidual, dx);
+    variants(problem)
+        .into_iter()
+        .map(|Forward { lanes, rows, vec, .. }| Backward { lanes, rows, vec, ..picked })
+        .collect()
 }
 
 /// Rows of the workspace that keep every multiprocessor busy. The weight's gradient depends on their number, in its last bits;

@@ -17,7 +17,9 @@ mod problem;
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Result, View};
 
-pub use backward::{Backward, BackwardArgs, Gradients, Incoming, backward, default_backward, parts_rows};
+pub use backward::{
+    Backward, BackwardArgs, Gradients, Incoming, backward, backward_variants, default_backward, parts_rows,
+};
 pub use faults::faults;
 pub use problem::{Problem, default_variant, variants};
 
