@@ -228,6 +228,11 @@ impl<'a> View<'a> {
     pub fn is_empty(&self) -> bool {
         self.rows == 0 || self.cols == 0
     }
+
+    /// The device address of a row.
+    pub(crate) fn row_address(&self, row: usize) -> u64 {
+        self.buffer.storage().address() + ((self.offset + row * self.stride) * self.buffer.dtype().bytes()) as u64
+    }
 }
 
 #[cfg(test)]

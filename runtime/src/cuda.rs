@@ -89,6 +89,20 @@ impl Cuda {
         start.elapsed_ms(&end).map_err(failed("reading an event"))
     }
 
+    /// Makes the context current for the calling thread, and gives the stream on which everything runs in order.
+    pub(crate) fn stream(&self) -> Result<sys::CUstream> {
+        self.context.bind_to_thread().map_err(failed("choosing the GPU"))?;
+        Ok(self.context.default_stream().cu_stream())
+    }
+
+    /// Fills `rows` rows of `row_bytes` bytes, which start `stride_bytes` apart, with zeros.
+    pub(crate) fn zero_rows(&self, address: u64, rows: usize, row_bytes: usize, stride_bytes: usize) -> Result<()> {
+        let stream = self.stream()?;
+        // SAFETY: callers give rows of a checked view of a live buffer of this context.
+        let status = unsafe { sys::cuMemsetD2D8Async(address, stride_bytes, 0, row_bytes, rows, stream) };
+        status.result().map_err(failed("filling with zeros"))
+    }
+
     /// The compiled function of a variant, loaded on first use.
     fn function<V: Variant>(&self, variant: &V) -> Result<Function> {
         let id = variant.to_string();

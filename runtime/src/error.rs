@@ -208,6 +208,17 @@ pub enum Error {
         cures: Vec<String>,
     },
 
+    /// cuBLASLt is nowhere.
+    #[error(
+        "cuBLASLt was not found, and matrix products on a GPU need it\nlooked in:\n  {}\nany one of these helps:\n  \
+         pip install nvidia-cublas\n  PACKSCAN_CUBLASLT=FILE, the library or its folder\n  --device cpu",
+        looked.join("\n  ")
+    )]
+    NoCublasLt {
+        /// The places that were looked at.
+        looked: Vec<String>,
+    },
+
     /// A downloaded file is not the pinned one.
     #[error(
         "the downloaded {file} was thrown away: its SHA-256 is {got}, expected {expected}; \

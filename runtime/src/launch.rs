@@ -150,7 +150,8 @@ fn check_sizes<V: Variant>(variant: &V, extents: Extents<'_>) -> Result<()> {
     Ok(())
 }
 
-fn same_device(a: &Device, b: &Device) -> bool {
+/// Whether buffers of both can be given to one launch.
+pub(crate) fn same_device(a: &Device, b: &Device) -> bool {
     match (a, b) {
         (Device::Cuda(a), Device::Cuda(b)) => a.ordinal() == b.ordinal(),
         (Device::Emulator(a), Device::Emulator(b)) => std::sync::Arc::ptr_eq(a, b),
@@ -225,7 +226,7 @@ fn extents<'a>(packed: &Packed, dims: &'a [usize]) -> Extents<'a> {
 fn arguments(tensors: &[Bound<'_>], extents: Extents<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for t in tensors {
-        let address = t.view.as_ref().map_or(0, address);
+        let address = t.view.as_ref().map_or(0, |view| view.row_address(0));
         bytes.extend(address.to_ne_bytes());
         if t.tensor.strided {
             bytes.extend(t.view.as_ref().map_or(0, |v| v.stride as u64).to_ne_bytes());
@@ -236,10 +237,6 @@ fn arguments(tensors: &[Bound<'_>], extents: Extents<'_>) -> Vec<u8> {
     }
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     bytes
-}
-
-fn address(view: &crate::View<'_>) -> u64 {
-    view.buffer.storage().address() + (view.offset * view.buffer.dtype().bytes()) as u64
 }
 
 /// The sequence of each row, where rows belong to sequences.
@@ -259,7 +256,7 @@ fn declared<'a>(t: &Bound<'a>, owner: Option<&'a [u32]>) -> Option<emulator::Vie
     let stride = if t.tensor.strided { view.stride } else { t.cols };
     Some(emulator::View {
         name: t.tensor.name,
-        address: address(view),
+        address: view.row_address(0),
         rows: t.rows,
         row_bytes: t.cols * bytes,
         stride_bytes: stride * bytes,

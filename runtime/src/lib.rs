@@ -13,6 +13,7 @@ mod device;
 pub mod doctor;
 mod dtype;
 mod error;
+mod gemm;
 pub mod host;
 pub mod kernel;
 pub mod launch;
@@ -21,6 +22,7 @@ pub mod occupancy;
 mod packed;
 pub mod predict;
 
+pub use self::gemm::{Gemm, GemmContext, Operand};
 pub use buffer::{Buffer, View};
 pub use cuda::Cuda;
 pub use device::{Device, Edit, Emulated};
