@@ -18,8 +18,7 @@ __device__ inline bool is_column(unsigned pass) { return WIDTH % (LANES * VEC) =
 
 // The sum over the row's lanes, the same in all of them. Every thread of the block comes here. `shared: (ROWS, WARPS)`.
 __device__ inline float sum_of_row(float sum, float* shared) {
-#pragma unroll
-    for (unsigned mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
+    sum = over_warp<Sum>(sum);
     if constexpr (WARPS > 1) {
         const unsigned warp = threadIdx.x / 32;
         if (threadIdx.x % 32 == 0) shared[warp] = sum;
