@@ -6,9 +6,9 @@ use common::{Ran, command, finish, run};
 
 #[test]
 fn the_cpu_path_holds_every_property() {
-    let ran = run("verify --quick --state 3 --dtype f32 --device cpu");
+    let ran = run("verify --quick --op selective-scan --state 3 --dtype f32 --device cpu");
     assert_eq!(ran.code, 0, "{ran:#?}");
-    assert!(ran.out.contains("2 variants") && ran.out.contains("all properties held"), "{}", ran.out);
+    assert!(ran.out.contains("4 variants") && ran.out.contains("all properties held"), "{}", ran.out);
     for property in ["watched", "agreement", "isolation", "invariance", "determinism"] {
         assert!(ran.out.contains(property), "{}", ran.out);
     }
@@ -16,7 +16,7 @@ fn the_cpu_path_holds_every_property() {
 
 #[test]
 fn the_emulator_holds_every_property_and_says_which_compiler() {
-    let ran = run("verify --quick --cases 1 --state 1 --dtype f16 --device emulator");
+    let ran = run("verify --quick --op selective-scan --cases 1 --state 1 --dtype f16 --device emulator");
     assert_eq!(ran.code, 0, "{ran:#?}");
     assert!(ran.err.contains("NVRTC ") && ran.out.contains("by NVRTC "), "{ran:#?}");
 }
