@@ -124,7 +124,7 @@ impl<O: Operator> Suite<O> {
     /// Elements (t, d, n) of one random and of one fixed case: what the emulator runs in about 10 and 200 ms.
     fn budgets(plan: &Plan) -> (usize, usize) {
         match (plan.level, &plan.device) {
-            (Level::Quick, Device::Emulator(_)) => (20_000, 200_000),
+            (Level::Quick, Device::Emulator(_)) => (8_000, 80_000),
             (Level::Quick, Device::Cuda(_) | Device::Cpu) => (30_000, 200_000),
             (Level::Full, Device::Emulator(_) | Device::Cpu) => (60_000, 3_000_000),
             (Level::Full, Device::Cuda(_)) => (300_000, 6_000_000),
