@@ -132,6 +132,19 @@ impl Buffer {
         Ok(View { buffer: self, offset: 0, rows, cols, stride: cols })
     }
 
+    /// `rows` rows of `cols` elements, one right after the other from element `offset` on: a matrix in a flat buffer.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] if the buffer ends before them.
+    pub fn part(&self, offset: usize, rows: usize, cols: usize) -> Result<View<'_>> {
+        let end = rows.checked_mul(cols).and_then(|elements| elements.checked_add(offset));
+        if end.is_none_or(|end| end > self.len) {
+            let rule = format!("{rows} rows of {cols} from element {offset} on were asked of {} elements", self.len);
+            return Err(Error::Buffer { rule });
+        }
+        Ok(View { buffer: self, offset, rows, cols, stride: cols })
+    }
+
     /// The whole buffer as a vector.
     pub fn view(&self) -> View<'_> {
         View { buffer: self, offset: 0, rows: self.len, cols: 1, stride: 1 }

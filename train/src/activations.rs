@@ -1,0 +1,249 @@
+//! The table of activations: what a pass over a pack keeps, and what it only passes through.
+//!
+//! Everything is allocated once, for the most tokens that a pack can have. What the backward pass needs of a block is either the
+//! block's own, or shared by all blocks and computed again before it is needed ([`Recompute`]).
+
+use std::fmt;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use packscan_runtime::{Buffer, Device, Dtype, View};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, ModelConfig, Result};
+
+/// What a block computes again in its backward pass instead of keeping it. Results do not change by a bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing.
+    None,
+    /// The norm, the convolution and delta, as `mamba_ssm` does.
+    Cheap,
+    /// Everything but the residual stream.
+    Full,
+}
+
+impl Recompute {
+    /// All, the one that keeps most first.
+    pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Cheap, Recompute::Full];
+}
+
+impl fmt::Display for Recompute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Recompute::None => "none",
+            Recompute::Cheap => "cheap",
+            Recompute::Full => "full",
+        })
+    }
+}
+
+impl FromStr for Recompute {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Recompute> {
+        Recompute::ALL.into_iter().find(|r| r.to_string() == text).ok_or_else(|| Error::Config {
+            field: "recompute",
+            got: text.to_owned(),
+            rule: "it must be none, cheap or full".to_owned(),
+        })
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tensor {
+    /// `(T, M)` f32: the residual stream that a block norms; the last norm's too.
+    Residual,
+    /// `(T)` f32: the reciprocal of its root mean square.
+    Rstd,
+    /// `(T, M)` io: the norm.
+    Normed,
+    /// `(T, 2D)` io: x before the convolution, and the gate z.
+    Xz,
+    /// `(T, D)` io: x after it.
+    U,
+    /// `(T, R + 2N)` io: dt, B and C.
+    XDbl,
+    /// `(T, D)` io: delta before bias and softplus.
+    Delta,
+    /// `(T / L, D, N)` f32: states of the scan.
+    Checkpoints,
+    /// `(T, D)` io: what the scan makes.
+    Out,
+    /// `(T, M)` io: what a block adds to the residual stream; afterwards the gradient of that.
+    Hidden,
+    /// `(T, M)` io: zeros, to norm a residual stream again without adding to it.
+    Zeros,
+    /// `(T)` f32: the loss of each token.
+    Losses,
+    /// `(tokens at a time, V)` io: logits, afterwards their gradients.
+    Logits,
+    /// `(T, M)` f32: gradient of the residual stream, on every second block.
+    DResidual,
+    /// `(T, M)` f32: the same on the others.
+    DResidual2,
+    /// `(T, M)` io: gradient of the norm.
+    DNormed,
+    /// `(T, 2D)` io: of xz.
+    DXz,
+    /// `(T, D)` io: of u.
+    DU,
+    /// `(T, R + 2N)` io: of `x_dbl`.
+    DXDbl,
+    /// `(T, D)` io: of delta.
+    DDelta,
+    /// `(T, D)` io: of out.
+    DOut,
+}
+
+use Tensor::*;
+
+/// What every block has, its own or shared.
+const OF_BLOCKS: [Tensor; 9] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Out];
+/// What there is once: the last norm's, and what is only passed through.
+const ONCE: [Tensor; 12] = [Hidden, Zeros, Losses, Logits, DResidual, DResidual2, DNormed, DXz, DU, DXDbl, DDelta, DOut];
+
+/// Bytes of logits that exist at a time, at most.
+const LOGITS_BYTES: usize = 256 << 20;
+
+/// What decides the sizes of all activations.
+#[derive(Clone, Debug)]
+pub struct Sizes {
+    /// The model.
+    pub config: ModelConfig,
+    /// Type of the activations.
+    pub io: Dtype,
+    /// The most tokens of a pack.
+    pub tokens: usize,
+    /// Tokens between saved states, L.
+    pub chunk: usize,
+    /// Of each block.
+    pub recompute: Vec<Recompute>,
+}
+
+impl Sizes {
+    /// Tokens whose logits exist at a time.
+    pub fn logits_rows(&self) -> usize {
+        (LOGITS_BYTES / (self.config.vocabulary * self.io.bytes())).clamp(1, self.tokens.max(1))
+    }
+
+    /// Elements of a row.
+    fn cols(&self, tensor: Tensor) -> usize {
+        let (m, d) = (self.config.width, self.config.channels());
+        match tensor {
+            Residual | Normed | Hidden | Zeros | DResidual | DResidual2 | DNormed => m,
+            Rstd | Losses => 1,
+            Xz | DXz => 2 * d,
+            U | Delta | Out | DU | DDelta | DOut => d,
+            XDbl | DXDbl => self.config.dbl(),
+            Checkpoints => d * self.config.state,
+            Logits => self.config.vocabulary,
+        }
+    }
+
+    /// Rows for a pack of `tokens`.
+    fn rows(&self, tensor: Tensor, tokens: usize) -> usize {
+        match tensor {
+            Checkpoints => tokens.div_ceil(self.chunk),
+            Logits => self.logits_rows().min(tokens),
+            _ => tokens,
+        }
+    }
+
+    fn dtype(&self, tensor: Tensor) -> Dtype {
+        match tensor {
+            Residual | Rstd | Checkpoints | Losses | DResidual | DResidual2 => Dtype::F32,
+            _ => self.io,
+        }
+    }
+
+    fn bytes(&self, tensor: Tensor) -> usize {
+        self.rows(tensor, self.tokens) * self.cols(tensor) * self.dtype(tensor).bytes()
+    }
+
+    /// Bytes that each block of a kind keeps.
+    pub fn block_bytes(&self, recompute: Recompute) -> usize {
+        OF_BLOCKS.into_iter().filter(|&t| kept(t, recompute)).map(|t| self.bytes(t)).sum()
+    }
+
+    /// Bytes that there are once.
+    pub fn shared_bytes(&self) -> usize {
+        let shared = OF_BLOCKS.into_iter().filter(|&t| self.recompute.iter().any(|&r| !kept(t, r)));
+        let last = [Residual, Rstd, Normed];
+        ONCE.into_iter().chain(shared).chain(last).map(|t| self.bytes(t)).sum()
+    }
+
+    /// Bytes of all activations.
+    pub fn total_bytes(&self) -> usize {
+        self.shared_bytes() + self.recompute.iter().map(|&r| self.block_bytes(r)).sum::<usize>()
+    }
+}
+
+/// Whether a block keeps a tensor of its own.
+fn kept(tensor: Tensor, recompute: Recompute) -> bool {
+    match tensor {
+        Residual | Rstd => true,
+        Normed | U | Delta => recompute == Recompute::None,
+        _ => recompute < Recompute::Full,
+    }
+}
+
+/// The activations of one model.
+#[derive(Debug)]
+pub struct Activations {
+    sizes: Sizes,
+    /// Of each block, and of the last norm, which has only the first three.
+    blocks: Vec<Vec<Rc<Buffer>>>,
+    once: Vec<Buffer>,
+}
+
+impl Activations {
+    /// Room for packs of up to `sizes.tokens`.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn new(device: &Device, sizes: Sizes) -> Result<Activations> {
+        let room = |t| Ok::<_, Error>(Buffer::unwritten(device, sizes.dtype(t), sizes.bytes(t) / sizes.dtype(t).bytes())?);
+        let mut shared: Vec<Option<Rc<Buffer>>> = vec![None; OF_BLOCKS.len()];
+        let mut blocks = Vec::with_capacity(sizes.recompute.len() + 1);
+        for &recompute in &sizes.recompute {
+            let mut block = Vec::with_capacity(OF_BLOCKS.len());
+            for (shared, &tensor) in shared.iter_mut().zip(&OF_BLOCKS) {
+                block.push(match (kept(tensor, recompute), &shared) {
+                    (true, _) => Rc::new(room(tensor)?),
+                    (false, Some(shared)) => shared.clone(),
+                    (false, None) => shared.insert(Rc::new(room(tensor)?)).clone(),
+                });
+            }
+            blocks.push(block);
+        }
+        blocks.push([Residual, Rstd, Normed].into_iter().map(|t| Ok(Rc::new(room(t)?))).collect::<Result<_>>()?);
+        let once = ONCE.into_iter().map(room).collect::<Result<Vec<_>>>()?;
+        let activations = Activations { sizes, blocks, once };
+        activations.buffer(0, Zeros).zero()?;
+        Ok(activations)
+    }
+
+    /// What they were made for.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    fn buffer(&self, block: usize, tensor: Tensor) -> &Buffer {
+        match OF_BLOCKS.iter().position(|&t| t == tensor) {
+            Some(i) => &self.blocks[block][i],
+            None => &self.once[ONCE.iter().position(|&t| t == tensor).expect("a tensor is in one of the lists")],
+        }
+    }
+
+    /// A tensor of a block, or of the last norm, which counts as one more block, for a pack of `tokens`.
+    ///
+    /// # Errors
+    /// For more tokens than there is room for.
+    pub fn view(&self, block: usize, tensor: Tensor, tokens: usize) -> Result<View<'_>> {
+        let (rows, cols) = (self.sizes.rows(tensor, tokens), self.sizes.cols(tensor));
+        Ok(self.buffer(block, tensor).part(0, rows, cols)?)
+    }
+}

@@ -1,0 +1,205 @@
+//! The loss and the backward pass over a pack: the mirror of `forward.rs`, an operator a line.
+
+use packscan_kernels::{causal_conv1d, cross_entropy, embedding, rms_norm, selective_scan};
+use packscan_runtime::{Buffer, Packed, View};
+
+use crate::activations::Activations;
+use crate::activations::Tensor::{self, *};
+use crate::forward::Pass;
+use crate::model::Workspaces;
+use crate::parameters::{Slot, part};
+use crate::{DevicePack, Model, Result, linear};
+
+/// Where gradients go.
+#[derive(Debug)]
+pub struct Gradients {
+    /// `[layout.elements]` f32: added to.
+    pub flat: Buffer,
+    workspaces: Workspaces,
+}
+
+impl Model {
+    /// Room for gradients of passes over packs of up to `tokens`; zeroed.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn gradients(&self, tokens: usize) -> Result<Gradients> {
+        let flat = Buffer::unwritten(&self.device, packscan_runtime::Dtype::F32, self.layout.elements)?;
+        flat.zero()?;
+        Ok(Gradients { flat, workspaces: self.workspaces(tokens)? })
+    }
+
+    /// The losses of a pack's tokens after [`Model::forward`], into [`Losses`]. With gradients also those of the head, and that of the
+    /// last norm into [`DNormed`]; `scale (1)` f32 is the gradient of the whole with respect to each token's loss.
+    ///
+    /// The logits of a few thousand tokens exist at a time.
+    ///
+    /// # Errors
+    /// Whatever launching fails with.
+    pub fn loss(
+        &self,
+        pack: &DevicePack,
+        activations: &Activations,
+        scale: View<'_>,
+        gradients: Option<&Gradients>,
+    ) -> Result<()> {
+        let pass = Pass { model: self, pack, activations };
+        let (last, tokens) = (self.config.layers, pack.tokens());
+        let (normed, dnormed, losses) = (pass.get(last, Normed)?, pass.get(last, DNormed)?, pass.get(last, Losses)?);
+        let head = self.weights.io(self.layout.head)?;
+        let chunk = activations.sizes().logits_rows();
+        for start in (0..tokens).step_by(chunk) {
+            let rows = chunk.min(tokens - start);
+            let logits = pass.get(last, Logits)?.rows_at(0, rows)?;
+            let normed = normed.rows_at(start, rows)?;
+            linear::forward(&self.gemm, normed, head, logits)?;
+            let tensors = cross_entropy::Tensors {
+                logits,
+                targets: pack.targets.view().rows_at(start, rows)?,
+                scale,
+                loss: losses.rows_at(start, rows)?,
+            };
+            // To the loss, tokens are rows, of whatever sequence.
+            let piece = Packed::from_lengths(&[rows])?.on(&self.device)?;
+            cross_entropy::forward(&piece, &self.variants.loss, &tensors)?;
+            if let Some(gradients) = gradients {
+                linear::backward_input(&self.gemm, logits, head, dnormed.rows_at(start, rows)?, false)?;
+                linear::backward_weight(&self.gemm, logits, normed, part(&gradients.flat, self.layout.head)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the gradients of every parameter, after [`Model::loss`]. Those of A are where those of A_log belong: what makes them
+    /// that is done once a step.
+    ///
+    /// # Errors
+    /// Whatever launching fails with.
+    pub fn backward(&self, pack: &DevicePack, activations: &Activations, gradients: &mut Gradients) -> Result<()> {
+        let Gradients { flat, workspaces } = gradients;
+        let pass = Backward { pass: Pass { model: self, pack, activations }, flat };
+        pass.norm(self.config.layers, workspaces)?;
+        for l in (0..self.config.layers).rev() {
+            pass.pass.recompute(l)?;
+            pass.out_proj(l)?;
+            pass.scan(l, workspaces)?;
+            pass.projections(l)?;
+            pass.conv(l, workspaces)?;
+            pass.in_proj(l)?;
+            pass.norm(l, workspaces)?;
+        }
+        let table = part(flat, self.layout.embedding)?;
+        embedding::backward(&pack.packed, &self.variants.embedding_bwd, pass.pass.get(0, Hidden)?, &pack.by_id, table)?;
+        Ok(())
+    }
+}
+
+/// A pass on its way back.
+struct Backward<'a> {
+    pass: Pass<'a>,
+    flat: &'a Buffer,
+}
+
+impl<'a> Backward<'a> {
+    fn get(&self, l: usize, tensor: Tensor) -> Result<View<'a>> {
+        self.pass.get(l, tensor)
+    }
+
+    fn gradient(&self, slot: Slot) -> Result<View<'a>> {
+        part(self.flat, slot)
+    }
+
+    /// The residual's gradient: what came along the stream plus what comes through the norm. Its copy in io goes to the block before, or
+    /// to the embedding. Blocks take turns with two buffers.
+    fn norm(&self, l: usize, workspaces: &Workspaces) -> Result<()> {
+        let Model { variants, layout, config, .. } = self.pass.model;
+        let (from, to) = if l.is_multiple_of(2) { (DResidual, DResidual2) } else { (DResidual2, DResidual) };
+        let last = l == config.layers;
+        let incoming = rms_norm::Incoming {
+            dy: self.get(l, DNormed)?,
+            r: self.get(l, Residual)?,
+            rstd: self.get(l, Rstd)?,
+            weight: self.pass.norm_weight(l)?,
+            dr: (!last).then(|| self.get(l, from)).transpose()?,
+        };
+        let rows = (workspaces.norm.len() / config.width).min(self.pass.pack.tokens());
+        let gradients = rms_norm::Gradients {
+            residual: Some(self.get(l, to)?),
+            x: Some(self.get(l, Hidden)?),
+            weight: self.gradient(layout.blocks.get(l).map_or(layout.norm_f, |block| block.norm))?,
+            parts: workspaces.norm.part(0, rows, config.width)?,
+        };
+        let variant = if last { &variants.last_norm_bwd } else { &variants.norm_bwd };
+        rms_norm::backward(&self.pass.pack.packed, variant, &incoming, &gradients)?;
+        Ok(())
+    }
+
+    /// Of `hidden = out * out_proj^T`
+    fn out_proj(&self, l: usize) -> Result<()> {
+        let Model { layout, weights, gemm, .. } = self.pass.model;
+        let (slot, dhidden) = (layout.blocks[l].out_proj, self.get(l, Hidden)?);
+        linear::backward_input(gemm, dhidden, weights.io(slot)?, self.get(l, DOut)?, false)?;
+        linear::backward_weight(gemm, dhidden, self.get(l, Out)?, self.gradient(slot)?)
+    }
+
+    /// Of the scan: u, delta, and in place B, C in `dx_dbl` and z in `dxz`.
+    fn scan(&self, l: usize, workspaces: &mut Workspaces) -> Result<()> {
+        let Model { layout, config, variants, .. } = self.pass.model;
+        let (block, d, n, r) = (&layout.blocks[l], config.channels(), config.state, config.rank);
+        let dx_dbl = self.get(l, DXDbl)?;
+        let upstream = selective_scan::Upstream {
+            out: self.get(l, DOut)?,
+            final_state: None,
+            checkpoints: self.get(l, Checkpoints)?,
+        };
+        let gradients = selective_scan::Gradients {
+            u: self.get(l, DU)?,
+            delta: self.get(l, DDelta)?,
+            a: self.gradient(block.a_log)?,
+            b: dx_dbl.columns(r, n)?,
+            c: dx_dbl.columns(r + n, n)?,
+            d_skip: Some(self.gradient(block.d_skip)?),
+            delta_bias: Some(self.gradient(block.dt_bias)?),
+            z: Some(self.get(l, DXz)?.columns(d, d)?),
+            initial_state: None,
+        };
+        let (packed, inputs) = (&self.pass.pack.packed, self.pass.scan_inputs(l)?);
+        selective_scan::backward(packed, &variants.scan_bwd, &inputs, &upstream, &gradients, &mut workspaces.scan)?;
+        Ok(())
+    }
+
+    /// Of `delta = dt * dt_proj^T` and `x_dbl = u * x_proj^T`
+    fn projections(&self, l: usize) -> Result<()> {
+        let Model { layout, weights, gemm, config, .. } = self.pass.model;
+        let (block, ddelta, dx_dbl) = (&layout.blocks[l], self.get(l, DDelta)?, self.get(l, DXDbl)?);
+        let (dt, ddt) = (self.get(l, XDbl)?.columns(0, config.rank)?, dx_dbl.columns(0, config.rank)?);
+        linear::backward_input(gemm, ddelta, weights.io(block.dt_proj)?, ddt, false)?;
+        linear::backward_weight(gemm, ddelta, dt, self.gradient(block.dt_proj)?)?;
+        linear::backward_input(gemm, dx_dbl, weights.io(block.x_proj)?, self.get(l, DU)?, true)?;
+        linear::backward_weight(gemm, dx_dbl, self.get(l, U)?, self.gradient(block.x_proj)?)
+    }
+
+    /// Of `u = silu(conv(x))`: x in the first half of `dxz`
+    fn conv(&self, l: usize, workspaces: &mut Workspaces) -> Result<()> {
+        let Model { layout, config, variants, .. } = self.pass.model;
+        let block = &layout.blocks[l];
+        let upstream = causal_conv1d::Upstream { out: self.get(l, DU)?, history: None };
+        let gradients = causal_conv1d::Gradients {
+            x: self.get(l, DXz)?.columns(0, config.channels())?,
+            w: self.gradient(block.conv)?,
+            b: Some(self.gradient(block.conv_bias)?),
+            history: None,
+        };
+        let (packed, inputs) = (&self.pass.pack.packed, self.pass.conv_inputs(l)?);
+        causal_conv1d::backward(packed, &variants.conv_bwd, &inputs, &upstream, &gradients, &mut workspaces.conv)?;
+        Ok(())
+    }
+
+    /// Of `xz = normed * in_proj^T`
+    fn in_proj(&self, l: usize) -> Result<()> {
+        let Model { layout, weights, gemm, .. } = self.pass.model;
+        let (slot, dxz) = (layout.blocks[l].in_proj, self.get(l, DXz)?);
+        linear::backward_input(gemm, dxz, weights.io(slot)?, self.get(l, DNormed)?, false)?;
+        linear::backward_weight(gemm, dxz, self.get(l, Normed)?, self.gradient(slot)?)
+    }
+}

@@ -1,0 +1,172 @@
+//! The forward pass over a pack, an operator a line. Shapes are those of the table in `activations.rs`.
+
+use packscan_kernels::{causal_conv1d, embedding, rms_norm, selective_scan};
+use packscan_runtime::View;
+
+use crate::activations::Tensor::*;
+use crate::activations::{Activations, Recompute};
+use crate::{DevicePack, Model, Result, linear};
+
+impl Model {
+    /// Runs every block and the last norm; what the backward pass needs is then in `activations`, and the norm of each token's last
+    /// residual in [`Normed`] of the block after the last.
+    ///
+    /// # Errors
+    /// For a pack of more tokens than there is room for, and whatever launching fails with.
+    pub fn forward(&self, pack: &DevicePack, activations: &Activations) -> Result<()> {
+        let pass = Pass { model: self, pack, activations };
+        let table = self.weights.io(self.layout.embedding)?;
+        embedding::forward(&pack.packed, &self.variants.embedding, table, &pack.ids, pass.get(0, Hidden)?)?;
+        for l in 0..self.config.layers {
+            pass.norm(l)?;
+            pass.xz(l)?;
+            pass.conv(l)?;
+            pass.x_dbl(l)?;
+            pass.delta(l)?;
+            pass.scan(l)?;
+            linear::forward(&self.gemm, pass.get(l, Out)?, self.weights.io(self.layout.blocks[l].out_proj)?, pass.get(0, Hidden)?)?;
+        }
+        pass.norm(self.config.layers)
+    }
+}
+
+/// One pack on its way through a model.
+pub(crate) struct Pass<'a> {
+    pub model: &'a Model,
+    pub pack: &'a DevicePack,
+    pub activations: &'a Activations,
+}
+
+impl<'a> Pass<'a> {
+    /// A tensor of a block.
+    pub fn get(&self, block: usize, tensor: crate::activations::Tensor) -> Result<View<'a>> {
+        self.activations.view(block, tensor, self.pack.tokens())
+    }
+
+    /// The weight of a block's norm, or of the last.
+    pub fn norm_weight(&self, l: usize) -> Result<View<'a>> {
+        let Model { layout, weights, .. } = self.model;
+        weights.f32(layout.blocks.get(l).map_or(layout.norm_f, |block| block.norm))
+    }
+
+    /// `residual = residual + hidden; normed = norm(residual)`
+    fn norm(&self, l: usize) -> Result<()> {
+        let Model { variants, epsilon, .. } = self.model;
+        let inputs = rms_norm::Inputs {
+            x: self.get(0, Hidden)?,
+            residual: (l > 0).then(|| self.get(l - 1, Residual)).transpose()?,
+            weight: self.norm_weight(l)?,
+            epsilon: epsilon.view(),
+        };
+        let outputs = rms_norm::Outputs {
+            y: self.get(l, Normed)?,
+            residual: Some(self.get(l, Residual)?),
+            rstd: Some(self.get(l, Rstd)?),
+        };
+        let variant = if l > 0 { &variants.norm } else { &variants.first_norm };
+        rms_norm::forward(&self.pack.packed, variant, &inputs, &outputs)?;
+        Ok(())
+    }
+
+    /// `normed = norm(residual + 0)`, bit for bit what it was.
+    fn norm_again(&self, l: usize) -> Result<()> {
+        let Model { variants, epsilon, .. } = self.model;
+        let inputs = rms_norm::Inputs {
+            x: self.get(0, Zeros)?,
+            residual: Some(self.get(l, Residual)?),
+            weight: self.norm_weight(l)?,
+            epsilon: epsilon.view(),
+        };
+        let outputs = rms_norm::Outputs { y: self.get(l, Normed)?, residual: None, rstd: None };
+        rms_norm::forward(&self.pack.packed, &variants.norm_again, &inputs, &outputs)?;
+        Ok(())
+    }
+
+    /// `xz = normed * in_proj^T`
+    fn xz(&self, l: usize) -> Result<()> {
+        let Model { layout, weights, gemm, .. } = self.model;
+        linear::forward(gemm, self.get(l, Normed)?, weights.io(layout.blocks[l].in_proj)?, self.get(l, Xz)?)
+    }
+
+    /// What both passes of the convolution read: the first half of xz, in place.
+    pub fn conv_inputs(&self, l: usize) -> Result<causal_conv1d::Inputs<'a>> {
+        let Model { layout, weights, config, .. } = self.model;
+        let block = &layout.blocks[l];
+        Ok(causal_conv1d::Inputs {
+            x: self.get(l, Xz)?.columns(0, config.channels())?,
+            w: weights.f32(block.conv)?,
+            b: Some(weights.f32(block.conv_bias)?),
+            history: None,
+        })
+    }
+
+    /// `u = silu(conv(x))`
+    fn conv(&self, l: usize) -> Result<()> {
+        let outputs = causal_conv1d::Outputs { out: self.get(l, U)?, history: None };
+        causal_conv1d::forward(&self.pack.packed, &self.model.variants.conv, &self.conv_inputs(l)?, &outputs)?;
+        Ok(())
+    }
+
+    /// `x_dbl = u * x_proj^T`
+    fn x_dbl(&self, l: usize) -> Result<()> {
+        let Model { layout, weights, gemm, .. } = self.model;
+        linear::forward(gemm, self.get(l, U)?, weights.io(layout.blocks[l].x_proj)?, self.get(l, XDbl)?)
+    }
+
+    /// `delta = dt * dt_proj^T`; the bias and softplus are the scan's.
+    fn delta(&self, l: usize) -> Result<()> {
+        let Model { layout, weights, gemm, config, .. } = self.model;
+        let dt = self.get(l, XDbl)?.columns(0, config.rank)?;
+        linear::forward(gemm, dt, weights.io(layout.blocks[l].dt_proj)?, self.get(l, Delta)?)
+    }
+
+    /// What both passes of the scan read: B, C and z in place.
+    pub fn scan_inputs(&self, l: usize) -> Result<selective_scan::Inputs<'a>> {
+        let Model { layout, weights, config, .. } = self.model;
+        let (block, d, n, r) = (&layout.blocks[l], config.channels(), config.state, config.rank);
+        let x_dbl = self.get(l, XDbl)?;
+        Ok(selective_scan::Inputs {
+            u: self.get(l, U)?,
+            delta: self.get(l, Delta)?,
+            a: self.model.a(l)?,
+            b: x_dbl.columns(r, n)?,
+            c: x_dbl.columns(r + n, n)?,
+            d_skip: Some(weights.f32(block.d_skip)?),
+            delta_bias: Some(weights.f32(block.dt_bias)?),
+            z: Some(self.get(l, Xz)?.columns(d, d)?),
+            initial_state: None,
+        })
+    }
+
+    /// `out = scan(u, delta, A, B, C) * silu(z)`
+    fn scan(&self, l: usize) -> Result<()> {
+        let outputs = selective_scan::Outputs {
+            out: self.get(l, Out)?,
+            final_state: None,
+            checkpoints: Some(self.get(l, Checkpoints)?),
+        };
+        selective_scan::forward(&self.pack.packed, &self.model.variants.scan, None, &self.scan_inputs(l)?, &outputs)?;
+        Ok(())
+    }
+
+    /// Computes again what a block did not keep.
+    pub fn recompute(&self, l: usize) -> Result<()> {
+        let kind = self.activations.sizes().recompute[l];
+        if kind == Recompute::None {
+            return Ok(());
+        }
+        self.norm_again(l)?;
+        if kind == Recompute::Full {
+            self.xz(l)?;
+        }
+        self.conv(l)?;
+        if kind == Recompute::Full {
+            self.x_dbl(l)?;
+        }
+        self.delta(l)?;
+        if kind == Recompute::Full {
+            self.scan(l)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,24 @@
+//! Trains Mamba models on packed text, in the manner of llm.c: a table of parameters, a table of activations, and a forward and a
+//! backward pass that read an operator a line.
+
+pub mod activations;
+mod backward;
+mod config;
+mod error;
+mod forward;
+mod linear;
+mod model;
+mod optimiser;
+mod pack;
+pub mod parameters;
+pub mod variants;
+
+pub use backward::Gradients;
+pub use config::ModelConfig;
+pub use error::Error;
+pub use model::Model;
+pub use optimiser::{Optimiser, Rates};
+pub use pack::DevicePack;
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,114 @@
+//! [`Model`]: parameters on a device, and what it takes to run them.
+
+use packscan_kernels::{neg_exp, rms_norm, selective_scan};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, GemmContext, Packed, View};
+
+use crate::parameters::{Layout, Slot, Weights, part};
+use crate::variants::{Carries, Variants};
+use crate::{ModelConfig, Result};
+
+/// A model on a device.
+#[derive(Debug)]
+pub struct Model {
+    /// Its sizes.
+    pub config: ModelConfig,
+    /// Type of its activations.
+    pub io: Dtype,
+    /// Its table of parameters.
+    pub layout: Layout,
+    /// Its parameters.
+    pub weights: Weights,
+    /// Where it is.
+    pub device: Device,
+    /// Which kernels it runs.
+    pub variants: Variants,
+    pub(crate) gemm: GemmContext,
+    /// `[layout.a_logs]` f32: A = -exp(A_log) of all blocks.
+    a: Buffer,
+    /// `(1)` f32
+    pub(crate) epsilon: Buffer,
+    /// What operators on parameters are called with.
+    pub(crate) nobody: DevicePacked,
+}
+
+impl Model {
+    /// A model with these parameters, `[layout.elements]`, for instance [`Layout::fresh`] ones.
+    ///
+    /// # Errors
+    /// Where the device has no room, or has no library for matrix products.
+    pub fn new(device: &Device, io: Dtype, config: &ModelConfig, values: &[f32]) -> Result<Model> {
+        let layout = Layout::of(config);
+        let model = Model {
+            config: config.clone(),
+            io,
+            weights: Weights::new(device, io, values)?,
+            device: device.clone(),
+            variants: Variants::hand_picked(config, io, Carries { initial: false, last: false }),
+            gemm: GemmContext::new(device)?,
+            a: Buffer::unwritten(device, Dtype::F32, layout.a_logs.len())?,
+            epsilon: Buffer::from_slice(device, &[config.epsilon])?,
+            nobody: DevicePacked::empty(device)?,
+            layout,
+        };
+        model.refresh_decays()?;
+        Ok(model)
+    }
+
+    /// Computes A from A_log; to be called after each change of the parameters.
+    ///
+    /// # Errors
+    /// Whatever launching fails with.
+    pub fn refresh_decays(&self) -> Result<()> {
+        let a_log = self.weights.master.part(self.layout.a_logs.start, self.a.len(), 1)?;
+        neg_exp::forward(&self.nobody, &neg_exp::default_variant(), a_log, self.a.view())?;
+        Ok(())
+    }
+
+    /// Turns gradients of A, summed over packs where those of A_log belong, into those of A_log.
+    ///
+    /// # Errors
+    /// Whatever launching fails with.
+    pub(crate) fn decay_gradients(&self, gradients: &Buffer) -> Result<()> {
+        let gradients = gradients.part(self.layout.a_logs.start, self.a.len(), 1)?;
+        neg_exp::backward(&self.nobody, &neg_exp::default_backward(), self.a.view(), gradients)?;
+        Ok(())
+    }
+
+    /// `(D, N)` f32: A of a block.
+    pub(crate) fn a(&self, block: usize) -> Result<View<'_>> {
+        let slot = self.layout.blocks[block].a_log;
+        part(&self.a, Slot { offset: slot.offset - self.layout.a_logs.start, ..slot })
+    }
+
+    /// Groups of sequences whose scans fill the device when they run side by side.
+    pub(crate) fn scan_groups(&self) -> Result<usize> {
+        let Device::Cuda(cuda) = &self.device else { return Ok(1) };
+        let variant = &self.variants.scan_bwd;
+        let blocks = cuda.multiprocessors()? * cuda.blocks_per_multiprocessor(variant)?;
+        Ok((blocks / self.config.channels().div_ceil(variant.channels as usize)).max(1))
+    }
+
+    /// What the backward pass needs beside activations, for packs of up to `tokens`.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub(crate) fn workspaces(&self, tokens: usize) -> Result<Workspaces> {
+        let packed = Packed::from_lengths(&[tokens])?.on(&self.device)?;
+        let d = self.config.channels();
+        let norm_rows = rms_norm::parts_rows(&packed, &self.variants.norm_bwd)?;
+        Ok(Workspaces {
+            scan: selective_scan::Workspace::new(&packed, &self.variants.scan_bwd, d, Some(self.scan_groups()?))?,
+            conv: packscan_kernels::causal_conv1d::Workspace::new(&packed, &self.variants.conv_bwd, d)?,
+            norm: Buffer::unwritten(&self.device, Dtype::F32, norm_rows * self.config.width)?,
+        })
+    }
+}
+
+/// Partial sums of gradients of parameters.
+#[derive(Debug)]
+pub(crate) struct Workspaces {
+    pub scan: selective_scan::Workspace,
+    pub conv: packscan_kernels::causal_conv1d::Workspace,
+    /// `(P, M)` f32
+    pub norm: Buffer,
+}
