@@ -11,6 +11,7 @@ mod cpu;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod grad_norm;
+pub mod neg_exp;
 pub mod rms_norm;
 pub mod selective_scan;
 pub mod sum_rows;

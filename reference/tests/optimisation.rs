@@ -5,7 +5,7 @@ mod common;
 use common::Generator;
 use packscan_reference::adamw::{self, State, Step, corrections};
 use packscan_reference::cross_entropy::{self, Inputs};
-use packscan_reference::{IndexSet, Traced, grad_norm};
+use packscan_reference::{IndexSet, Traced, grad_norm, neg_exp};
 
 const V: usize = 7;
 
@@ -106,4 +106,18 @@ fn gradients_are_clipped_to_the_limit_and_not_stretched() {
     assert!((clip.factor - 0.5).abs() <= 1e-7);
     assert_eq!(grad_norm::clip(&parts, &20.0).factor, 1.0);
     assert_eq!(grad_norm::clip::<f64>(&[], &1.0).factor, 1.0);
+}
+
+#[test]
+fn the_state_matrix_is_negative_and_its_gradient_is_a_slope() {
+    let a_log = [-6.0, -0.7, 0.0, 1.3, 4.0];
+    let a = neg_exp::forward(&a_log);
+    assert_eq!(a[2], -1.0);
+    // A power of two, so that the difference of the arguments is exact.
+    let step = 2f64.powi(-17);
+    for (x, gradient) in std::iter::zip(a_log, neg_exp::backward(&[0.5; 5], &a)) {
+        let at = |x| neg_exp::forward(&[x])[0];
+        let difference = 0.5 * (at(x + step) - at(x - step)) / (2.0 * step);
+        assert!(at(x) < 0.0 && (gradient / difference - 1.0).abs() <= 1e-9, "{x}: {gradient} and {difference}");
+    }
 }

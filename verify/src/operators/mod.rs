@@ -11,6 +11,7 @@ mod causal_conv1d;
 mod cross_entropy;
 mod embedding;
 mod grad_norm;
+mod neg_exp;
 mod rms_norm;
 mod selective_scan;
 mod sum_rows;
@@ -33,7 +34,7 @@ pub struct Pass {
 }
 
 /// Every pass of every operator.
-pub const PASSES: [Pass; 15] = [
+pub const PASSES: [Pass; 17] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
     causal_conv1d::FORWARD,
@@ -47,6 +48,8 @@ pub const PASSES: [Pass; 15] = [
     cross_entropy::FORWARD,
     grad_norm::FORWARD,
     grad_norm::CLIP,
+    neg_exp::FORWARD,
+    neg_exp::BACKWARD,
     adamw::FORWARD,
     cast::FORWARD,
 ];

@@ -1,0 +1,139 @@
+//! What the suite must know of the state matrix's negative exponential.
+
+use packscan_kernels::neg_exp::{self, Backward, Forward};
+use packscan_reference::Bounded;
+use packscan_reference::neg_exp as book;
+use packscan_runtime::kernel;
+use packscan_runtime::{Device, DevicePacked, Dtype, Edit, Packed, Result};
+
+use super::Pass;
+use super::arguments::{Arguments, exact};
+use crate::suite::Suite;
+use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
+
+/// The exponential, and its faults.
+pub(super) const FORWARD: Pass =
+    Pass { operator: "neg-exp", kernel: "neg_exp_fwd", jobs, job, faults: || faults_of("neg_exp_fwd") };
+
+/// The gradient in place, and its faults.
+pub(super) const BACKWARD: Pass = Pass {
+    operator: "neg-exp",
+    kernel: "neg_exp_bwd",
+    jobs: backward_jobs,
+    job: backward_job,
+    faults: || faults_of("neg_exp_bwd"),
+};
+
+fn faults_of(kernel: &str) -> Vec<Edit> {
+    neg_exp::faults().into_iter().filter(|fault| fault.kernel == kernel).collect()
+}
+
+/// As many elements as a case has tokens times channels.
+#[derive(Debug)]
+struct NegExp;
+
+/// Their gradients.
+#[derive(Debug)]
+struct NegExpBackward;
+
+fn sizes(elements: usize) -> Sizes {
+    Sizes { chunk: 8, tile: 32, multiple: 1, state: 1, elements }
+}
+
+/// Parameters belong to nobody.
+fn parameters(name: &'static str, case: &Case) -> Tensor {
+    Tensor::shaped(name, Dtype::F32, Rows::Shared(case.tokens() * case.channels), 1)
+}
+
+impl Operator for NegExp {
+    type Variant = Forward;
+
+    fn sizes(_: &Forward, elements: usize) -> Sizes {
+        sizes(elements)
+    }
+
+    fn continues(_: &Forward) -> bool {
+        false
+    }
+
+    fn inputs(_: &Forward, packed: &Packed, case: &Case) -> Vec<Tensor> {
+        vec![Tensor::random(parameters("a_log", case), packed, case.seed, |r: &mut Random| r.between(-6.0, 6.0))]
+    }
+
+    fn run(call: &Call<'_, Forward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
+        let device = call.packed.device();
+        let outputs = vec![Tensor { name: "a", values: Vec::new(), ..inputs[0].clone() }];
+        let arguments = Arguments::new(device, call.packed.packed(), inputs, outputs, |_| 0)?;
+        let nothing = DevicePacked::empty(device)?;
+        for _ in 0..call.rounds {
+            neg_exp::forward(&nothing, call.variant, arguments.view("a_log"), arguments.view("a"))?;
+        }
+        device.synchronize()?;
+        arguments.take()
+    }
+
+    fn book(_: &Forward, _: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
+        vec![book::forward(&exact(inputs, "a_log").unwrap_or_default())]
+    }
+}
+
+impl Operator for NegExpBackward {
+    type Variant = Backward;
+
+    fn sizes(_: &Backward, elements: usize) -> Sizes {
+        sizes(elements)
+    }
+
+    fn continues(_: &Backward) -> bool {
+        false
+    }
+
+    /// Gradients that are not 0, so that a kernel that overwrites or adds to them disagrees with the book.
+    fn inputs(_: &Backward, packed: &Packed, case: &Case) -> Vec<Tensor> {
+        let random = |name, low, high| {
+            Tensor::random(parameters(name, case), packed, case.seed, |r: &mut Random| r.between(low, high))
+        };
+        vec![random("a", -400.0, -1e-3), random("g", 0.1, 3.0)]
+    }
+
+    /// What is multiplied is no sum: it does not double when the operator runs twice, so it is not marked as accumulated.
+    fn run(call: &Call<'_, Backward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
+        let device = call.packed.device();
+        let outputs = vec![Tensor { values: Vec::new(), ..inputs[1].clone() }];
+        let arguments = Arguments::new(device, call.packed.packed(), inputs, outputs, |_| 0)?;
+        let nothing = DevicePacked::empty(device)?;
+        for _ in 0..call.rounds {
+            neg_exp::backward(&nothing, call.variant, arguments.view("a"), arguments.view("g"))?;
+        }
+        device.synchronize()?;
+        arguments.take()
+    }
+
+    fn book(_: &Backward, _: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
+        let [a, g] = ["a", "g"].map(|name| exact(inputs, name).unwrap_or_default());
+        vec![book::backward(&g, &a)]
+    }
+}
+
+/// One element a thread, and four. Everything is f32, whatever the types of the activations are.
+fn jobs(_: &Plan) -> Vec<Box<dyn Job>> {
+    let job = |block, vec| Box::new(Suite::<NegExp>::new(Forward { block, vec })) as Box<dyn Job>;
+    vec![job(32, 1), job(64, 4)]
+}
+
+fn backward_jobs(_: &Plan) -> Vec<Box<dyn Job>> {
+    let job = |block, vec| Box::new(Suite::<NegExpBackward>::new(Backward { block, vec })) as Box<dyn Job>;
+    vec![job(32, 1), job(64, 4)]
+}
+
+fn job(id: &str) -> Result<Box<dyn Job>> {
+    let variant: Forward = id.parse()?;
+    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
+    Ok(Box::new(Suite::<NegExp>::new(variant)))
+}
+
+fn backward_job(id: &str) -> Result<Box<dyn Job>> {
+    let variant: Backward = id.parse()?;
+    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
+    Ok(Box::new(Suite::<NegExpBackward>::new(variant)))
+}
