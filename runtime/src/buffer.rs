@@ -55,6 +55,14 @@ impl Buffer {
         self.storage.write(cast_slice(values))
     }
 
+    /// Fills it with zeros, after everything launched before; on a GPU it returns before that has happened.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the driver refuses.
+    pub fn zero(&self) -> Result<()> {
+        self.storage.zero(&self.device, self.len * self.dtype.bytes())
+    }
+
     /// A buffer of `dtype` with the representable values nearest to these.
     ///
     /// # Errors

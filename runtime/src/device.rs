@@ -258,6 +258,13 @@ impl Storage {
         Ok(())
     }
 
+    pub(crate) fn zero(&self, device: &Device, bytes: usize) -> Result<()> {
+        match device {
+            Device::Cuda(cuda) => cuda.zero_rows(self.address(), 1, bytes, bytes),
+            Device::Emulator(_) | Device::Cpu => self.write(&vec![0; bytes]),
+        }
+    }
+
     pub(crate) fn read(&self, to: &mut [u8]) -> Result<()> {
         match self {
             Storage::Cuda(memory) => memory.read(to)?,

@@ -11,6 +11,7 @@ mod model;
 mod optimiser;
 mod pack;
 pub mod parameters;
+mod step;
 pub mod variants;
 
 pub use backward::Gradients;
@@ -19,6 +20,7 @@ pub use error::Error;
 pub use model::Model;
 pub use optimiser::{Optimiser, Rates};
 pub use pack::DevicePack;
+pub use step::{Learner, Report};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

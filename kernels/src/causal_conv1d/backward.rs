@@ -106,7 +106,7 @@ pub struct Gradients<'a> {
     pub history: Option<View<'a>>,
 }
 
-/// Partial sums of one call, to be kept for the next: `ceil(T / (W * L)) * D * (K + 1)` floats.
+/// Partial sums of one call, to be kept for the next, which may have fewer tokens: `ceil(T / (W * L)) * D * (K + 1)` floats.
 #[derive(Debug)]
 pub struct Workspace {
     w: Buffer,
@@ -114,7 +114,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Room for calls of `variant` with `d` channels on packs of as many tokens as `packed`.
+    /// Room for calls of `variant` with `d` channels on packs of up to as many tokens as `packed`.
     ///
     /// # Errors
     /// Where the device has no room.
@@ -146,10 +146,11 @@ pub fn backward(
     check_continued(packed, inputs)?;
     check_bias(variant, gradients)?;
     let d = inputs.w.shape().0;
+    let parts = parts_of(packed, variant);
     let args = BackwardArgs {
         d,
         tiles: d.div_ceil((variant.packets * variant.vec) as usize),
-        parts: parts_of(packed, variant),
+        parts,
         g: upstream.out,
         x: inputs.x,
         w: inputs.w,
@@ -160,8 +161,8 @@ pub fn backward(
         continued: packed.continued().view(),
         dx: gradients.x,
         d_history: gradients.history,
-        dw_parts: workspace.w.view(),
-        db_parts: variant.bias.then(|| workspace.b.view()),
+        dw_parts: workspace.w.part(0, parts * d, variant.width as usize)?,
+        db_parts: if variant.bias { Some(workspace.b.part(0, parts, d)?) } else { None },
     };
     let launched = match packed.device() {
         Device::Cpu => {

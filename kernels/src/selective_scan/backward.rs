@@ -154,7 +154,8 @@ pub struct Gradients<'a> {
     pub initial_state: Option<View<'a>>,
 }
 
-/// Partial sums of one call, to be kept for the next: `T * P * 2N + G * D * (N + 2)` floats, with P tiles of channels and G groups.
+/// Partial sums of one call, to be kept for the next, which may have fewer tokens: `T * P * 2N + G * D * (N + 2)` floats, with P tiles of
+/// channels and G groups.
 #[derive(Debug)]
 pub struct Workspace {
     groups: usize,
@@ -166,7 +167,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Room for calls of `variant` with `d` channels on packs of as many tokens as `packed`, in `groups` groups of sequences. `None`
+    /// Room for calls of `variant` with `d` channels on packs of up to as many tokens as `packed`, in `groups` groups of sequences. `None`
     /// fills the GPU.
     ///
     /// # Errors
@@ -209,10 +210,12 @@ pub fn backward(
     let (d, n) = (inputs.a.shape().0, variant.state as usize);
     let groups = workspace.groups;
     let group_starts = packed.group_starts(groups)?;
+    let tiles = d.div_ceil(variant.channels as usize);
+    let token_sums = packed.packed().tokens() * tiles * n;
     let args = BackwardArgs {
         d,
         groups,
-        tiles: d.div_ceil(variant.channels as usize),
+        tiles,
         g: upstream.out,
         u: inputs.u,
         delta: inputs.delta,
@@ -232,8 +235,8 @@ pub fn backward(
         ddelta: gradients.delta,
         dz: gradients.z,
         d_initial_state: gradients.initial_state,
-        db_parts: workspace.b.view(),
-        dc_parts: workspace.c.view(),
+        db_parts: workspace.b.part(0, token_sums, 1)?,
+        dc_parts: workspace.c.part(0, token_sums, 1)?,
         da_parts: workspace.a.view(),
         dd_skip_parts: variant.skip.then(|| workspace.d_skip.view()),
         ddelta_bias_parts: variant.bias.then(|| workspace.delta_bias.view()),
