@@ -29,6 +29,22 @@ pub struct Rates {
     pub clip: Option<f32>,
 }
 
+impl Default for Rates {
+    /// What language models of these sizes are usually trained with, for a run of a thousand steps.
+    fn default() -> Rates {
+        Rates {
+            learning_rate: 6e-4,
+            final_share: 0.1,
+            warmup: 50,
+            steps: 1000,
+            betas: (0.9, 0.95),
+            eps: 1e-8,
+            decay: 0.1,
+            clip: Some(1.0),
+        }
+    }
+}
+
 impl Rates {
     /// The rate of step `step`, from 1.
     pub fn at(&self, step: u32) -> f32 {
