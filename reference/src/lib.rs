@@ -71,6 +71,7 @@ pub mod causal_conv1d;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod grad_norm;
+pub mod model;
 pub mod number;
 pub mod rms_norm;
 pub mod selective_scan;

@@ -87,13 +87,13 @@ def random_value(name, shape, generator):
     if name.endswith("A_log"):
         return torch.log(torch.arange(1, N + 1, dtype=torch.float32)) + uniform(-0.5, 0.5)
     if name.endswith("dt_proj.bias"):
-        # The inverse of softplus, of steps from 0.01 to 0.5.
-        step = torch.exp(uniform(math.log(0.01), math.log(0.5)))
+        # The inverse of softplus, of steps from 0.05 to 1.
+        step = torch.exp(uniform(math.log(0.05), math.log(1.0)))
         return torch.log(torch.expm1(step))
     if name.endswith((".D", "norm.weight", "norm_f.weight")):
         return uniform(0.4, 1.6)
     if name.endswith(("embeddings.weight", "lm_head.weight")):
-        return uniform(-0.8, 0.8)
+        return uniform(-0.4, 0.4)
     if "conv1d" in name:
         return uniform(-0.5, 0.5)
     # Matrices (out, in): outputs of the order of the inputs.
