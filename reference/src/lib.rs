@@ -72,6 +72,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod grad_norm;
 pub mod neg_exp;
+pub mod model;
 pub mod number;
 pub mod rms_norm;
 pub mod selective_scan;
