@@ -103,10 +103,13 @@ use Tensor::*;
 /// What every block has, its own or shared.
 const OF_BLOCKS: [Tensor; 9] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Out];
 /// What there is once: the last norm's, and what is only passed through.
-const ONCE: [Tensor; 12] = [Hidden, Zeros, Losses, Logits, DResidual, DResidual2, DNormed, DXz, DU, DXDbl, DDelta, DOut];
+const ONCE: [Tensor; 12] =
+    [Hidden, Zeros, Losses, Logits, DResidual, DResidual2, DNormed, DXz, DU, DXDbl, DDelta, DOut];
 
 /// Bytes of logits that exist at a time, at most.
 const LOGITS_BYTES: usize = 256 << 20;
+/// Rows of a tile of a matrix product.
+const TILE: usize = 128;
 
 /// What decides the sizes of all activations.
 #[derive(Clone, Debug)]
@@ -124,9 +127,10 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Tokens whose logits exist at a time.
+    /// Tokens whose logits exist at a time: whole tiles of a matrix product, which also keeps what is cut by them aligned.
     pub fn logits_rows(&self) -> usize {
-        (LOGITS_BYTES / (self.config.vocabulary * self.io.bytes())).clamp(1, self.tokens.max(1))
+        let fit = LOGITS_BYTES / (self.config.vocabulary * self.io.bytes());
+        (fit / TILE * TILE).max(TILE).min(self.tokens)
     }
 
     /// Elements of a row.
@@ -205,7 +209,8 @@ impl Activations {
     /// # Errors
     /// Where the device has no room.
     pub fn new(device: &Device, sizes: Sizes) -> Result<Activations> {
-        let room = |t| Ok::<_, Error>(Buffer::unwritten(device, sizes.dtype(t), sizes.bytes(t) / sizes.dtype(t).bytes())?);
+        let room =
+            |t| Ok::<_, Error>(Buffer::unwritten(device, sizes.dtype(t), sizes.bytes(t) / sizes.dtype(t).bytes())?);
         let mut shared: Vec<Option<Rc<Buffer>>> = vec![None; OF_BLOCKS.len()];
         let mut blocks = Vec::with_capacity(sizes.recompute.len() + 1);
         for &recompute in &sizes.recompute {
@@ -222,7 +227,7 @@ impl Activations {
         blocks.push([Residual, Rstd, Normed].into_iter().map(|t| Ok(Rc::new(room(t)?))).collect::<Result<_>>()?);
         let once = ONCE.into_iter().map(room).collect::<Result<Vec<_>>>()?;
         let activations = Activations { sizes, blocks, once };
-        activations.buffer(0, Zeros).zero()?;
+        activations.all(Zeros).zero()?;
         Ok(activations)
     }
 
@@ -236,6 +241,11 @@ impl Activations {
             Some(i) => &self.blocks[block][i],
             None => &self.once[ONCE.iter().position(|&t| t == tensor).expect("a tensor is in one of the lists")],
         }
+    }
+
+    /// The whole of a tensor that there is once.
+    pub(crate) fn all(&self, tensor: Tensor) -> &Buffer {
+        self.buffer(0, tensor)
     }
 
     /// A tensor of a block, or of the last norm, which counts as one more block, for a pack of `tokens`.

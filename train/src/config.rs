@@ -57,8 +57,14 @@ mod defaults {
 
 /// Name, width and blocks of the presets: `tiny`, for a look at packscan on any machine, and the sizes of the Mamba paper (arXiv
 /// 2312.00752, table 12).
-const PRESETS: [(&str, usize, usize); 6] =
-    [("tiny", 64, 4), ("130m", 768, 24), ("370m", 1024, 48), ("790m", 1536, 48), ("1.4b", 2048, 48), ("2.8b", 2560, 64)];
+const PRESETS: [(&str, usize, usize); 6] = [
+    ("tiny", 64, 4),
+    ("130m", 768, 24),
+    ("370m", 1024, 48),
+    ("790m", 1536, 48),
+    ("1.4b", 2048, 48),
+    ("2.8b", 2560, 64),
+];
 
 impl ModelConfig {
     /// The names that [`ModelConfig::named`] knows.

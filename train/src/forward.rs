@@ -24,7 +24,12 @@ impl Model {
             pass.x_dbl(l)?;
             pass.delta(l)?;
             pass.scan(l)?;
-            linear::forward(&self.gemm, pass.get(l, Out)?, self.weights.io(self.layout.blocks[l].out_proj)?, pass.get(0, Hidden)?)?;
+            linear::forward(
+                &self.gemm,
+                pass.get(l, Out)?,
+                self.weights.io(self.layout.blocks[l].out_proj)?,
+                pass.get(0, Hidden)?,
+            )?;
         }
         pass.norm(self.config.layers)
     }

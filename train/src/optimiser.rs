@@ -66,10 +66,18 @@ impl Rates {
             return wrong("learning_rate", self.learning_rate.to_string(), "it must be above 0, usually 1e-4 to 3e-3");
         }
         if self.learning_rate > 1.0 {
-            return wrong("learning_rate", self.learning_rate.to_string(), "AdamW moves every weight by about that much a step; take at most 1, usually 1e-4 to 3e-3");
+            return wrong(
+                "learning_rate",
+                self.learning_rate.to_string(),
+                "AdamW moves every weight by about that much a step; take at most 1, usually 1e-4 to 3e-3",
+            );
         }
         if !(0.0..=1.0).contains(&self.final_share) {
-            return wrong("final_share", self.final_share.to_string(), "it is a share of the learning rate, from 0 to 1");
+            return wrong(
+                "final_share",
+                self.final_share.to_string(),
+                "it is a share of the learning rate, from 0 to 1",
+            );
         }
         if self.steps == 0 {
             return wrong("steps", "0".to_owned(), "a run has at least one step");
@@ -175,7 +183,16 @@ mod tests {
     use super::*;
 
     fn rates() -> Rates {
-        Rates { learning_rate: 1e-3, final_share: 0.1, warmup: 10, steps: 110, betas: (0.9, 0.95), eps: 1e-8, decay: 0.1, clip: Some(1.0) }
+        Rates {
+            learning_rate: 1e-3,
+            final_share: 0.1,
+            warmup: 10,
+            steps: 110,
+            betas: (0.9, 0.95),
+            eps: 1e-8,
+            decay: 0.1,
+            clip: Some(1.0),
+        }
     }
 
     #[test]

@@ -31,7 +31,13 @@ impl DevicePack {
         let predicted = check_targets(targets, vocabulary)?;
         let ids = Ids::new(device, tokens, vocabulary)?;
         let by_id = ids.by_id()?;
-        Ok(DevicePack { packed: packed.on(device)?, ids, by_id, targets: Buffer::from_slice(device, targets)?, predicted })
+        Ok(DevicePack {
+            packed: packed.on(device)?,
+            ids,
+            by_id,
+            targets: Buffer::from_slice(device, targets)?,
+            predicted,
+        })
     }
 
     /// A pack whose sequences predict each their own next token; the last of a sequence has no target.
@@ -40,7 +46,8 @@ impl DevicePack {
     /// As [`DevicePack::new`].
     pub fn next_token(device: &Device, sequences: &[&[u32]], vocabulary: usize) -> Result<Self> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
-        let targets: Vec<u32> = sequences.iter().flat_map(|s| s.iter().skip(1).copied().chain(s.first().map(|_| NO_TARGET))).collect();
+        let targets: Vec<u32> =
+            sequences.iter().flat_map(|s| s.iter().skip(1).copied().chain(s.first().map(|_| NO_TARGET))).collect();
         DevicePack::new(device, &Packed::from_lengths(&lengths)?, &sequences.concat(), &targets, vocabulary)
     }
 

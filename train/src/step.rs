@@ -107,6 +107,18 @@ impl Learner {
         Ok((sums.iter().sum::<f64>() / predicted.max(1) as f64, means))
     }
 
+    /// The loss of each token of a pack, 0 where there is no target, on the host; no gradients.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn token_losses(&mut self, pack: &DevicePack) -> Result<Vec<f32>> {
+        self.scale.write(&[1.0f32])?;
+        self.model.forward(pack, &self.activations)?;
+        self.model.loss(pack, &self.activations, self.scale.view(), None)?;
+        let losses = self.activations.all(Losses).to_vec::<f32>()?;
+        Ok(losses[..pack.tokens()].to_vec())
+    }
+
     /// The gradients of the mean loss over packs, without a step: `[layout.elements]`, on the host.
     ///
     /// # Errors

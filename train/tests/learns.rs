@@ -8,7 +8,16 @@ use packscan_train::{DevicePack, Learner, Model, ModelConfig, Rates};
 const TEXTS: [&str; 3] = ["packed sequences of very different lengths", "a", "nothing passes from one to the next"];
 
 fn rates(steps: u32) -> Rates {
-    Rates { learning_rate: 1e-2, final_share: 0.1, warmup: 5, steps, betas: (0.9, 0.95), eps: 1e-8, decay: 0.1, clip: Some(1.0) }
+    Rates {
+        learning_rate: 1e-2,
+        final_share: 0.1,
+        warmup: 5,
+        steps,
+        betas: (0.9, 0.95),
+        eps: 1e-8,
+        decay: 0.1,
+        clip: Some(1.0),
+    }
 }
 
 #[test]
