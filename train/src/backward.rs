@@ -5,7 +5,8 @@ use packscan_runtime::{Buffer, Packed, View};
 
 use crate::activations::Activations;
 use crate::activations::Tensor::{self, *};
-use crate::forward::Pass;
+use crate::forward::{Carry, Pass};
+use crate::memory::{End, Memory};
 use crate::model::Workspaces;
 use crate::parameters::{Slot, part};
 use crate::{DevicePack, Model, Result, linear};
@@ -43,7 +44,7 @@ impl Model {
         scale: View<'_>,
         gradients: Option<&Gradients>,
     ) -> Result<()> {
-        let pass = Pass { model: self, pack, activations };
+        let pass = Pass::new(self, pack, activations, Carry::default());
         let (last, tokens) = (self.config.layers, pack.tokens());
         let (normed, dnormed, losses) = (pass.get(last, Normed)?, pass.get(last, DNormed)?, pass.get(last, Losses)?);
         let head = self.weights.io(self.layout.head)?;
@@ -75,9 +76,16 @@ impl Model {
     ///
     /// # Errors
     /// Whatever launching fails with.
-    pub fn backward(&self, pack: &DevicePack, activations: &Activations, gradients: &mut Gradients) -> Result<()> {
+    pub fn backward(
+        &self,
+        pack: &DevicePack,
+        activations: &Activations,
+        gradients: &mut Gradients,
+        edges: Edges<'_>,
+    ) -> Result<()> {
         let Gradients { flat, workspaces } = gradients;
-        let pass = Backward { pass: Pass { model: self, pack, activations }, flat };
+        let carry = Carry { from: edges.from, to: None };
+        let pass = Backward { pass: Pass::new(self, pack, activations, carry), flat, edges };
         pass.norm(self.config.layers, workspaces)?;
         for l in (0..self.config.layers).rev() {
             pass.pass.recompute(l)?;
@@ -94,10 +102,22 @@ impl Model {
     }
 }
 
+/// What crosses the edges of a pack on the way back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Edges<'a> {
+    /// What continued sequences went on from.
+    pub from: Option<&'a Memory>,
+    /// Where its gradient goes; given exactly if there is one.
+    pub from_gradient: Option<&'a Memory>,
+    /// The gradient of what sequences left, if any loss depends on it.
+    pub to_gradient: Option<&'a Memory>,
+}
+
 /// A pass on its way back.
 struct Backward<'a> {
     pass: Pass<'a>,
     flat: &'a Buffer,
+    edges: Edges<'a>,
 }
 
 impl<'a> Backward<'a> {
@@ -144,12 +164,18 @@ impl<'a> Backward<'a> {
 
     /// Of the scan: u, delta, and in place B, C in `dx_dbl` and z in `dxz`.
     fn scan(&self, l: usize, workspaces: &mut Workspaces) -> Result<()> {
-        let Model { layout, config, variants, .. } = self.pass.model;
+        let (model, sequences) = (self.pass.model, self.pass.sequences());
+        let Model { layout, config, variants, .. } = model;
         let (block, d, n, r) = (&layout.blocks[l], config.channels(), config.state, config.rank);
         let dx_dbl = self.get(l, DXDbl)?;
+        let Edges { from_gradient, to_gradient, .. } = self.edges;
+        if let Some(to) = to_gradient {
+            to.clear(l)?;
+            to.recall_state(model, l, sequences, End::Last)?;
+        }
         let upstream = selective_scan::Upstream {
             out: self.get(l, DOut)?,
-            final_state: None,
+            final_state: to_gradient.map(|to| to.states(l, sequences)).transpose()?,
             checkpoints: self.get(l, Checkpoints)?,
         };
         let gradients = selective_scan::Gradients {
@@ -161,11 +187,13 @@ impl<'a> Backward<'a> {
             d_skip: Some(self.gradient(block.d_skip)?),
             delta_bias: Some(self.gradient(block.dt_bias)?),
             z: Some(self.get(l, DXz)?.columns(d, d)?),
-            initial_state: None,
+            initial_state: from_gradient.map(|from| from.states(l, sequences)).transpose()?,
         };
+        let (initial, last) = (from_gradient.is_some(), to_gradient.is_some());
+        let variant = selective_scan::Backward { initial, last, ..variants.scan_bwd };
         let (packed, inputs) = (&self.pass.pack.packed, self.pass.scan_inputs(l)?);
-        selective_scan::backward(packed, &variants.scan_bwd, &inputs, &upstream, &gradients, &mut workspaces.scan)?;
-        Ok(())
+        selective_scan::backward(packed, &variant, &inputs, &upstream, &gradients, &mut workspaces.scan)?;
+        from_gradient.map_or(Ok(()), |from| from.keep_state(model, l, sequences, End::First))
     }
 
     /// Of `delta = dt * dt_proj^T` and `x_dbl = u * x_proj^T`
@@ -181,18 +209,26 @@ impl<'a> Backward<'a> {
 
     /// Of `u = silu(conv(x))`: x in the first half of `dxz`
     fn conv(&self, l: usize, workspaces: &mut Workspaces) -> Result<()> {
-        let Model { layout, config, variants, .. } = self.pass.model;
+        let (model, sequences) = (self.pass.model, self.pass.sequences());
+        let Model { layout, config, variants, .. } = model;
         let block = &layout.blocks[l];
-        let upstream = causal_conv1d::Upstream { out: self.get(l, DU)?, history: None };
+        let Edges { from_gradient, to_gradient, .. } = self.edges;
+        if let Some(to) = to_gradient {
+            to.recall_history(model, l, sequences, End::Last)?;
+        }
+        let history = to_gradient.map(|to| to.histories(l, sequences)).transpose()?;
+        let upstream = causal_conv1d::Upstream { out: self.get(l, DU)?, history };
         let gradients = causal_conv1d::Gradients {
             x: self.get(l, DXz)?.columns(0, config.channels())?,
             w: self.gradient(block.conv)?,
             b: Some(self.gradient(block.conv_bias)?),
-            history: None,
+            history: from_gradient.map(|from| from.histories(l, sequences)).transpose()?,
         };
+        let (initial, last) = (from_gradient.is_some(), to_gradient.is_some());
+        let variant = causal_conv1d::Backward { initial, last, ..variants.conv_bwd };
         let (packed, inputs) = (&self.pass.pack.packed, self.pass.conv_inputs(l)?);
-        causal_conv1d::backward(packed, &variants.conv_bwd, &inputs, &upstream, &gradients, &mut workspaces.conv)?;
-        Ok(())
+        causal_conv1d::backward(packed, &variant, &inputs, &upstream, &gradients, &mut workspaces.conv)?;
+        from_gradient.map_or(Ok(()), |from| from.keep_history(model, l, sequences, End::First))
     }
 
     /// Of `xz = normed * in_proj^T`

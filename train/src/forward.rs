@@ -5,16 +5,17 @@ use packscan_runtime::View;
 
 use crate::activations::Tensor::*;
 use crate::activations::{Activations, Recompute};
+use crate::memory::{End, Memory};
 use crate::{DevicePack, Model, Result, linear};
 
 impl Model {
-    /// Runs every block and the last norm; what the backward pass needs is then in `activations`, and the norm of each token's last
+    /// Runs every block and the last norm, from the memory that continued sequences bring to the memory that all leave; what the backward pass needs is then in `activations`, and the norm of each token's last
     /// residual in [`Normed`] of the block after the last.
     ///
     /// # Errors
     /// For a pack of more tokens than there is room for, and whatever launching fails with.
-    pub fn forward(&self, pack: &DevicePack, activations: &Activations) -> Result<()> {
-        let pass = Pass { model: self, pack, activations };
+    pub fn forward(&self, pack: &DevicePack, activations: &Activations, carry: Carry<'_>) -> Result<()> {
+        let pass = Pass::new(self, pack, activations, carry);
         let table = self.weights.io(self.layout.embedding)?;
         embedding::forward(&pack.packed, &self.variants.embedding, table, &pack.ids, pass.get(0, Hidden)?)?;
         for l in 0..self.config.layers {
@@ -35,14 +36,39 @@ impl Model {
     }
 }
 
+/// What a pass takes from the packs before and leaves to those after.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carry<'a> {
+    /// What continued sequences go on from.
+    pub from: Option<&'a Memory>,
+    /// What sequences leave.
+    pub to: Option<&'a Memory>,
+}
+
 /// One pack on its way through a model.
 pub(crate) struct Pass<'a> {
     pub model: &'a Model,
     pub pack: &'a DevicePack,
     pub activations: &'a Activations,
+    pub carry: Carry<'a>,
+    /// Which convolution and which scan run.
+    conv: causal_conv1d::Forward,
+    scan: selective_scan::Forward,
 }
 
 impl<'a> Pass<'a> {
+    pub fn new(model: &'a Model, pack: &'a DevicePack, activations: &'a Activations, carry: Carry<'a>) -> Self {
+        let (initial, last) = (carry.from.is_some(), carry.to.is_some());
+        let conv = causal_conv1d::Forward { initial, last, ..model.variants.conv };
+        let scan = selective_scan::Forward { initial, last, ..model.variants.scan };
+        Pass { model, pack, activations, carry, conv, scan }
+    }
+
+    /// Sequences, S.
+    pub fn sequences(&self) -> usize {
+        self.pack.packed.packed().sequences()
+    }
+
     /// A tensor of a block.
     pub fn get(&self, block: usize, tensor: crate::activations::Tensor) -> Result<View<'a>> {
         self.activations.view(block, tensor, self.pack.tokens())
@@ -96,20 +122,25 @@ impl<'a> Pass<'a> {
     /// What both passes of the convolution read: the first half of xz, in place.
     pub fn conv_inputs(&self, l: usize) -> Result<causal_conv1d::Inputs<'a>> {
         let Model { layout, weights, config, .. } = self.model;
-        let block = &layout.blocks[l];
+        let (block, sequences) = (&layout.blocks[l], self.sequences());
+        if let Some(from) = self.carry.from {
+            from.recall_history(self.model, l, sequences, End::First)?;
+        }
         Ok(causal_conv1d::Inputs {
             x: self.get(l, Xz)?.columns(0, config.channels())?,
             w: weights.f32(block.conv)?,
             b: Some(weights.f32(block.conv_bias)?),
-            history: None,
+            history: self.carry.from.map(|from| from.histories(l, sequences)).transpose()?,
         })
     }
 
     /// `u = silu(conv(x))`
     fn conv(&self, l: usize) -> Result<()> {
-        let outputs = causal_conv1d::Outputs { out: self.get(l, U)?, history: None };
-        causal_conv1d::forward(&self.pack.packed, &self.model.variants.conv, &self.conv_inputs(l)?, &outputs)?;
-        Ok(())
+        let sequences = self.sequences();
+        let history = self.carry.to.map(|to| to.histories(l, sequences)).transpose()?;
+        let outputs = causal_conv1d::Outputs { out: self.get(l, U)?, history };
+        causal_conv1d::forward(&self.pack.packed, &self.conv, &self.conv_inputs(l)?, &outputs)?;
+        self.carry.to.map_or(Ok(()), |to| to.keep_history(self.model, l, sequences, End::Last))
     }
 
     /// `x_dbl = u * x_proj^T`
@@ -129,7 +160,10 @@ impl<'a> Pass<'a> {
     pub fn scan_inputs(&self, l: usize) -> Result<selective_scan::Inputs<'a>> {
         let Model { layout, weights, config, .. } = self.model;
         let (block, d, n, r) = (&layout.blocks[l], config.channels(), config.state, config.rank);
-        let x_dbl = self.get(l, XDbl)?;
+        let (x_dbl, sequences) = (self.get(l, XDbl)?, self.sequences());
+        if let Some(from) = self.carry.from {
+            from.recall_state(self.model, l, sequences, End::First)?;
+        }
         Ok(selective_scan::Inputs {
             u: self.get(l, U)?,
             delta: self.get(l, Delta)?,
@@ -139,19 +173,20 @@ impl<'a> Pass<'a> {
             d_skip: Some(weights.f32(block.d_skip)?),
             delta_bias: Some(weights.f32(block.dt_bias)?),
             z: Some(self.get(l, Xz)?.columns(d, d)?),
-            initial_state: None,
+            initial_state: self.carry.from.map(|from| from.states(l, sequences)).transpose()?,
         })
     }
 
     /// `out = scan(u, delta, A, B, C) * silu(z)`
     fn scan(&self, l: usize) -> Result<()> {
+        let sequences = self.sequences();
         let outputs = selective_scan::Outputs {
             out: self.get(l, Out)?,
-            final_state: None,
+            final_state: self.carry.to.map(|to| to.states(l, sequences)).transpose()?,
             checkpoints: Some(self.get(l, Checkpoints)?),
         };
-        selective_scan::forward(&self.pack.packed, &self.model.variants.scan, None, &self.scan_inputs(l)?, &outputs)?;
-        Ok(())
+        selective_scan::forward(&self.pack.packed, &self.scan, None, &self.scan_inputs(l)?, &outputs)?;
+        self.carry.to.map_or(Ok(()), |to| to.keep_state(self.model, l, sequences, End::Last))
     }
 
     /// Computes again what a block did not keep.

@@ -19,6 +19,8 @@ pub struct DevicePack {
     pub targets: Buffer,
     /// Tokens that have a target.
     pub predicted: usize,
+    /// Whether the last sequence goes on in the next pack.
+    pub continues: bool,
 }
 
 impl DevicePack {
@@ -37,6 +39,7 @@ impl DevicePack {
             by_id,
             targets: Buffer::from_slice(device, targets)?,
             predicted,
+            continues: false,
         })
     }
 
@@ -49,6 +52,11 @@ impl DevicePack {
         let targets: Vec<u32> =
             sequences.iter().flat_map(|s| s.iter().skip(1).copied().chain(s.first().map(|_| NO_TARGET))).collect();
         DevicePack::new(device, &Packed::from_lengths(&lengths)?, &sequences.concat(), &targets, vocabulary)
+    }
+
+    /// Whether the first sequence goes on from the pack before.
+    pub fn is_continued(&self) -> bool {
+        self.packed.packed().continued().first().is_some_and(|&continued| continued)
     }
 
     /// Tokens, T.

@@ -5,7 +5,7 @@ use packscan_runtime::{Buffer, Dtype};
 
 use crate::activations::Tensor::Losses;
 use crate::activations::{Activations, Recompute, Sizes};
-use crate::{DevicePack, Error, Gradients, Model, Optimiser, Rates, Result};
+use crate::{Carry, DevicePack, Edges, Error, Gradients, Memory, Model, Optimiser, Rates, Result};
 
 /// A model that learns.
 #[derive(Debug)]
@@ -20,6 +20,12 @@ pub struct Learner {
     scale: Buffer,
     /// Sums of the losses of each pack of the step, f32, four floats apart.
     losses: Buffer,
+    /// Whether gradients flow from a pack to the one before it, where a document was cut between them.
+    flow: bool,
+    /// What the packs of a chain leave to each other; the first is what the chain before left.
+    memories: Vec<Memory>,
+    /// The gradients of two of them, in turns.
+    memory_gradients: Vec<Memory>,
 }
 
 /// What a step did.
@@ -58,6 +64,9 @@ impl Learner {
             gradients: model.gradients(tokens)?,
             scale: Buffer::unwritten(&device, Dtype::F32, 1)?,
             losses: Buffer::unwritten(&device, Dtype::F32, APART * packs)?,
+            flow: false,
+            memories: Vec::new(),
+            memory_gradients: Vec::new(),
             model,
         })
     }
@@ -85,17 +94,65 @@ impl Learner {
             });
         }
         self.scale.write(&[1.0 / predicted.max(1) as f32])?;
-        let Learner { model, activations, gradients, scale, losses, .. } = self;
-        for (i, pack) in packs.iter().enumerate() {
-            model.forward(pack, activations)?;
+        let mut start = 0;
+        while start < packs.len() {
+            let goes_on = |pack: &&DevicePack| self.flow && pack.is_continued();
+            let end = start + 1 + packs[start + 1..].iter().take_while(goes_on).count();
+            self.accumulate_chain(&packs[start..end], start)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Adds the gradients of packs between which gradients flow: forward through all but the last for what they leave, then from the last
+    /// to the first, each forward again and backward. A single pack is run once.
+    fn accumulate_chain(&mut self, packs: &[DevicePack], first: usize) -> Result<()> {
+        self.reserve(packs)?;
+        let Learner { model, activations, gradients, scale, losses, memories, memory_gradients, .. } = self;
+        let last = packs.len() - 1;
+        let from = |j: usize| packs[j].is_continued().then(|| &memories[j]);
+        for (j, pack) in packs[..last].iter().enumerate() {
+            model.forward(pack, activations, Carry { from: from(j), to: Some(&memories[j + 1]) })?;
+        }
+        for (j, pack) in packs.iter().enumerate().rev() {
+            let to = (j == last && pack.continues).then(|| &memories[j + 1]);
+            model.forward(pack, activations, Carry { from: from(j), to })?;
             model.loss(pack, activations, scale.view(), Some(gradients))?;
             let sizes = sum_rows::Sizes { groups: 1, rows: pack.tokens(), columns: 1 };
             let sum = sum_rows::default_variant(&sizes, Dtype::F32, false);
             let of_tokens = activations.view(0, Losses, pack.tokens())?;
-            sum_rows::forward(&model.nobody, &sum, &sizes, of_tokens, losses.part(APART * i, 1, 1)?)?;
-            model.backward(pack, activations, gradients)?;
+            sum_rows::forward(&model.nobody, &sum, &sizes, of_tokens, losses.part(APART * (first + j), 1, 1)?)?;
+            let edges = Edges {
+                from: from(j),
+                from_gradient: pack.is_continued().then(|| &memory_gradients[j % 2]),
+                to_gradient: (j < last).then(|| &memory_gradients[(j + 1) % 2]),
+            };
+            model.backward(pack, activations, gradients, edges)?;
+        }
+        if packs[last].continues {
+            memories.swap(0, last + 1);
         }
         Ok(())
+    }
+
+    /// Room for what crosses the edges of these packs.
+    fn reserve(&mut self, packs: &[DevicePack]) -> Result<()> {
+        if !packs.iter().any(|pack| pack.is_continued() || pack.continues) {
+            return Ok(());
+        }
+        let most = packs.iter().map(|pack| pack.packed.packed().sequences()).max().unwrap_or(0);
+        for (memories, count) in [(&mut self.memories, packs.len() + 1), (&mut self.memory_gradients, 2)] {
+            while memories.len() < count {
+                memories.push(Memory::of_one(&self.model)?);
+            }
+            memories.iter_mut().take(count).try_for_each(|memory| memory.reserve(&self.model, most))?;
+        }
+        Ok(())
+    }
+
+    /// Lets gradients flow through the cuts between the packs of a step, or stops them there, which is how it starts.
+    pub fn let_gradients_flow(&mut self, flow: bool) {
+        self.flow = flow;
     }
 
     /// The mean loss over all packs and that of each.
@@ -113,7 +170,7 @@ impl Learner {
     /// As [`Learner::step`].
     pub fn token_losses(&mut self, pack: &DevicePack) -> Result<Vec<f32>> {
         self.scale.write(&[1.0f32])?;
-        self.model.forward(pack, &self.activations)?;
+        self.model.forward(pack, &self.activations, Carry::default())?;
         self.model.loss(pack, &self.activations, self.scale.view(), None)?;
         let losses = self.activations.all(Losses).to_vec::<f32>()?;
         Ok(losses[..pack.tokens()].to_vec())
