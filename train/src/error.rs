@@ -31,6 +31,13 @@ pub enum Error {
         rule: String,
     },
 
+    /// Numbers that are none.
+    #[error("{what} are not finite numbers; the model has diverged, take an earlier checkpoint")]
+    NotFinite {
+        /// Whose.
+        what: String,
+    },
+
     /// A file of settings that cannot be read as such.
     #[error("{} is no model: {source}", path.display())]
     Toml {

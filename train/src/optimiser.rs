@@ -49,7 +49,7 @@ impl Rates {
     /// The rate of step `step`, from 1.
     pub fn at(&self, step: u32) -> f32 {
         if step <= self.warmup {
-            return self.learning_rate * step as f32 / self.warmup as f32;
+            return self.learning_rate * (step as f32 / self.warmup as f32);
         }
         let done = (step - self.warmup) as f32 / self.steps.saturating_sub(self.warmup).max(1) as f32;
         let cosine = 0.5 * (1.0 + (std::f32::consts::PI * done.min(1.0)).cos());

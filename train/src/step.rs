@@ -164,16 +164,12 @@ impl Learner {
         Ok((sums.iter().sum::<f64>() / predicted.max(1) as f64, means))
     }
 
-    /// The loss of each token of a pack, 0 where there is no target, on the host; no gradients.
+    /// The loss of each token of a pack, as [`Model::losses`], in the room that steps have.
     ///
     /// # Errors
-    /// As [`Learner::step`].
-    pub fn token_losses(&mut self, pack: &DevicePack) -> Result<Vec<f32>> {
-        self.scale.write(&[1.0f32])?;
-        self.model.forward(pack, &self.activations, Carry::default())?;
-        self.model.loss(pack, &self.activations, self.scale.view(), None)?;
-        let losses = self.activations.all(Losses).to_vec::<f32>()?;
-        Ok(losses[..pack.tokens()].to_vec())
+    /// As [`Model::losses`].
+    pub fn losses(&self, pack: &DevicePack) -> Result<Vec<f32>> {
+        self.model.losses(pack, &self.activations, Carry::default())
     }
 
     /// The gradients of the mean loss over packs, without a step: `[layout.elements]`, on the host.

@@ -107,8 +107,8 @@ fn nan_in_one_document_changes_no_other_loss() {
     let mut documents = texts(&[9, 12, 17], config.vocabulary - 1);
     documents[1][4] = rare;
     let losses = |values: &[f32]| {
-        let mut learner = learner(&device, Dtype::F32, &config, values, 64, Recompute::None);
-        learner.token_losses(&pack(&device, &documents, config.vocabulary)).unwrap()
+        let learner = learner(&device, Dtype::F32, &config, values, 64, Recompute::None);
+        learner.losses(&pack(&device, &documents, config.vocabulary)).unwrap()
     };
     // The head of its own keeps the row of the embedding out of every token's logits.
     let clean = losses(&values);
