@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn the_rate_rises_and_falls() {
         let rates = rates();
-        assert_eq!([rates.at(1), rates.at(10)], [1e-4, 1e-3]);
+        assert!((rates.at(1) - 1e-4).abs() < 1e-10 && rates.at(10) == 1e-3);
         assert!((rates.at(60) - 0.55e-3).abs() < 1e-9 && (rates.at(110) - 1e-4).abs() < 1e-9);
         assert!((11..110).all(|step| rates.at(step + 1) < rates.at(step)));
     }
