@@ -1,0 +1,3 @@
+//! Full Mamba models trained on packed text.
+
+pub mod report;
