@@ -17,7 +17,8 @@ pub(super) fn loss_plot(metrics: &[Metrics]) -> Plot {
     let held_out: Vec<Point> =
         column(metrics, |m| m.held_out_loss.unwrap_or(f64::NAN)).into_iter().filter(placed).collect();
     let skipped: Vec<Point> = metrics.iter().filter(|m| m.skipped).map(|m| (m.step as f64, 0.0)).collect();
-    let seen = within(&losses, 0.002, 0.995).into_iter().chain(ys(&held_out)).chain(ys(&smooth));
+    // The steep beginning may leave the top of the plot: what the rest does would else be a flat line at the bottom.
+    let seen = within(&losses, 0.002, 0.98).into_iter().chain(ys(&held_out)).chain(ys(&smooth).last());
     let described = match (smooth.iter().find(|p| placed(p)), smooth.iter().rfind(|p| placed(p))) {
         (Some(first), Some(last)) => {
             format!("Smoothed, from {} to {} nats a token.", fixed(first.1, 3), fixed(last.1, 3))
@@ -29,7 +30,7 @@ pub(super) fn loss_plot(metrics: &[Metrics]) -> Plot {
         title: "Loss over steps".to_owned(),
         description: described,
         x: steps_axis(metrics),
-        y: Axis::over("nats a token", Scale::Linear, seen).rounded(),
+        y: Axis::over("nats a token (logarithmic)", Scale::Log, seen).rounded(),
         readings: readings(&smooth, |step, loss| {
             let held_out = held_out.iter().rfind(|point| point.0 <= step);
             let held_out = held_out.map(|point| format!(" · held out {}", fixed(point.1, 3))).unwrap_or_default();
@@ -103,9 +104,15 @@ pub(super) fn gradient_norm_plot(metrics: &[Metrics]) -> Plot {
 pub fn lengths_plot(lengths: &[(u64, u64)]) -> Plot {
     let (mut documents, mut tokens) = (0.0, 0.0);
     let longest = lengths.iter().filter(|(_, count)| *count > 0).map(|(length, _)| *length).max().unwrap_or(0);
-    let edges = length_edges(longest);
+    let shortest = lengths
+        .iter()
+        .filter(|(length, count)| *length > 0 && *count > 0)
+        .map(|(length, _)| *length)
+        .min()
+        .unwrap_or(1);
+    let edges = length_edges(shortest, longest);
     let mut columns = vec![(0.0, 0.0); edges.len()];
-    for &(length, count) in lengths.iter().filter(|(length, _)| *length > 0) {
+    for &(length, count) in lengths.iter().filter(|(length, count)| *length > 0 && *count > 0) {
         let count = count as f64;
         let column = &mut columns[edges.partition_point(|edge| *edge <= length) - 1];
         column.0 += count;
@@ -164,17 +171,20 @@ pub(super) fn lengths_summary(lengths: &[(u64, u64)]) -> String {
     )
 }
 
-/// The left edges of columns up to the longest length and the right edge of the last: whole numbers, three an octave.
-fn length_edges(longest: u64) -> Vec<u64> {
+/// The left edges of the columns that hold lengths from the shortest to the longest, and the right edge of the last: whole
+/// numbers, three an octave.
+fn length_edges(shortest: u64, longest: u64) -> Vec<u64> {
     let mut edges = vec![1];
     for third in 1.. {
         let edge = 2f64.powf(f64::from(third) / 3.0).round() as u64;
-        if edges.last() != Some(&edge) {
+        if edge <= shortest {
+            edges[0] = edge;
+        } else if edges.last() != Some(&edge) {
             edges.push(edge);
         }
-        // No document is that long; a number that claims so counts in the last column.
+        // No document is longer than that; a number that claims so counts in the last column.
         if edge > longest.min(1 << 48) {
-            break;
+            return edges;
         }
     }
     edges
@@ -255,7 +265,7 @@ fn reach(steps: usize) -> usize {
     (steps / 80).clamp(2, 500)
 }
 
-/// For the middle of each bin, the mean of the steps around it; at the beginning, where values fall fast, of as many before it as after.
+/// For one step of each bin, the mean of the steps around it; at the beginning, where values fall fast, of as many before it as after.
 fn smoothed(points: &[Point]) -> Vec<Point> {
     let mut sums = vec![(0.0, 0u32)];
     let mut sum = (0.0, 0);
@@ -266,14 +276,14 @@ fn smoothed(points: &[Point]) -> Vec<Point> {
     let reach = reach(points.len());
     let every = points.len().div_ceil(BINS).max(1);
     let last = points.len().saturating_sub(1);
-    let middles = (0..points.len()).step_by(every).map(|i| (i + every / 2).min(last)).filter(|i| *i < last);
+    let drawn = (0..last).step_by(every);
     // The line ends at the last step, whatever the bins.
     let mean = |i: usize| {
         let (from, to) = (i - reach.min(i), (i + reach.min(i)).min(last) + 1);
         let (sum, count) = (sums[to].0 - sums[from].0, sums[to].1 - sums[from].1);
         (points[i].0, sum / f64::from(count))
     };
-    middles.chain((!points.is_empty()).then_some(last)).map(mean).collect()
+    drawn.chain((!points.is_empty()).then_some(last)).map(mean).collect()
 }
 
 /// The values without the lowest and the highest shares, so that one spike does not flatten all else.

@@ -149,3 +149,25 @@ fn lines(path: &Path) -> Result<Vec<(Vec<u8>, Metrics)>> {
     }
     Ok(lines)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_an_error_and_the_next_line_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let step = |step| Metrics { step, ..Metrics::default() };
+        let mut file = MetricsFile::create(&path).unwrap();
+        file.append(&step(1)).unwrap();
+        let real = std::mem::replace(&mut file.file, OpenOptions::new().append(true).open("/dev/full").unwrap());
+        let error = file.append(&step(2)).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write "), "{error}");
+        // As much of the line as the disk still held, and then there is room again.
+        file.file = real;
+        file.file.write_all(b"{\"step\":2,\"ep").unwrap();
+        file.append(&step(3)).unwrap();
+        assert_eq!(read_metrics(&path).unwrap(), [step(1), step(3)]);
+    }
+}

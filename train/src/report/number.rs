@@ -19,7 +19,7 @@ pub fn fixed(number: f64, decimals: usize) -> String {
     format!("{}{}{rest}", if number < 0.0 && !zero { "−" } else { "" }, grouped(whole))
 }
 
-/// So many significant digits: `0.00123`, `12.3`, `1.23e-7`.
+/// So many significant digits: `0.00123`, `12.3`, `1.23e−7`.
 pub fn significant(number: f64, digits: usize) -> String {
     if !number.is_finite() {
         return NONE.to_owned();
@@ -28,7 +28,7 @@ pub fn significant(number: f64, digits: usize) -> String {
         return "0".to_owned();
     }
     let exponent = number.abs().log10().floor() as i32;
-    if !(-4..15).contains(&exponent) {
+    if !(-3..15).contains(&exponent) {
         return format!("{number:.*e}", digits.saturating_sub(1)).replace('-', "−");
     }
     fixed(number, (digits as i32 - 1 - exponent).max(0) as usize)

@@ -11,7 +11,9 @@ for (const figure of document.querySelectorAll("figure[data-readings]")) {
     title.remove();
     const area = svg.querySelector(".area");
     const rule = area.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "line"));
+    const width = area.firstElementChild.width.baseVal.value;
     rule.setAttribute("class", "rule");
+    rule.setAttribute("y2", area.firstElementChild.height.baseVal.value);
     const leave = () => { output.textContent = ""; rule.style.display = "none"; };
     const move = (event) => {
       const box = area.firstElementChild.getBoundingClientRect();
@@ -20,8 +22,8 @@ for (const figure of document.querySelectorAll("figure[data-readings]")) {
       const near = readings.reduce((best, one) => Math.abs(one[0] - at) < Math.abs(best[0] - at) ? one : best);
       output.textContent = near[1];
       rule.style.display = "";
-      for (const [name, value] of [["x1", near[0] * 100 + "%"], ["x2", near[0] * 100 + "%"], ["y1", "0"], ["y2", "100%"]])
-        rule.setAttribute(name, value);
+      rule.setAttribute("x1", near[0] * width);
+      rule.setAttribute("x2", near[0] * width);
     };
     leave();
     area.addEventListener("pointermove", move);

@@ -116,7 +116,6 @@ impl Page<'_> {
         let tokens: u64 = self.metrics.iter().map(|m| m.tokens).sum();
         let epoch = last.map(|m| format!("epoch {}", fixed(m.epoch, 2))).unwrap_or_default();
         let skipped = self.metrics.iter().filter(|m| m.skipped).count() as u64;
-        let skipped = if skipped > 0 { format!("{} skipped", thousands(skipped)) } else { String::new() };
         let loss = charts::last_loss(self.metrics).map_or_else(none, |(loss, steps)| {
             (fixed(loss, 3), format!("mean of the last {}", thousands(steps as u64)))
         });
@@ -131,12 +130,13 @@ impl Page<'_> {
         vec![
             ("Loss", loss.0, loss.1),
             (best_name, best.0, best.1),
-            ("Steps", format!("{} / {}", thousands(last.map_or(0, |m| m.step)), thousands(self.steps)), skipped),
+            ("Steps", format!("{} / {}", thousands(last.map_or(0, |m| m.step)), thousands(self.steps)), String::new()),
             ("Tokens seen", thousands(tokens), epoch),
             ("Tokens a second", fixed(rate, 0), utilisation),
             ("Parameters", thousands(self.parameters), String::new()),
             ("Peak memory", memory.map_or(number::NONE.to_owned(), bytes), String::new()),
             ("Padding", charts::weighted_padding(self.metrics), String::new()),
+            ("Skipped steps", thousands(skipped), String::new()),
             ("Time", time, String::new()),
         ]
     }
@@ -160,7 +160,7 @@ impl Page<'_> {
              <table>\n<thead><tr><th scope=\"col\">Step</th><th scope=\"col\">Loss<small>nats a token</small></th>\
              <th scope=\"col\">Held out<small>nats a token</small></th><th scope=\"col\">Gradient<small>norm</small></th>\
              <th scope=\"col\">Rate<small>of learning</small></th><th scope=\"col\">Tokens<small>of the step</small></th>\
-             <th scope=\"col\">Speed<small>tokens/s</small></th><th scope=\"col\">Use<small>of peak</small></th>\
+             <th scope=\"col\">Speed<small>tokens/s</small></th><th scope=\"col\">FLOPs<small>of peak</small></th>\
              <th scope=\"col\">Memory<small>at peak</small></th><th scope=\"col\">Padding<small>of rows</small></th>\
              <th scope=\"col\">Time<small>since start</small></th></tr></thead>\n<tbody>\n",
         );

@@ -65,7 +65,8 @@ impl Axis {
             Scale::Log => {
                 let round = |value: f64, up: bool| {
                     let decade = 10f64.powf(value.log10().floor());
-                    let mut stops = [1.0, 2.0, 5.0, 10.0].map(|stop| stop * decade).into_iter();
+                    let mut stops =
+                        [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0].map(|stop| stop * decade).into_iter();
                     let (low, high) = (value * (1.0 - 1e-9), value * (1.0 + 1e-9));
                     match up {
                         true => stops.find(|stop| *stop >= low).unwrap_or(value),
@@ -96,11 +97,16 @@ impl Axis {
     /// About so many ticks, at round numbers, ascending.
     pub fn ticks(&self, about: usize) -> Vec<Tick> {
         let about = about.max(2);
-        if self.scale == Scale::Log && self.high / self.low >= 3.0 {
+        if self.scale == Scale::Log && self.high / self.low >= 10.0 * (1.0 - 1e-9) {
             self.log_ticks(about)
         } else {
             self.linear_ticks(about)
         }
+    }
+
+    /// The most characters that a tick of the axis is likely to have.
+    pub(super) fn characters(&self) -> usize {
+        self.ticks(3).iter().map(|tick| tick.text.chars().count()).max().unwrap_or(0)
     }
 
     fn linear_ticks(&self, about: usize) -> Vec<Tick> {
@@ -114,7 +120,7 @@ impl Axis {
         // Counted, not added up: neither a sum's rounding nor a step too small for the numbers can lead astray.
         let count = (last - first).clamp(0.0, 4.0 * about as f64) as usize;
         let widest = self.low.abs().max(self.high.abs());
-        let text = |value: f64| match value == 0.0 || (1e-4..1e9).contains(&widest) {
+        let text = |value: f64| match (1e-4..1e9).contains(&widest) {
             true => number::fixed(value, decimals),
             false => number::significant(value, 3),
         };
@@ -129,8 +135,8 @@ impl Axis {
         let within = |value: &f64| (self.low * (1.0 - 1e-9)..=self.high * (1.0 + 1e-9)).contains(value);
         let every = (decades / about as f64).ceil().max(1.0) as usize;
         let stops: &[f64] = match about as f64 / decades {
-            ratio if ratio >= 3.0 => &[1.0, 2.0, 5.0],
-            ratio if ratio >= 2.0 => &[1.0, 3.0],
+            ratio if ratio >= 2.4 => &[1.0, 2.0, 5.0],
+            ratio if ratio >= 1.6 => &[1.0, 3.0],
             _ => &[1.0],
         };
         let values = (first..=last).step_by(every).flat_map(|e| stops.iter().map(move |stop| stop * 10f64.powi(e)));
@@ -177,7 +183,7 @@ mod tests {
         assert_eq!(texts(&Axis::over("", Scale::Log, [1.0, 8192.0]), 5), ["1", "10", "100", "1,000"]);
         assert_eq!(texts(&Axis::over("", Scale::Log, [0.2, 6.0]), 6), ["0.2", "0.5", "1", "2", "5"]);
         assert_eq!(texts(&Axis::over("", Scale::Log, [1e-12, 1.0]), 4), ["1e−12", "1e−9", "1e−6", "0.001", "1"]);
-        // Less than half a decade has no two powers of ten; it is ticked like a linear one.
+        // Less than a decade has no two powers of ten; it is ticked like a linear one.
         assert_eq!(texts(&Axis::over("", Scale::Log, [1.2, 1.8]), 3), ["1.2", "1.4", "1.6", "1.8"]);
     }
 
@@ -204,7 +210,7 @@ mod tests {
     fn rounding_takes_an_axis_outward_to_ticks() {
         let axis = Axis::over("", Scale::Linear, [1.93, 3.27]).rounded();
         assert_eq!((axis.low, axis.high), (1.5, 3.5));
-        let axis = Axis::over("", Scale::Log, [0.3, 12.0]).rounded();
+        let axis = Axis::over("", Scale::Log, [0.25, 17.0]).rounded();
         assert_eq!((axis.low, axis.high), (0.2, 20.0));
         assert_eq!((axis.place(0.2), axis.place(0.0), axis.place(f64::NAN)), (Some(0.0), None, None));
         assert!((axis.place(2.0).unwrap() - 0.5).abs() < 1e-12);

@@ -15,6 +15,9 @@ pub const STYLE: &str = include_str!("plot.css");
 /// Width of a character of the labels, in units of the drawing; a little more than the widest system fonts have.
 const CHARACTER: f64 = 7.0;
 
+/// What marks at the very edge may reach beyond the axes.
+const RIM: f64 = 5.0;
+
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
@@ -88,8 +91,8 @@ struct Layout {
     top: f64,
     width: f64,
     height: f64,
-    /// Whether the legend has a line of its own above the vertical axis's label.
-    stacked: bool,
+    /// Where each entry of the legend begins, and its baseline.
+    legend: Vec<(f64, f64)>,
 }
 
 impl Plot {
@@ -118,14 +121,18 @@ impl Plot {
             escaped(&self.description)
         );
         self.axes(&mut svg, &layout, &y_ticks, size);
-        self.legend(&mut svg, &layout, size);
-        // An inner svg cuts off what lies outside the axes.
-        let Layout { left, top, width, height, .. } = layout;
+        self.legend(&mut svg, &layout);
+        // An inner svg cuts off what lies well outside the axes.
+        let &Layout { left, top, width, height, .. } = &layout;
         let _ = writeln!(
             svg,
-            "<svg class=\"area\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\">"
+            "<svg class=\"area\" x=\"{:.1}\" y=\"{:.1}\" width=\"{w:.1}\" height=\"{h:.1}\" viewBox=\"-{RIM} -{RIM} {w:.1} {h:.1}\">\
+             <rect width=\"{width:.1}\" height=\"{height:.1}\" fill=\"none\" pointer-events=\"all\"/>",
+            left - RIM,
+            top - RIM,
+            w = width + 2.0 * RIM,
+            h = height + 2.0 * RIM
         );
-        svg.push_str("<rect width=\"100%\" height=\"100%\" fill=\"none\" pointer-events=\"all\"/>");
         for series in &self.series {
             self.series(&mut svg, &layout, series);
         }
@@ -137,17 +144,34 @@ impl Plot {
         let (width, height) = (f64::from(size.width), f64::from(size.height));
         let longest = y_ticks.iter().map(|tick| tick.text.chars().count()).max().unwrap_or(0);
         let left = longest as f64 * CHARACTER + 10.0;
-        let needed: f64 =
-            self.named().map(|series| text_width(&series.name) + 26.0).sum::<f64>() + text_width(&self.y.label);
-        let stacked = needed > width - 12.0;
-        let top = if stacked { 42.0 } else { 26.0 };
+        let legend = self.legend_places(width);
+        // The vertical axis's label shares the legend's line, or comes below all of its lines.
+        let lowest = legend.iter().map(|place| place.1).fold(13.0, f64::max);
+        let beside = legend.first().is_none_or(|place| place.0 > 0.0);
+        let top = if beside { 26.0 } else { lowest + 29.0 };
         let right = 18.0;
-        Layout { left, top, width: (width - left - right).max(1.0), height: (height - top - 40.0).max(1.0), stacked }
+        Layout { left, top, width: (width - left - right).max(1.0), height: (height - top - 40.0).max(1.0), legend }
+    }
+
+    /// At the right of the vertical axis's label if there is room for all of it, else from the left in as many lines as it takes.
+    fn legend_places(&self, width: f64) -> Vec<(f64, f64)> {
+        let widths: Vec<f64> = self.named().map(|series| text_width(&series.name) + 36.0).collect();
+        let start = width - 4.0 - widths.iter().sum::<f64>();
+        let (mut x, mut y) = (if start > text_width(&self.y.label) { start } else { 0.0 }, 13.0);
+        let place = |&needed: &f64| {
+            if x > 0.0 && x + needed - 14.0 > width {
+                (x, y) = (0.0, y + 17.0);
+            }
+            let place = (x, y);
+            x += needed;
+            place
+        };
+        widths.iter().map(place).collect()
     }
 
     /// Grid, ticks and labels.
     fn axes(&self, svg: &mut String, layout: &Layout, y_ticks: &[Tick], size: Size) {
-        let Layout { left, top, width, height, .. } = *layout;
+        let &Layout { left, top, width, height, .. } = layout;
         let (right, bottom) = (left + width, top + height);
         for tick in y_ticks {
             let y = bottom - self.y.clamped(tick.value).unwrap_or(0.0) * height;
@@ -161,7 +185,8 @@ impl Plot {
             );
         }
         let _ = writeln!(svg, "<path class=\"axis\" d=\"M{left:.1} {bottom:.1}H{right:.1}\"/>");
-        for tick in self.x.ticks((width / 90.0) as usize) {
+        let room = self.x.characters() as f64 * CHARACTER + 24.0;
+        for tick in self.x.ticks((width / room) as usize) {
             let x = left + self.x.clamped(tick.value).unwrap_or(0.0) * width;
             let half = text_width(&tick.text) / 2.0;
             // A label at the very end stays inside the drawing.
@@ -180,23 +205,16 @@ impl Plot {
         let _ = writeln!(svg, "<text x=\"{middle:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{label}</text>");
     }
 
-    fn named(&self) -> impl DoubleEndedIterator<Item = &Series> {
+    fn named(&self) -> impl Iterator<Item = &Series> {
         self.series.iter().filter(|series| !series.name.is_empty() && !series.points.is_empty())
     }
 
-    /// Samples and names, from the right edge to the left.
-    fn legend(&self, svg: &mut String, layout: &Layout, size: Size) {
-        let y = if layout.stacked { 12.0 } else { layout.top - 13.0 };
-        let mut x = if layout.stacked { 0.0 } else { f64::from(size.width) - 18.0 - self.legend_width() };
-        for series in self.named() {
-            let _ = write!(svg, "<g class=\"{}\">{}", series.tone.class(), series.mark.sample(x, y - 4.0));
-            let _ = writeln!(svg, "</g><text x=\"{:.1}\" y=\"{y:.1}\">{}</text>", x + 22.0, escaped(&series.name));
-            x += text_width(&series.name) + 36.0;
+    /// Samples and names.
+    fn legend(&self, svg: &mut String, layout: &Layout) {
+        for (series, (x, y)) in self.named().zip(&layout.legend) {
+            let _ = write!(svg, "<g class=\"{}\">{}</g>", series.tone.class(), series.mark.sample(*x, y - 4.0));
+            let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{y:.1}\">{}</text>", x + 22.0, escaped(&series.name));
         }
-    }
-
-    fn legend_width(&self) -> f64 {
-        self.named().map(|series| text_width(&series.name) + 36.0).sum::<f64>() - 14.0
     }
 
     fn series(&self, svg: &mut String, layout: &Layout, series: &Series) {
