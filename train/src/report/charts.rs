@@ -33,7 +33,9 @@ pub(super) fn loss_plot(metrics: &[Metrics]) -> Plot {
         y: Axis::over("nats a token (logarithmic)", Scale::Log, seen).rounded(),
         readings: readings(&smooth, |step, loss| {
             let held_out = held_out.iter().rfind(|point| point.0 <= step);
-            let held_out = held_out.map(|point| format!(" · held out {}", fixed(point.1, 3))).unwrap_or_default();
+            let held_out =
+                held_out.map(|(at, loss)| format!(" · held out {} at {}", fixed(*loss, 3), thousands(*at as u64)));
+            let held_out = held_out.unwrap_or_default();
             format!("loss {}{held_out}", fixed(loss, 3))
         }),
         series: vec![

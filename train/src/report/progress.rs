@@ -21,8 +21,10 @@ pub struct Progress {
     shown: Shown,
     steps: u64,
     started: Instant,
-    /// Steps and seconds of this process: a resumed run's earlier steps say nothing about when it ends.
+    /// Steps of this process: a resumed run's earlier ones say nothing about when it ends.
     made: u64,
+    /// When the first of them was made; it took longer than the others, which did not have to compile kernels.
+    first: Duration,
     loss: Smoothed,
     tokens_per_second: Smoothed,
     skipped: u64,
@@ -43,10 +45,10 @@ impl Progress {
         }
         let bar = ProgressBar::new(steps).with_position(done);
         // The template is a constant; were it wrong, indicatif's own bar would do.
-        let style =
-            ProgressStyle::with_template("{bar:24} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template("{wide_msg}\n{bar:30} {prefix}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style);
-        bar.set_message(format!("step {}/{}", thousands(done), thousands(steps)));
+        bar.set_prefix(format!("step {}/{}", thousands(done), thousands(steps)));
         Progress::with(Shown::Bar(bar), steps)
     }
 
@@ -57,7 +59,16 @@ impl Progress {
 
     fn with(shown: Shown, steps: u64) -> Self {
         let (loss, tokens_per_second) = (Smoothed::default(), Smoothed::default());
-        Progress { shown, steps, started: Instant::now(), made: 0, loss, tokens_per_second, skipped: 0 }
+        Progress {
+            shown,
+            steps,
+            started: Instant::now(),
+            made: 0,
+            first: Duration::ZERO,
+            loss,
+            tokens_per_second,
+            skipped: 0,
+        }
     }
 
     /// Shows a step that was made.
@@ -68,40 +79,52 @@ impl Progress {
     /// The same, so long after the view was made.
     fn step_at(&mut self, metrics: &Metrics, now: Duration) {
         self.made += 1;
+        if self.made == 1 {
+            self.first = now;
+        }
         self.loss.add(metrics.loss);
         self.tokens_per_second.add(metrics.tokens_per_second);
         self.skipped += u64::from(metrics.skipped);
-        let line = self.line(metrics, now);
+        let (place, values) = (self.place(metrics, now), self.values(metrics));
         match &mut self.shown {
             Shown::Bar(bar) => {
                 bar.set_position(metrics.step);
-                bar.set_message(line);
+                bar.set_message(values);
+                bar.set_prefix(place);
             }
             Shown::Lines { out, every, last } => {
                 let due = last.is_none_or(|last| now.saturating_sub(last) >= *every);
                 if due || metrics.step >= self.steps || metrics.skipped {
                     *last = Some(now);
                     // Nobody is left to tell if that fails.
-                    let _ = writeln!(out, "{line}");
+                    let _ = writeln!(out, "{place} · {values}");
                 }
             }
         }
     }
 
-    /// `step 1,200/5,000 · loss 3.412 · 18,432 tokens/s · 41.2 % of peak · 12 min 31 s left`
-    fn line(&self, metrics: &Metrics, now: Duration) -> String {
+    /// `step 1,200/5,000 · 12 min 31 s left`
+    fn place(&self, metrics: &Metrics, now: Duration) -> String {
+        let step = format!("step {}/{}", thousands(metrics.step), thousands(self.steps));
+        let left = self.steps.saturating_sub(metrics.step) as f64;
+        let seconds_per_step = match self.made {
+            0 | 1 => now.as_secs_f64(),
+            made => now.saturating_sub(self.first).as_secs_f64() / (made - 1) as f64,
+        };
+        match left {
+            0.0 => format!("{step} · {} in all", duration(metrics.elapsed_s)),
+            _ => format!("{step} · {} left", duration(seconds_per_step * left)),
+        }
+    }
+
+    /// `loss 3.412 · 18,432 tokens/s · 41.2 % of peak`
+    fn values(&self, metrics: &Metrics) -> String {
         let mut parts = vec![
-            format!("step {}/{}", thousands(metrics.step), thousands(self.steps)),
             format!("loss {}", fixed(self.loss.value(), 3)),
             format!("{} tokens/s", fixed(self.tokens_per_second.value(), 0)),
         ];
         parts.extend(metrics.flops_utilisation.map(|share| format!("{} of peak", percent(share, 1))));
         parts.extend(metrics.held_out_loss.map(|loss| format!("held out {}", fixed(loss, 3))));
-        let left = self.steps.saturating_sub(metrics.step);
-        match left {
-            0 => parts.push(format!("{} in all", duration(metrics.elapsed_s))),
-            _ => parts.push(format!("{} left", duration(now.as_secs_f64() / self.made as f64 * left as f64))),
-        }
         if self.skipped > 0 {
             let skipped = format!("{} skipped", thousands(self.skipped));
             // Colours only on the bar: what plain lines are written to may be anything.
@@ -204,11 +227,11 @@ mod tests {
         progress.finish();
         let text = out.text();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "step 1/2,000 · loss 2.500 · 18,432 tokens/s · 41.2 % of peak · 40 s left");
-        assert_eq!(lines[1], "step 501/2,000 · loss 2.500 · 18,432 tokens/s · 41.2 % of peak · 30 s left");
+        assert_eq!(lines[0], "step 1/2,000 · 40 s left · loss 2.500 · 18,432 tokens/s · 41.2 % of peak");
+        assert_eq!(lines[1], "step 501/2,000 · 30 s left · loss 2.500 · 18,432 tokens/s · 41.2 % of peak");
         assert_eq!(
             lines[lines.len() - 2],
-            "step 2,000/2,000 · loss 2.500 · 18,432 tokens/s · 41.2 % of peak · 33 min 20 s in all"
+            "step 2,000/2,000 · 33 min 20 s in all · loss 2.500 · 18,432 tokens/s · 41.2 % of peak"
         );
         assert_eq!(lines[lines.len() - 1], "checkpoint written");
         assert_eq!(lines.len(), 6);
@@ -231,7 +254,7 @@ mod tests {
         let out = Captured::default();
         let mut progress = Progress::plain(0, QUIET, out.clone());
         progress.step_at(&step(1, f64::NAN), Duration::ZERO);
-        assert!(out.text().contains("loss – ·"), "{}", out.text());
+        assert!(out.text().contains("loss – · "), "{}", out.text());
     }
 
     #[test]
