@@ -117,7 +117,12 @@ impl Page<'_> {
         let epoch = last.map(|m| format!("epoch {}", fixed(m.epoch, 2))).unwrap_or_default();
         let skipped = self.metrics.iter().filter(|m| m.skipped).count() as u64;
         let loss = charts::last_loss(self.metrics).map_or_else(none, |(loss, steps)| {
-            (fixed(loss, 3), format!("mean of the last {}", thousands(steps as u64)))
+            let of = if steps == 1 {
+                "one step".to_owned()
+            } else {
+                format!("mean of the last {}", thousands(steps as u64))
+            };
+            (fixed(loss, 3), of)
         });
         let (best_name, best) = self.best();
         let best = best.map_or_else(none, |(loss, step)| (fixed(loss, 3), format!("at step {}", thousands(step))));

@@ -249,7 +249,10 @@ impl Plot {
     }
 }
 
-/// A path from point to point, begun anew after each that has no place. A point alone becomes a dot, by its round cap.
+/// A dash centred on where the pen is.
+const ALONE: &str = "m-3 0h6";
+
+/// A path from point to point, begun anew after each that has no place. A point alone becomes a dash.
 fn line(d: &mut String, points: impl Iterator<Item = Option<(f64, f64)>>) {
     let mut pen_down = false;
     let mut alone = false;
@@ -263,14 +266,14 @@ fn line(d: &mut String, points: impl Iterator<Item = Option<(f64, f64)>>) {
                 let _ = write!(d, "M{x:.1} {y:.1}");
                 alone = true;
             }
-            None if alone => d.push_str("h0"),
+            None if alone => d.push_str(ALONE),
             None => {}
         }
         pen_down = point.is_some();
         alone &= pen_down;
     }
     if alone {
-        d.push_str("h0");
+        d.push_str(ALONE);
     }
 }
 
