@@ -14,6 +14,7 @@ mod model;
 mod optimiser;
 mod pack;
 pub mod parameters;
+pub mod report;
 mod step;
 pub mod variants;
 
