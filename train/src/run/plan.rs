@@ -1,0 +1,166 @@
+//! What a run needs of a device's memory, before anything runs.
+
+use std::fmt;
+
+use packscan_kernels::{causal_conv1d, grad_norm, selective_scan};
+use packscan_runtime::Dtype;
+
+use crate::activations::{Recompute, Sizes};
+use crate::parameters::Layout;
+use crate::report::number;
+use crate::variants::{Carries, Variants};
+use crate::{Error, ModelConfig, Result};
+
+/// Bytes by purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    rows: Vec<(String, usize)>,
+}
+
+/// What decides a plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The model.
+    pub config: &'a ModelConfig,
+    /// Type of the activations.
+    pub io: Dtype,
+    /// The most tokens of a pack.
+    pub tokens: usize,
+    /// Ranks that share the state of the optimiser; 1 where it is not shared.
+    pub shards: usize,
+}
+
+/// What cuBLASLt may use, and what a driver keeps to itself: measured on an H200, rounded up.
+const BESIDE_BYTES: usize = 1 << 30;
+/// Groups of sequences whose partial sums are kept, at most, where the device is not asked.
+const GROUPS: usize = 8;
+
+impl Request<'_> {
+    fn variants(&self) -> Variants {
+        Variants::hand_picked(self.config, self.io, Carries { initial: false, last: false })
+    }
+
+    fn sizes(&self, recompute: &[Recompute]) -> Sizes {
+        Sizes {
+            config: self.config.clone(),
+            io: self.io,
+            tokens: self.tokens,
+            chunk: self.variants().scan.chunk as usize,
+            recompute: recompute.to_vec(),
+        }
+    }
+
+    /// Partial sums of gradients.
+    fn workspace_bytes(&self) -> usize {
+        let (d, n) = (self.config.channels(), self.config.state);
+        let Variants { scan_bwd, conv_bwd, .. } = self.variants();
+        let selective_scan::Backward { channels, .. } = scan_bwd;
+        let causal_conv1d::Backward { ways, run, .. } = conv_bwd;
+        let tokens = self.tokens * d.div_ceil(channels as usize) * 2 * n;
+        let groups = GROUPS * d * (n + 2);
+        let conv = self.tokens.div_ceil((ways * run) as usize) * d * (self.config.taps + 1);
+        4 * (tokens + groups + conv + 1024 * self.config.width)
+    }
+
+    /// The plan for what each block computes again.
+    pub fn plan(&self, recompute: &[Recompute]) -> Plan {
+        let elements = Layout::of(self.config).elements;
+        let copies = if self.io == Dtype::F32 { 0 } else { self.io.bytes() };
+        let sizes = self.sizes(recompute);
+        let count = |kind| recompute.iter().filter(|&&r| r == kind).count();
+        let mut rows = vec![
+            ("parameters, f32".to_owned(), 4 * elements),
+            (format!("copies of them, {}", self.io), copies * elements),
+            ("gradients, f32".to_owned(), 4 * elements + 4 * elements.div_ceil(grad_norm_part())),
+            ("moments of the optimiser, f32".to_owned(), 8 * elements.div_ceil(self.shards)),
+        ];
+        for kind in Recompute::ALL {
+            if count(kind) > 0 {
+                let name = format!("activations of {} blocks, recompute {kind}", count(kind));
+                rows.push((name, count(kind) * sizes.block_bytes(kind)));
+            }
+        }
+        rows.push(("activations that blocks take turns with".to_owned(), sizes.shared_bytes()));
+        rows.push(("partial sums of gradients".to_owned(), self.workspace_bytes()));
+        rows.push(("libraries and driver".to_owned(), BESIDE_BYTES));
+        Plan { rows }
+    }
+
+    /// What each block computes again so that the plan stays within `budget` bytes: as little as will do, the last blocks least. `None`
+    /// sets no limit.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] with the plan that needs least and the tokens that would fit.
+    pub fn choose(&self, budget: Option<usize>) -> Result<Vec<Recompute>> {
+        let layers = self.config.layers;
+        let Some(budget) = budget else { return Ok(vec![Recompute::None; layers]) };
+        let mix = |more: Recompute, blocks: usize, less: Recompute| -> Vec<Recompute> {
+            (0..layers).map(|l| if l < blocks { more } else { less }).collect()
+        };
+        let ladder = (0..=layers).map(|blocks| mix(Recompute::Cheap, blocks, Recompute::None));
+        let ladder = ladder.chain((1..=layers).map(|blocks| mix(Recompute::Full, blocks, Recompute::Cheap)));
+        for recompute in ladder {
+            if self.plan(&recompute).bytes() <= budget {
+                return Ok(recompute);
+            }
+        }
+        let least = vec![Recompute::Full; layers];
+        let fits = |tokens: &usize| Request { tokens: *tokens, ..*self }.plan(&least).bytes() <= budget;
+        let tokens = std::iter::successors(Some(self.tokens / 2), |tokens| Some(tokens / 2));
+        let cure = match tokens.take_while(|&tokens| tokens >= 256).find(fits) {
+            Some(tokens) => format!("--tokens {tokens} would fit; --packs makes up for smaller packs"),
+            None => "no pack would fit; take a smaller model".to_owned(),
+        };
+        Err(Error::Memory { needed: self.plan(&least).to_string(), budget: number::bytes(budget as u64), cure })
+    }
+}
+
+fn grad_norm_part() -> usize {
+    grad_norm::default_variant(Dtype::F32).part as usize
+}
+
+impl Plan {
+    /// All of it.
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(|row| row.1).sum()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, bytes) in &self.rows {
+            writeln!(f, "  {name:<48}{:>12}", number::bytes(*bytes as u64))?;
+        }
+        write!(f, "  {:<48}{:>12}", "together", number::bytes(self.bytes() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(config: &ModelConfig) -> Request<'_> {
+        Request { config, io: Dtype::Bf16, tokens: 16_384, shards: 1 }
+    }
+
+    #[test]
+    fn as_little_is_computed_again_as_fits() {
+        let config = ModelConfig::named("1.4b").unwrap().for_vocabulary(50_277).unwrap();
+        let request = request(&config);
+        assert_eq!(request.choose(None).unwrap(), vec![Recompute::None; 48]);
+        let chosen = request.choose(Some(50 << 30)).unwrap();
+        let mut less = chosen.clone();
+        let cheap = chosen.iter().rposition(|&r| r == Recompute::Full).unwrap();
+        less[cheap] = Recompute::Cheap;
+        assert!(request.plan(&chosen).bytes() <= 50 << 30 && request.plan(&less).bytes() > 50 << 30, "{chosen:?}");
+    }
+
+    #[test]
+    fn too_little_memory_names_what_would_fit() {
+        let config = ModelConfig::named("2.8b").unwrap().for_vocabulary(50_277).unwrap();
+        let error = request(&config).choose(Some(54 << 30)).unwrap_err().to_string();
+        assert!(error.contains("--tokens 2048") || error.contains("--tokens 4096"), "{error}");
+        let error = request(&config).choose(Some(8 << 30)).unwrap_err().to_string();
+        assert!(error.contains("smaller model"), "{error}");
+    }
+}
