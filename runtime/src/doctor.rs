@@ -336,6 +336,7 @@ mod tests {
         Environment {
             nvrtc: None,
             cublaslt: None,
+            nccl: None,
             loader: false,
             toolkits: Vec::new(),
             pythons: Vec::new(),
