@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use packscan_runtime::collective::{self, Alone, Collective, Fate, Limits, Nccl, 
 use packscan_runtime::{Buffer, Device, Dtype, Error, Result};
 
 const SIZE: usize = 3;
-const SHORT: Duration = Duration::from_millis(400);
+const SHORT: Duration = Duration::from_secs(1);
 const LIMITS: Limits = Limits { meet: Duration::from_secs(20), silence: Duration::from_secs(20), exit_after: None };
 
 /// Numbers whose sum depends on the order of addition.
@@ -195,15 +196,18 @@ fn ranks_that_call_different_operations_are_told() {
     assert!(errors[1].contains("rank 0 called all_reduce"), "{errors:?}");
 }
 
-/// Ranks that meet on this host, where the first port is free. Nobody else is asked.
+/// Ranks that meet on this host, at a port that is free and that no other test of this process has. Nobody else is asked.
 fn worlds(size: usize) -> Vec<World> {
+    static TAKEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    let mut taken = TAKEN.lock().expect("no test panics here");
     let port = loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-        let port = listener.local_addr().expect("it has an address").port();
-        if port < u16::MAX - Rendezvous::PORTS {
-            break port - 1;
+        let port = listener.local_addr().expect("it has an address").port() - 1;
+        if port <= u16::MAX - Rendezvous::PORTS && taken.iter().all(|other| other.abs_diff(port) > Rendezvous::PORTS) {
+            break port;
         }
     };
+    taken.push(port);
     let rendezvous = Rendezvous { host: Ipv4Addr::LOCALHOST.to_string(), port };
     (0..size).map(|rank| World { rank, size, local_rank: rank, rendezvous: rendezvous.clone() }).collect()
 }
@@ -273,7 +277,6 @@ fn a_rank_whose_connection_closes_is_named_by_the_others() {
     for gone in 0..SIZE {
         let errors = on_threads(worlds(SIZE), |rank, world| {
             let (watch, _) = meet(&world, LIMITS).unwrap();
-            watch.progress(1).unwrap();
             (rank != gone).then(|| until_lost(&watch))
         });
         for (rank, error) in errors.into_iter().enumerate() {
@@ -284,7 +287,7 @@ fn a_rank_whose_connection_closes_is_named_by_the_others() {
 
 #[test]
 fn a_rank_that_does_not_advance_is_named_by_all() {
-    for hung in 0..SIZE {
+    on_threads((0..SIZE).collect(), |_, hung| {
         let errors = on_threads(worlds(SIZE), |rank, world| {
             let (watch, _) = meet(&world, Limits { silence: SHORT, ..LIMITS }).unwrap();
             watch.enter().unwrap();
@@ -294,7 +297,7 @@ fn a_rank_that_does_not_advance_is_named_by_all() {
             until_lost(&watch)
         });
         assert_eq!(errors, [(hung, Fate::Hung); SIZE]);
-    }
+    });
 }
 
 /// What a process of the test below does: it meets the others, and then sits where no verdict reaches it.

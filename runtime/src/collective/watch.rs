@@ -250,12 +250,13 @@ impl Shared {
         if state.ended || state.closed || state.verdict.is_some() {
             return;
         }
-        state.verdict = Some(verdict);
-        self.changed.notify_all();
-        drop(state);
+        // Told before it is known here: this rank may end at once, and the others would then name it instead.
         if self.rank == 0 {
             self.send(Frame::verdict(&verdict));
         }
+        state.verdict = Some(verdict);
+        self.changed.notify_all();
+        drop(state);
         if let Some(grace) = self.limits.exit_after {
             let shared = self.clone();
             thread::spawn(move || {
