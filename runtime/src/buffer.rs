@@ -1,6 +1,7 @@
 //! [`Buffer`]: typed memory on a device, and [`View`]: rows of it.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytemuck::{cast_slice, cast_slice_mut, zeroed_vec};
 
@@ -29,7 +30,9 @@ impl Buffer {
     pub fn unwritten(device: &Device, dtype: Dtype, len: usize) -> Result<Buffer> {
         let bytes = len.checked_mul(dtype.bytes()).filter(|&bytes| bytes < MOST_BYTES);
         let too_many = || Error::Buffer { rule: format!("{len} elements of {dtype} are more than any memory holds") };
-        let storage = Storage::unwritten(device, bytes.ok_or_else(too_many)?)?;
+        let bytes = bytes.ok_or_else(too_many)?;
+        let storage = Storage::unwritten(device, bytes)?;
+        device.usage().add(bytes);
         Ok(Buffer { device: device.clone(), storage, dtype, len })
     }
 
@@ -39,28 +42,24 @@ impl Buffer {
     /// [`Error::Cuda`] where the device has no room.
     pub fn from_slice<T: Element>(device: &Device, values: &[T]) -> Result<Buffer> {
         let buffer = Buffer::unwritten(device, T::DTYPE, values.len())?;
-        buffer.storage.write(cast_slice(values))?;
+        buffer.storage.write(0, cast_slice(values))?;
         Ok(buffer)
     }
 
-    /// Replaces its elements, once everything launched before has run.
+    /// Replaces its elements, after everything launched before. `values` may change once this has returned.
     ///
     /// # Errors
     /// [`Error::Buffer`] for values of another type or number; [`Error::Cuda`] if an earlier launch failed.
     pub fn write<T: Element>(&self, values: &[T]) -> Result<()> {
-        if T::DTYPE != self.dtype || values.len() != self.len {
-            let rule = format!("it holds {} {}, not {} {}", self.len, self.dtype, values.len(), T::DTYPE);
-            return Err(Error::Buffer { rule });
-        }
-        self.storage.write(cast_slice(values))
+        self.view().write(values)
     }
 
-    /// Fills it with zeros, after everything launched before; on a GPU it returns before that has happened.
+    /// Fills it with zeros, after everything launched before.
     ///
     /// # Errors
-    /// [`Error::Cuda`] if the driver refuses.
+    /// [`Error::Cuda`] if an earlier launch failed.
     pub fn zero(&self) -> Result<()> {
-        self.storage.zero(&self.device, self.len * self.dtype.bytes())
+        self.view().zero()
     }
 
     /// A buffer of `dtype` with the representable values nearest to these.
@@ -79,17 +78,12 @@ impl Buffer {
         }
     }
 
-    /// Its elements, copied to the host.
+    /// Its elements, copied to the host once everything launched before has run.
     ///
     /// # Errors
     /// [`Error::Buffer`] if it holds another type; [`Error::Cuda`] if an earlier launch failed.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        if T::DTYPE != self.dtype {
-            return Err(Error::Buffer { rule: format!("it holds {}, not {}", self.dtype, T::DTYPE) });
-        }
-        let mut values = zeroed_vec::<T>(self.len);
-        self.storage.read(cast_slice_mut(&mut values))?;
-        Ok(values)
+        self.view().to_vec()
     }
 
     /// Its elements widened to f32, copied to the host.
@@ -140,22 +134,22 @@ impl Buffer {
         Ok(View { buffer: self, offset: 0, rows, cols, stride: cols })
     }
 
-    /// `rows` rows of `cols` elements, one right after the other from element `offset` on: a matrix in a flat buffer.
+    /// The whole buffer as a vector.
+    pub fn view(&self) -> View<'_> {
+        View { buffer: self, offset: 0, rows: self.len, cols: 1, stride: 1 }
+    }
+
+    /// Elements `offset` to `offset + rows * cols` as `rows` rows: how one tensor of many in a flat buffer is named.
     ///
     /// # Errors
-    /// [`Error::Buffer`] if the buffer ends before them.
+    /// [`Error::Buffer`] if the buffer ends before.
     pub fn part(&self, offset: usize, rows: usize, cols: usize) -> Result<View<'_>> {
-        let end = rows.checked_mul(cols).and_then(|elements| elements.checked_add(offset));
+        let end = rows.checked_mul(cols).and_then(|elements| offset.checked_add(elements));
         if end.is_none_or(|end| end > self.len) {
             let rule = format!("{rows} rows of {cols} from element {offset} on were asked of {} elements", self.len);
             return Err(Error::Buffer { rule });
         }
         Ok(View { buffer: self, offset, rows, cols, stride: cols })
-    }
-
-    /// The whole buffer as a vector.
-    pub fn view(&self) -> View<'_> {
-        View { buffer: self, offset: 0, rows: self.len, cols: 1, stride: 1 }
     }
 
     /// Whether the bytes beside the buffer are as they were when it was made. The emulator watches every access instead and
@@ -169,6 +163,12 @@ impl Buffer {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.device.usage().remove(self.len * self.dtype.bytes());
     }
 }
 
@@ -250,6 +250,65 @@ impl<'a> View<'a> {
         self.rows == 0 || self.cols == 0
     }
 
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Whether its rows follow each other without a gap.
+    pub fn is_contiguous(&self) -> bool {
+        self.stride == self.cols || self.rows <= 1
+    }
+
+    /// Replaces these elements, after everything launched before. `values` may change once this has returned.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for values of another type or number, and for rows with gaps; [`Error::Cuda`] if an earlier launch failed.
+    pub fn write<T: Element>(&self, values: &[T]) -> Result<()> {
+        let dtype = self.buffer.dtype;
+        if T::DTYPE != dtype || values.len() != self.len() {
+            let rule = format!("it holds {} {dtype}, not {} {}", self.len(), values.len(), T::DTYPE);
+            return Err(Error::Buffer { rule });
+        }
+        self.buffer.storage.write(self.contiguous()?.start, cast_slice(values))
+    }
+
+    /// These elements, copied to the host once everything launched before has run.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] if they are of another type, and for rows with gaps; [`Error::Cuda`] if an earlier launch failed.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        if T::DTYPE != self.buffer.dtype {
+            return Err(Error::Buffer { rule: format!("it holds {}, not {}", self.buffer.dtype, T::DTYPE) });
+        }
+        let mut values = zeroed_vec::<T>(self.len());
+        self.buffer.storage.read(self.contiguous()?.start, cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    /// Fills with zeros, after everything launched before.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for rows with gaps; [`Error::Cuda`] if an earlier launch failed.
+    pub fn zero(&self) -> Result<()> {
+        let bytes = self.contiguous()?;
+        self.buffer.storage.zero(bytes.start, bytes.len())
+    }
+
+    /// The bytes of the buffer that these rows are.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for rows with gaps.
+    pub(crate) fn contiguous(&self) -> Result<Range<usize>> {
+        if !self.is_contiguous() {
+            let rule =
+                format!("its rows of {} start {} apart; name rows without a gap between them", self.cols, self.stride);
+            return Err(Error::Buffer { rule });
+        }
+        let bytes = self.buffer.dtype.bytes();
+        Ok(self.offset * bytes..(self.offset + self.len()) * bytes)
+    }
+
     /// The device address of a row.
     pub(crate) fn row_address(&self, row: usize) -> u64 {
         self.buffer.storage().address() + ((self.offset + row * self.stride) * self.buffer.dtype().bytes()) as u64
@@ -270,5 +329,55 @@ mod tests {
             assert!(error.starts_with("buffer: it holds 2 f32, not"), "{error}");
         }
         assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_part_of_a_flat_buffer_is_written_read_and_cleared_alone() {
+        for device in [Device::Cpu, Device::emulator(1)] {
+            let flat = Buffer::from_slice(&device, &[1.0f32; 10]).unwrap();
+            let part = flat.part(2, 2, 3).unwrap();
+            assert_eq!((part.shape(), part.len()), ((2, 3), 6));
+            part.write(&[2.0f32, 3.0, 4.0, 5.0, 6.0, 7.0]).unwrap();
+            assert_eq!(part.rows_at(1, 1).unwrap().to_vec::<f32>().unwrap(), [5.0, 6.0, 7.0]);
+            part.rows_at(0, 1).unwrap().zero().unwrap();
+            assert_eq!(flat.to_vec::<f32>().unwrap(), [1.0, 1.0, 0.0, 0.0, 0.0, 5.0, 6.0, 7.0, 1.0, 1.0]);
+            flat.zero().unwrap();
+            assert_eq!(flat.to_vec::<f32>().unwrap(), [0.0; 10]);
+            assert!(flat.fence_holds().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_part_outside_or_with_gaps_is_refused() {
+        let flat = Buffer::from_slice(&Device::Cpu, &[1.0f32; 10]).unwrap();
+        assert!(flat.part(10, 0, 3).unwrap().is_empty());
+        for (offset, rows, cols) in [(5, 2, 3), (11, 0, 0), (usize::MAX, 1, 1), (0, usize::MAX, 2)] {
+            let error = flat.part(offset, rows, cols).unwrap_err().to_string();
+            assert!(error.contains("10 elements"), "{error}");
+        }
+        let gaps = flat.part(0, 2, 5).unwrap().columns(1, 2).unwrap();
+        let refused =
+            [gaps.zero().err(), gaps.write(&[0.0f32; 4]).err(), gaps.to_vec::<f32>().err()].map(Option::unwrap);
+        for error in refused.map(|error| error.to_string()) {
+            assert!(error.contains("rows of 2 start 5 apart"), "{error}");
+        }
+        assert_eq!(flat.to_vec::<f32>().unwrap(), [1.0; 10]);
+    }
+
+    #[test]
+    fn a_device_counts_its_buffers() {
+        let device = Device::emulator(1);
+        let small = Buffer::unwritten(&device, Dtype::Bf16, 8).unwrap();
+        let large = Buffer::unwritten(&device, Dtype::F32, 100).unwrap();
+        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (416, 416));
+        drop(large);
+        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (16, 416));
+        drop(small);
+        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (0, 416));
+        // Other tests of this process use the CPU too.
+        let large = Buffer::unwritten(&Device::Cpu, Dtype::F32, 1 << 20).unwrap();
+        assert!(Device::Cpu.allocated_bytes() >= 4 << 20);
+        drop(large);
+        assert!(Device::Cpu.peak_bytes() >= 4 << 20);
     }
 }

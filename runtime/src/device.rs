@@ -3,7 +3,7 @@
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use packscan_emulator::{Memory, Module};
@@ -77,6 +77,26 @@ impl Device {
         kernel::check(variant, self.arch().unwrap_or_default())
     }
 
+    /// Bytes of all buffers that are alive there. The CPU is one device for the whole process, a GPU or an emulator one for each time
+    /// that it was opened.
+    pub fn allocated_bytes(&self) -> usize {
+        self.usage().now.load(Ordering::Relaxed)
+    }
+
+    /// The most that [`allocated_bytes`](Self::allocated_bytes) has been.
+    pub fn peak_bytes(&self) -> usize {
+        self.usage().peak.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn usage(&self) -> &Usage {
+        static CPU: Usage = Usage::new();
+        match self {
+            Device::Cuda(cuda) => cuda.usage(),
+            Device::Emulator(emulated) => &emulated.usage,
+            Device::Cpu => &CPU,
+        }
+    }
+
     /// Waits until everything launched there has run.
     ///
     /// # Errors
@@ -102,6 +122,28 @@ impl fmt::Display for Device {
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the buffers of a device take, in bytes.
+#[derive(Default)]
+pub(crate) struct Usage {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Usage {
+    const fn new() -> Usage {
+        Usage { now: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self, bytes: usize) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -165,6 +207,7 @@ pub struct Emulated {
     memory: Mutex<Memory>,
     modules: Mutex<HashMap<String, Arc<Module>>>,
     records: Mutex<Option<Vec<Record>>>,
+    usage: Usage,
 }
 
 impl Emulated {
@@ -175,6 +218,7 @@ impl Emulated {
             memory: Mutex::new(Memory::new()),
             modules: Mutex::default(),
             records: Mutex::default(),
+            usage: Usage::default(),
         }
     }
 
@@ -249,27 +293,34 @@ impl Storage {
         })
     }
 
-    pub(crate) fn write(&self, from: &[u8]) -> Result<()> {
+    /// Replaces the bytes from `offset` on.
+    pub(crate) fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
         match self {
-            Storage::Cuda(memory) => memory.write(from)?,
-            Storage::Emulator { device, address } => device.memory().write(*address, from),
-            Storage::Cpu(memory) => memory.write(from),
+            Storage::Cuda(memory) => memory.write(offset, from)?,
+            Storage::Emulator { device, address } => device.memory().write(*address + offset as u64, from),
+            Storage::Cpu(memory) => memory.write(offset, from),
         }
         Ok(())
     }
 
-    pub(crate) fn zero(&self, device: &Device, bytes: usize) -> Result<()> {
-        match device {
-            Device::Cuda(cuda) => cuda.zero_rows(self.address(), 1, bytes, bytes),
-            Device::Emulator(_) | Device::Cpu => self.write(&vec![0; bytes]),
+    /// The bytes from `offset` on.
+    pub(crate) fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
+        match self {
+            Storage::Cuda(memory) => memory.read(offset, to)?,
+            Storage::Emulator { device, address } => device.memory().read(*address + offset as u64, to),
+            Storage::Cpu(memory) => memory.read(offset, to),
         }
+        Ok(())
     }
 
-    pub(crate) fn read(&self, to: &mut [u8]) -> Result<()> {
+    /// Fills `bytes` bytes from `offset` on with zeros.
+    pub(crate) fn zero(&self, offset: usize, bytes: usize) -> Result<()> {
         match self {
-            Storage::Cuda(memory) => memory.read(to)?,
-            Storage::Emulator { device, address } => device.memory().read(*address, to),
-            Storage::Cpu(memory) => memory.read(to),
+            Storage::Cuda(memory) => memory.zero(offset, bytes)?,
+            Storage::Emulator { device, address } => {
+                device.memory().write(*address + offset as u64, &vec![0; bytes]);
+            }
+            Storage::Cpu(memory) => memory.zero(offset, bytes),
         }
         Ok(())
     }
@@ -329,16 +380,22 @@ impl HostMemory {
         self.units.as_ptr().cast_mut().cast::<u8>().wrapping_add(FENCE_BYTES)
     }
 
-    fn write(&self, from: &[u8]) {
-        assert_eq!(from.len(), self.bytes);
+    fn write(&self, offset: usize, from: &[u8]) {
+        assert!(offset + from.len() <= self.bytes);
         // SAFETY: the contents are `bytes` long; one thread uses the memory (it is not `Sync`), and no slice outlives an operator.
-        unsafe { self.pointer().copy_from_nonoverlapping(from.as_ptr(), self.bytes) };
+        unsafe { self.pointer().add(offset).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
     }
 
-    fn read(&self, to: &mut [u8]) {
-        assert_eq!(to.len(), self.bytes);
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        assert!(offset + to.len() <= self.bytes);
         // SAFETY: as in `write`.
-        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(self.pointer(), self.bytes) };
+        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(self.pointer().add(offset), to.len()) };
+    }
+
+    fn zero(&self, offset: usize, bytes: usize) {
+        assert!(offset + bytes <= self.bytes);
+        // SAFETY: as in `write`.
+        unsafe { self.pointer().add(offset).write_bytes(0, bytes) };
     }
 
     fn fence_holds(&self) -> bool {

@@ -22,6 +22,8 @@ pub struct Report {
     pub nvrtc: Result<Option<Installed>>,
     /// Matrix products on the GPU; `Ok(None)` if they are nowhere.
     pub cublaslt: Result<Option<Installed>>,
+    /// Sums over several GPUs; `Ok(None)` if they are nowhere.
+    pub nccl: Result<Option<Installed>>,
     /// The folder for compiled kernels and fetched libraries.
     pub cache: CacheState,
     /// Where `pip` would come from.
@@ -101,6 +103,7 @@ impl Report {
             driver: Err("not looked for".to_owned()),
             nvrtc: nvrtc(environment),
             cublaslt: cublaslt(environment),
+            nccl: nccl(environment),
             cache: cache_state(&environment.cache),
             python: environment.python().map(|python| PythonState {
                 pip: has_pip(&python.program),
@@ -186,6 +189,20 @@ fn cublaslt(environment: &Environment) -> Result<Option<Installed>> {
     Ok(Some(Installed { path: found.path, version, origin: found.origin }))
 }
 
+fn nccl(environment: &Environment) -> Result<Option<Installed>> {
+    let Some(found) = find::find(Library::Nccl, environment)?.found else { return Ok(None) };
+    let mut version = 0i32;
+    // SAFETY: the type is that of nccl.h.
+    match unsafe { found.loaded.get::<unsafe extern "C" fn(*mut i32) -> i32>(b"ncclGetVersion") } {
+        // SAFETY: the place outlives the call, which may come at any time.
+        Ok(get_version) => unsafe { get_version(&mut version) },
+        Err(error) => return Err(Library::Nccl.unusable(found.path, error)),
+    };
+    // nccl.h, since 2.9: major * 10000 + minor * 100 + patch.
+    let version = (version as u32 / 10_000, version as u32 / 100 % 100);
+    Ok(Some(Installed { path: found.path, version, origin: found.origin }))
+}
+
 fn cache_state(folder: &Path) -> CacheState {
     let written = fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
     let problem = written.err().map(|error| error.to_string());
@@ -203,11 +220,27 @@ struct Row {
     cure: Option<String>,
 }
 
+/// Of a library that is needed for one purpose only.
+fn library_row(name: &'static str, state: &Result<Option<Installed>>, purpose: &str, cure: &str) -> Row {
+    let (text, cure) = match state {
+        Ok(Some(installed)) => (installed.to_string(), None),
+        Ok(None) => ("not found".to_owned(), Some(format!("needed to {purpose}, by nothing else; pip install {cure}"))),
+        Err(error) => broken(error),
+    };
+    Row { name, text, cure }
+}
+
 impl Report {
     fn rows(&self) -> Vec<Row> {
         let mut rows = self.driver_rows();
         rows.push(self.nvrtc_row());
-        rows.push(self.cublaslt_row());
+        rows.push(library_row(
+            "cuBLASLt",
+            &self.cublaslt,
+            "train on a GPU",
+            "nvidia-cublas, or PACKSCAN_CUBLASLT=FILE",
+        ));
+        rows.push(library_row("NCCL", &self.nccl, "train on several GPUs", "nvidia-nccl-cu13, or PACKSCAN_NCCL=FILE"));
         let CacheState { folder, bytes, problem } = &self.cache;
         rows.push(Row {
             name: "cache",
@@ -283,19 +316,6 @@ impl Report {
         };
         (major > driver).then(cure)
     }
-
-    fn cublaslt_row(&self) -> Row {
-        let (text, cure) = match &self.cublaslt {
-            Ok(Some(installed)) => (installed.to_string(), None),
-            Ok(None) => {
-                let cure =
-                    "needed to train on a GPU, by nothing else; pip install nvidia-cublas, or PACKSCAN_CUBLASLT=FILE";
-                ("not found".to_owned(), Some(cure.to_owned()))
-            }
-            Err(error) => broken(error),
-        };
-        Row { name: "cuBLASLt", text, cure }
-    }
 }
 
 /// An error says what is wrong and what helps, in this order.
@@ -336,6 +356,7 @@ mod tests {
         Environment {
             nvrtc: None,
             cublaslt: None,
+            nccl: None,
             loader: false,
             toolkits: Vec::new(),
             pythons: Vec::new(),
@@ -351,7 +372,13 @@ mod tests {
             Report { driver: Err("no NVIDIA driver".to_owned()), ..Report::without_driver(&bare(cache.path())) };
         assert!(!report.emulator_can_run() && !report.gpu_can_run());
         let shown = report.to_string();
-        for part in ["no NVIDIA driver", "pip install nvidia-cuda-nvrtc", "unset PACKSCAN_OFFLINE", "nvidia-cublas"] {
+        for part in [
+            "no NVIDIA driver",
+            "pip install nvidia-cuda-nvrtc",
+            "unset PACKSCAN_OFFLINE",
+            "nvidia-cublas",
+            "nvidia-nccl",
+        ] {
             assert!(shown.contains(part), "{part} is not in\n{shown}");
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::collective::Verdict;
 use crate::kernel::Broken;
 
 /// What can go wrong between a kernel declaration and its result.
@@ -217,6 +218,60 @@ pub enum Error {
     NoCublasLt {
         /// The places that were looked at.
         looked: Vec<String>,
+    },
+
+    /// NCCL is nowhere.
+    #[error(
+        "NCCL was not found, and ranks on GPUs work together through it\nlooked in:\n  {}\nany one of these helps:\n  \
+         pip install nvidia-nccl-cu13\n  PACKSCAN_NCCL=FILE, the library or its folder\n  \
+         one process without torchrun, mpirun or srun",
+        looked.join("\n  ")
+    )]
+    NoNccl {
+        /// The places that were looked at.
+        looked: Vec<String>,
+    },
+
+    /// A launcher's variables make no sense.
+    #[error("environment of {launcher}: {got}; {rule}")]
+    Launcher {
+        /// The launcher whose variables they are.
+        launcher: &'static str,
+        /// The variables and their values.
+        got: String,
+        /// The rule and the cure.
+        rule: String,
+    },
+
+    /// The ranks of a run did not find each other.
+    #[error("rank {rank} of {size} could not meet the others at {place}: {why}")]
+    Meeting {
+        /// This rank.
+        rank: usize,
+        /// Ranks of the run.
+        size: usize,
+        /// The meeting place.
+        place: String,
+        /// What happened, and the cure.
+        why: String,
+    },
+
+    /// A rank of the run is lost.
+    #[error("{verdict}")]
+    Rank {
+        /// Which, and what became of it.
+        verdict: Verdict,
+    },
+
+    /// Ranks that do not do the same, or NCCL's refusal.
+    #[error("rank {rank} failed while {doing}: {why}")]
+    Collective {
+        /// This rank.
+        rank: usize,
+        /// What was being done.
+        doing: String,
+        /// What went wrong.
+        why: String,
     },
 
     /// A downloaded file is not the pinned one.

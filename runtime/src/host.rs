@@ -39,8 +39,7 @@ impl<'a, T: Element> Rows<'a, T> {
             true => (view.rows, view.stride),
             false => (elements.checked_div(cols).unwrap_or(0), cols),
         };
-        let contiguous = view.stride == view.cols || view.rows <= 1;
-        assert!(view.cols == cols || (contiguous && rows * cols == elements));
+        assert!(view.cols == cols || (view.is_contiguous() && rows * cols == elements));
         assert!(rows == 0 || (rows - 1) * stride + cols + view.offset <= view.buffer.len());
         let first = memory.pointer().cast::<T>().wrapping_add(view.offset);
         Rows { first, rows, cols, stride, view: PhantomData }

@@ -8,6 +8,7 @@
 
 mod buffer;
 pub mod cache;
+pub mod collective;
 mod cuda;
 mod device;
 pub mod doctor;

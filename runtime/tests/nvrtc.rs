@@ -143,6 +143,7 @@ fn bare() -> (TempDir, Environment) {
     let environment = Environment {
         nvrtc: None,
         cublaslt: None,
+        nccl: None,
         loader: false,
         toolkits: Vec::new(),
         pythons: Vec::new(),

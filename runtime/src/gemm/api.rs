@@ -332,6 +332,7 @@ mod tests {
         let environment = Environment {
             nvrtc: None,
             cublaslt: None,
+            nccl: None,
             loader: false,
             toolkits: Vec::new(),
             pythons: Vec::new(),

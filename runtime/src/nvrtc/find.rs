@@ -20,6 +20,8 @@ pub enum Library {
     Nvrtc,
     /// Matrix products.
     CublasLt,
+    /// Sums over several GPUs.
+    Nccl,
 }
 
 impl Library {
@@ -28,6 +30,7 @@ impl Library {
         match self {
             Library::Nvrtc => "NVRTC",
             Library::CublasLt => "cuBLASLt",
+            Library::Nccl => "NCCL",
         }
     }
 
@@ -36,6 +39,7 @@ impl Library {
         match self {
             Library::Nvrtc => "PACKSCAN_NVRTC",
             Library::CublasLt => "PACKSCAN_CUBLASLT",
+            Library::Nccl => "PACKSCAN_NCCL",
         }
     }
 
@@ -46,6 +50,8 @@ impl Library {
             (Library::Nvrtc, true) => &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"],
             (Library::CublasLt, false) => &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"],
             (Library::CublasLt, true) => &["cublasLt64_13.dll", "cublasLt64_12.dll"],
+            (Library::Nccl, false) => &["libnccl.so.2", "libnccl.so"],
+            (Library::Nccl, true) => &["nccl.dll"],
         }
     }
 
@@ -55,6 +61,7 @@ impl Library {
         match self {
             Library::Nvrtc => b"nvrtcVersion",
             Library::CublasLt => b"cublasLtGetVersion",
+            Library::Nccl => b"ncclGetVersion",
         }
     }
 
@@ -97,6 +104,8 @@ pub struct Environment {
     pub nvrtc: Option<PathBuf>,
     /// `PACKSCAN_CUBLASLT`, a file or a folder.
     pub cublaslt: Option<PathBuf>,
+    /// `PACKSCAN_NCCL`, a file or a folder.
+    pub nccl: Option<PathBuf>,
     /// Whether the system's loader is asked.
     pub loader: bool,
     /// `CUDA_HOME` and `CUDA_PATH`.
@@ -119,6 +128,7 @@ impl Environment {
         Ok(Environment {
             nvrtc: path(Library::Nvrtc.variable()),
             cublaslt: path(Library::CublasLt.variable()),
+            nccl: path(Library::Nccl.variable()),
             loader: true,
             toolkits: ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(path).collect(),
             pythons: vec!["python3".into(), "python".into()],
@@ -136,6 +146,7 @@ impl Environment {
         match library {
             Library::Nvrtc => self.nvrtc.as_deref(),
             Library::CublasLt => self.cublaslt.as_deref(),
+            Library::Nccl => self.nccl.as_deref(),
         }
     }
 }

@@ -1,12 +1,17 @@
 //! NVIDIA GPUs through the driver API, loaded at run time.
 
+mod memory;
+
+pub(crate) use self::memory::CudaMemory;
+
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
-use crate::device::{Edit, FENCE, FENCE_BYTES, text_for};
+use self::memory::{Pool, Uploads};
+use crate::device::{Edit, Usage, text_for};
 use crate::kernel::{self, Shape, Variant};
 use crate::nvrtc::{self, Arch, Compile, Emit};
 use crate::{Error, Result};
@@ -20,6 +25,12 @@ pub struct Cuda {
     edit: Option<Edit>,
     /// Variant id to a function of a module that stays loaded as long as the context.
     functions: Mutex<HashMap<String, Function>>,
+    /// `None` where the GPU has no pools: memory is then had and given back while the GPU waits.
+    pool: Option<Pool>,
+    uploads: Mutex<Option<Uploads>>,
+    usage: Usage,
+    /// The end of what runs beside the one stream, if something was started there and not yet seen to be done.
+    beside: Mutex<Option<Arc<CudaEvent>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -39,7 +50,26 @@ impl Cuda {
         let (major, minor) = context.compute_capability().map_err(|e| no_gpu(describe(e)))?;
         let name = context.name().map_err(|e| no_gpu(describe(e)))?;
         let arch = Arch::new(major as u32 * 10 + minor as u32);
-        Ok(Cuda { context, ordinal, name, arch, edit, functions: Mutex::default() })
+        let pool = Pool::of(&context).map_err(|e| no_gpu(describe(e)))?;
+        Ok(Cuda {
+            context,
+            ordinal,
+            name,
+            arch,
+            edit,
+            functions: Mutex::default(),
+            pool,
+            uploads: Mutex::default(),
+            usage: Usage::default(),
+            beside: Mutex::default(),
+        })
+    }
+
+    /// How many GPUs the driver shows; 0 where there is none, or no driver.
+    pub fn count() -> usize {
+        // SAFETY: as in `open`.
+        let driver = unsafe { sys::is_culib_present() };
+        if driver { CudaContext::device_count().unwrap_or(0).max(0) as usize } else { 0 }
     }
 
     /// Its number among the GPUs that the driver shows.
@@ -65,6 +95,23 @@ impl Cuda {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let count = self.context.attribute(attribute).map_err(failed("asking for the multiprocessor count"))?;
         Ok(count as usize)
+    }
+
+    /// Its memory in bytes, `(free, total)`: what other processes, libraries and the driver leave, and what it has. Memory that is
+    /// kept for the next buffers counts as free.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the driver does not say, or if something that was launched failed.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        let asking = failed("asking for the free memory");
+        self.synchronize()?;
+        let (free, total) = self.context.mem_get_info().map_err(&asking)?;
+        let kept = self.pool.map_or(Ok(0), Pool::kept_bytes).map_err(&asking)?;
+        Ok((free as u64 + kept, total as u64))
+    }
+
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
     }
 
     /// Waits until everything launched has run.
@@ -93,6 +140,48 @@ impl Cuda {
     pub(crate) fn stream(&self) -> Result<sys::CUstream> {
         self.context.bind_to_thread().map_err(failed("choosing the GPU"))?;
         Ok(self.context.default_stream().cu_stream())
+    }
+
+    /// A stream beside the one on which everything runs, for work that may overlap with it.
+    pub(crate) fn new_stream(&self) -> Result<Arc<CudaStream>> {
+        self.context.new_stream().map_err(failed("making a stream"))
+    }
+
+    /// Starts `work` on a stream beside, after all that was launched so far, and remembers its end.
+    pub(crate) fn start_beside(&self, stream: &CudaStream, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let failed = failed("ordering two streams");
+        stream.join(&self.context.default_stream()).map_err(&failed)?;
+        let worked = work();
+        // Also after an error: part of the work may have been started.
+        let end = stream.record_event(None).map_err(&failed)?;
+        *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(end));
+        worked
+    }
+
+    /// The end of what was last started beside, unless it was already seen to be done.
+    pub(crate) fn end_beside(&self) -> Option<Arc<CudaEvent>> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether something that was started beside has not ended.
+    pub(crate) fn is_busy_beside(&self) -> Result<bool> {
+        let Some(end) = self.end_beside() else { return Ok(false) };
+        self.stream()?;
+        let done = end.try_is_complete().map_err(failed("asking a stream"))?;
+        let mut beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        // Something may have been started meanwhile; its end is another one.
+        if done && beside.as_ref().is_some_and(|now| Arc::ptr_eq(now, &end)) {
+            *beside = None;
+        }
+        Ok(beside.is_some())
+    }
+
+    /// Lets what is launched from now on wait for what was started beside. The host does not wait.
+    pub(crate) fn join_beside(&self) -> Result<()> {
+        match self.end_beside() {
+            Some(end) => self.context.default_stream().wait(&end).map_err(failed("ordering two streams")),
+            None => Ok(()),
+        }
     }
 
     /// Fills `rows` rows of `row_bytes` bytes, which start `stride_bytes` apart, with zeros.
@@ -182,66 +271,4 @@ fn describe(error: DriverError) -> String {
 
 fn failed(doing: &'static str) -> impl Fn(DriverError) -> Error {
     move |e| Error::Cuda { doing: doing.to_owned(), why: describe(e) }
-}
-
-/// GPU memory between two fences, filled with NaN until written.
-pub(crate) struct CudaMemory {
-    context: Arc<CudaContext>,
-    base: sys::CUdeviceptr,
-    bytes: usize,
-}
-
-impl CudaMemory {
-    pub(crate) fn unwritten(cuda: &Arc<Cuda>, bytes: usize) -> Result<CudaMemory> {
-        let failed = |e| Error::Cuda { doing: format!("allocating {bytes} bytes"), why: describe(e) };
-        cuda.context.bind_to_thread().map_err(failed)?;
-        // SAFETY: the allocation is two fences longer than the contents, and both fills stay inside it.
-        let base = unsafe {
-            let base = result::malloc_sync(bytes + 2 * FENCE_BYTES).map_err(failed)?;
-            result::memset_d8_sync(base, FENCE, bytes + 2 * FENCE_BYTES).map_err(failed)?;
-            result::memset_d8_sync(base + FENCE_BYTES as u64, 0xFF, bytes).map_err(failed)?;
-            base
-        };
-        Ok(CudaMemory { context: cuda.context.clone(), base, bytes })
-    }
-
-    pub(crate) fn address(&self) -> u64 {
-        self.base + FENCE_BYTES as u64
-    }
-
-    pub(crate) fn write(&self, from: &[u8]) -> Result<()> {
-        assert_eq!(from.len(), self.bytes);
-        self.context.bind_to_thread().map_err(failed("copying to the GPU"))?;
-        // SAFETY: the contents are `bytes` long.
-        unsafe { result::memcpy_htod_sync(self.address(), from) }.map_err(failed("copying to the GPU"))
-    }
-
-    pub(crate) fn read(&self, to: &mut [u8]) -> Result<()> {
-        assert_eq!(to.len(), self.bytes);
-        self.read_at(FENCE_BYTES, to)
-    }
-
-    fn read_at(&self, offset: usize, to: &mut [u8]) -> Result<()> {
-        self.context.bind_to_thread().map_err(failed("copying from the GPU"))?;
-        // SAFETY: `offset + to.len()` is at most the allocation, two fences and the contents.
-        unsafe { result::memcpy_dtoh_sync(to, self.base + offset as u64) }.map_err(failed("copying from the GPU"))
-    }
-
-    pub(crate) fn fence_holds(&self) -> Result<bool> {
-        let mut fences = [0; 2 * FENCE_BYTES];
-        let (before, after) = fences.split_at_mut(FENCE_BYTES);
-        self.read_at(0, before)?;
-        self.read_at(FENCE_BYTES + self.bytes, after)?;
-        Ok(fences.iter().all(|&byte| byte == FENCE))
-    }
-}
-
-impl Drop for CudaMemory {
-    fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
-            // SAFETY: allocated by `unwritten` and freed once; freeing waits for launches that use it. An error here would be one of an
-            // earlier launch, which the next call reports.
-            let _ = unsafe { result::free_sync(self.base) };
-        }
-    }
 }
