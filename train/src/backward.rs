@@ -1,5 +1,7 @@
 //! The loss and the backward pass over a pack: the mirror of `forward.rs`, an operator a line.
 
+use std::ops::Range;
+
 use packscan_kernels::{causal_conv1d, cross_entropy, embedding, rms_norm, selective_scan};
 use packscan_runtime::{Buffer, Packed, View};
 
@@ -72,7 +74,7 @@ impl Model {
     }
 
     /// Adds the gradients of every parameter, after [`Model::loss`]. Those of A are where those of A_log belong: what makes them
-    /// that is done once a step.
+    /// that is done once a step. `done` is called with each range of the flat buffer to which nothing more will be added.
     ///
     /// # Errors
     /// Whatever launching fails with.
@@ -82,6 +84,7 @@ impl Model {
         activations: &Activations,
         gradients: &mut Gradients,
         edges: Edges<'_>,
+        done: &mut dyn FnMut(View<'_>) -> Result<()>,
     ) -> Result<()> {
         let Gradients { flat, workspaces } = gradients;
         let carry = Carry { from: edges.from, to: None };
@@ -95,11 +98,17 @@ impl Model {
             pass.conv(l, workspaces)?;
             pass.in_proj(l)?;
             pass.norm(l, workspaces)?;
+            done(range(flat, self.layout.matrices(l))?)?;
         }
         let table = part(flat, self.layout.embedding)?;
         embedding::backward(&pack.packed, &self.variants.embedding_bwd, pass.pass.get(0, Hidden)?, &pack.by_id, table)?;
-        Ok(())
+        done(range(flat, 0..self.layout.matrices(0).start)?)?;
+        done(range(flat, self.layout.decaying..self.layout.elements)?)
     }
+}
+
+fn range(flat: &Buffer, range: Range<usize>) -> Result<View<'_>> {
+    Ok(flat.part(range.start, range.len(), 1)?)
 }
 
 /// What crosses the edges of a pack on the way back.

@@ -1,5 +1,7 @@
 //! The optimiser: norm, clipping and AdamW over the flat buffers, and the schedule of its learning rate.
 
+use std::ops::Range;
+
 use packscan_kernels::adamw::{self, Step};
 use packscan_kernels::grad_norm;
 use packscan_runtime::{Buffer, Dtype};
@@ -101,10 +103,12 @@ impl Rates {
 /// The moments of a model's parameters, and what a step needs beside them.
 #[derive(Debug)]
 pub struct Optimiser {
-    /// `[layout.elements]` f32: first moments.
+    /// `[share.len()]` f32: first moments.
     pub m: Buffer,
-    /// `[layout.elements]` f32: second moments.
+    /// `[share.len()]` f32: second moments.
     pub v: Buffer,
+    /// Which parameters' moments these are, and which parameters a step updates: all, or a rank's share.
+    pub share: Range<usize>,
     /// Steps that were taken; those whose gradients were not finite do not count.
     pub taken: u32,
     parts: Buffer,
@@ -124,16 +128,17 @@ pub struct Stepped {
 }
 
 impl Optimiser {
-    /// Moments of zero.
+    /// Moments of zero, of all parameters or of a share of them.
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn new(model: &Model) -> Result<Optimiser> {
+    pub fn new(model: &Model, share: Range<usize>) -> Result<Optimiser> {
         let floats = |len| Buffer::unwritten(&model.device, Dtype::F32, len);
         let elements = model.layout.elements;
         let optimiser = Optimiser {
-            m: floats(elements)?,
-            v: floats(elements)?,
+            m: floats(share.len())?,
+            v: floats(share.len())?,
+            share,
             taken: 0,
             parts: floats(grad_norm::parts(&model.variants.grad_norm, elements))?,
             limit: floats(1)?,
@@ -145,32 +150,43 @@ impl Optimiser {
         Ok(optimiser)
     }
 
-    /// Updates every parameter of `model` by `gradients`, `[layout.elements]` f32, at a learning rate.
+    /// Updates the parameters of the share by `gradients`, `[layout.elements]` f32, at a learning rate.
     ///
     /// # Errors
     /// Whatever launching fails with.
-    pub fn step(&mut self, model: &Model, gradients: &Buffer, rates: &Rates, learning_rate: f32) -> Result<Stepped> {
+    pub fn step(&mut self, model: &Model, gradients: &Buffer, rates: &Rates, learning_rate: f32) -> Result<()> {
         self.limit.write(&grad_norm::limit(rates.clip.unwrap_or(f32::MAX))?)?;
         grad_norm::forward(&model.nobody, &model.variants.grad_norm, gradients.view(), self.parts.view())?;
         grad_norm::clip(&model.nobody, &grad_norm::CLIP, self.parts.view(), self.limit.view(), self.result.view())?;
 
         let (decaying, elements) = (model.layout.decaying, model.layout.elements);
-        let groups = [(0, decaying, rates.decay), (decaying, elements, 0.0)];
-        for ((start, end, decay), scalars) in groups.into_iter().zip(&self.scalars) {
+        let groups = [(0..decaying, rates.decay), (decaying..elements, 0.0)];
+        for ((group, decay), scalars) in groups.into_iter().zip(&self.scalars) {
+            let (start, end) = (group.start.max(self.share.start), group.end.min(self.share.end));
+            if start >= end {
+                continue;
+            }
             scalars.write(&rates.numbers(self.taken + 1, learning_rate, decay).scalars()?)?;
-            let of_range = adamw::Range {
-                p: model.weights.master.part(start, end - start, 1)?,
-                m: self.m.part(start, end - start, 1)?,
-                v: self.v.part(start, end - start, 1)?,
-                g: gradients.part(start, end - start, 1)?,
+            let (n, before) = (end - start, start - self.share.start);
+            let range = adamw::Range {
+                p: model.weights.master.part(start, n, 1)?,
+                m: self.m.part(before, n, 1)?,
+                v: self.v.part(before, n, 1)?,
+                g: gradients.part(start, n, 1)?,
                 scalars: scalars.view(),
                 clip: Some(self.result.view()),
-                copy: model.weights.copies.as_ref().map(|copies| copies.part(start, end - start, 1)).transpose()?,
+                copy: model.weights.copies.as_ref().map(|copies| copies.part(start, n, 1)).transpose()?,
             };
-            adamw::forward(&model.nobody, &model.variants.adamw, &of_range)?;
+            adamw::forward(&model.nobody, &model.variants.adamw, &range)?;
         }
-        model.refresh_decays()?;
+        Ok(())
+    }
 
+    /// Waits for the step, and says what it did.
+    ///
+    /// # Errors
+    /// Whatever the step failed with.
+    pub fn finish(&mut self) -> Result<Stepped> {
         let result = self.result.to_vec::<f32>()?;
         let skipped = result[2] != 0.0;
         self.taken += u32::from(!skipped);

@@ -16,6 +16,8 @@ use crate::{ModelConfig, Result};
 
 /// Elements that every parameter starts at a multiple of: 128 bytes of the smallest type.
 const ALIGNMENT: usize = 64;
+/// A flat buffer is a multiple of so many aligned pieces long: 1 to 10 ranks, and 12, 14, 15 and more, can share it out equally.
+const SHARES: usize = 2520;
 
 /// Where a parameter lies, and its shape as rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,8 +179,15 @@ impl Layout {
                 BlockSlots { norm, in_proj, conv, conv_bias, x_proj, dt_proj, dt_bias, a_log, d_skip, out_proj }
             })
             .collect();
-        let elements = table.elements;
-        Layout { table: table.rows, embedding, head, blocks, norm_f, decaying, a_logs: first_a_log..elements, elements }
+        let elements = table.elements.next_multiple_of(ALIGNMENT * SHARES);
+        let a_logs = first_a_log..table.elements;
+        Layout { table: table.rows, embedding, head, blocks, norm_f, decaying, a_logs, elements }
+    }
+
+    /// Where the matrices of a block lie, side by side.
+    pub fn matrices(&self, block: usize) -> Range<usize> {
+        let next = self.blocks.get(block + 1).map_or(self.decaying, |next| next.in_proj.offset);
+        self.blocks[block].in_proj.offset..next
     }
 
     /// Parameters, without what only aligns them.

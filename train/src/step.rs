@@ -1,14 +1,17 @@
 //! [`Learner`]: a model, and everything that a step of its training needs, allocated once.
 
+use std::rc::Rc;
+
 use packscan_kernels::sum_rows;
-use packscan_runtime::{Buffer, Dtype};
+use packscan_runtime::collective::{Alone, Collective};
+use packscan_runtime::{Buffer, Dtype, View};
 
 use crate::activations::Tensor::Losses;
 use crate::activations::{Activations, Recompute, Sizes};
+use crate::optimiser::Stepped;
 use crate::{Carry, DevicePack, Edges, Error, Gradients, Memory, Model, Optimiser, Rates, Result};
 
 /// A model that learns.
-#[derive(Debug)]
 pub struct Learner {
     /// The model.
     pub model: Model,
@@ -26,6 +29,8 @@ pub struct Learner {
     memories: Vec<Memory>,
     /// The gradients of two of them, in turns.
     memory_gradients: Vec<Memory>,
+    /// The other ranks of the run.
+    ranks: Rc<dyn Collective>,
 }
 
 /// What a step did.
@@ -59,7 +64,7 @@ impl Learner {
         };
         let device = model.device.clone();
         Ok(Learner {
-            optimiser: Optimiser::new(&model)?,
+            optimiser: Optimiser::new(&model, 0..model.layout.elements)?,
             activations: Activations::new(&device, sizes)?,
             gradients: model.gradients(tokens)?,
             scale: Buffer::unwritten(&device, Dtype::F32, 1)?,
@@ -67,25 +72,71 @@ impl Learner {
             flow: false,
             memories: Vec::new(),
             memory_gradients: Vec::new(),
+            ranks: Rc::new(Alone),
             model,
         })
     }
 
-    /// One step: the gradients of the mean loss over all packs, and the update of every parameter. Waits for the device at its end.
+    /// The same as one of several ranks, whose packs make up a step together. All start from the parameters of rank 0. With `shard` each
+    /// keeps the moments of its share of the parameters alone.
     ///
     /// # Errors
-    /// For more or larger packs than there is room for, and whatever launching fails with.
+    /// Those of the ranks, and where the device has no room.
+    pub fn among(mut self, ranks: Rc<dyn Collective>, shard: bool) -> Result<Learner> {
+        let elements = self.model.layout.elements;
+        let share = elements / ranks.size();
+        if shard && share * ranks.size() != elements {
+            let rule = "parameters can be shared out among 1 to 10, 12, 14, 15, 18, 20 or 21 ranks and more such numbers; \
+                        take another, or leave out --shard";
+            return Err(Error::Config { field: "ranks", got: ranks.size().to_string(), rule: rule.to_owned() });
+        }
+        ranks.broadcast(self.model.weights.master.view(), 0)?;
+        ranks.wait()?;
+        self.model.weights.refresh_copies()?;
+        self.model.refresh_decays()?;
+        if shard {
+            // What there was goes before the share is made.
+            self.optimiser = Optimiser::new(&self.model, 0..0)?;
+            self.optimiser = Optimiser::new(&self.model, share * ranks.rank()..share * (ranks.rank() + 1))?;
+        }
+        self.ranks = ranks;
+        Ok(self)
+    }
+
+    /// One step: the gradients of the mean loss over all packs of all ranks, and the update of every parameter. Waits for the device at
+    /// its end.
+    ///
+    /// # Errors
+    /// For more or larger packs than there is room for, a lost rank, and whatever launching fails with.
     pub fn step(&mut self, packs: &[DevicePack], rates: &Rates, learning_rate: f32) -> Result<Report> {
+        let predicted = self.gradients(packs)?;
+        self.optimiser.step(&self.model, &self.gradients.flat, rates, learning_rate)?;
+        if self.optimiser.share.len() < self.model.layout.elements {
+            self.ranks.all_gather(self.model.weights.master.view())?;
+            if let Some(copies) = &self.model.weights.copies {
+                self.ranks.all_gather(copies.view())?;
+            }
+            self.ranks.wait()?;
+        }
+        self.model.refresh_decays()?;
+        let Stepped { gradient_norm, skipped } = self.optimiser.finish()?;
+        let (loss, losses) = self.mean_losses(packs, predicted)?;
+        Ok(Report { loss, losses, gradient_norm, skipped })
+    }
+
+    /// Makes the gradients of a step, and says of how many predicted tokens, on all ranks.
+    fn gradients(&mut self, packs: &[DevicePack]) -> Result<f64> {
+        let mut predicted = [packs.iter().map(|pack| pack.predicted as f64).sum()];
+        self.ranks.all_reduce_f64(&mut predicted)?;
         self.gradients.flat.zero()?;
-        self.accumulate(packs, packs.iter().map(|pack| pack.predicted).sum())?;
+        self.accumulate(packs, predicted[0])?;
+        self.ranks.wait()?;
         self.model.decay_gradients(&self.gradients.flat)?;
-        let stepped = self.optimiser.step(&self.model, &self.gradients.flat, rates, learning_rate)?;
-        let (loss, losses) = self.mean_losses(packs)?;
-        Ok(Report { loss, losses, gradient_norm: stepped.gradient_norm, skipped: stepped.skipped })
+        Ok(predicted[0])
     }
 
     /// Adds the gradients of packs, of the mean over `predicted` tokens. Those of A_log are still those of A.
-    fn accumulate(&mut self, packs: &[DevicePack], predicted: usize) -> Result<()> {
+    fn accumulate(&mut self, packs: &[DevicePack], predicted: f64) -> Result<()> {
         if APART * packs.len() > self.losses.len() {
             return Err(Error::Config {
                 field: "packs",
@@ -93,22 +144,23 @@ impl Learner {
                 rule: format!("there is room for {} in a step", self.losses.len() / APART),
             });
         }
-        self.scale.write(&[1.0 / predicted.max(1) as f32])?;
+        self.scale.write(&[(1.0 / predicted.max(1.0)) as f32])?;
         let mut start = 0;
         while start < packs.len() {
             let goes_on = |pack: &&DevicePack| self.flow && pack.is_continued();
             let end = start + 1 + packs[start + 1..].iter().take_while(goes_on).count();
-            self.accumulate_chain(&packs[start..end], start)?;
+            self.accumulate_chain(&packs[start..end], start, end == packs.len())?;
             start = end;
         }
         Ok(())
     }
 
     /// Adds the gradients of packs between which gradients flow: forward through all but the last for what they leave, then from the last
-    /// to the first, each forward again and backward. A single pack is run once.
-    fn accumulate_chain(&mut self, packs: &[DevicePack], first: usize) -> Result<()> {
+    /// to the first, each forward again and backward. A single pack is run once. In the last chain of a step, gradients are summed over
+    /// ranks as soon as they are whole.
+    fn accumulate_chain(&mut self, packs: &[DevicePack], first: usize, last_chain: bool) -> Result<()> {
         self.reserve(packs)?;
-        let Learner { model, activations, gradients, scale, losses, memories, memory_gradients, .. } = self;
+        let Learner { model, activations, gradients, scale, losses, memories, memory_gradients, ranks, .. } = self;
         let last = packs.len() - 1;
         let from = |j: usize| packs[j].is_continued().then(|| &memories[j]);
         for (j, pack) in packs[..last].iter().enumerate() {
@@ -127,7 +179,11 @@ impl Learner {
                 from_gradient: pack.is_continued().then(|| &memory_gradients[j % 2]),
                 to_gradient: (j < last).then(|| &memory_gradients[(j + 1) % 2]),
             };
-            model.backward(pack, activations, gradients, edges)?;
+            let mut done = |range: View<'_>| match last_chain && j == 0 {
+                true => Ok(ranks.all_reduce(range)?),
+                false => Ok(()),
+            };
+            model.backward(pack, activations, gradients, edges, &mut done)?;
         }
         if packs[last].continues {
             memories.swap(0, last + 1);
@@ -155,13 +211,14 @@ impl Learner {
         self.flow = flow;
     }
 
-    /// The mean loss over all packs and that of each.
-    fn mean_losses(&self, packs: &[DevicePack]) -> Result<(f64, Vec<f64>)> {
+    /// The mean loss over all packs of all ranks and that of each of these packs.
+    fn mean_losses(&self, packs: &[DevicePack], predicted: f64) -> Result<(f64, Vec<f64>)> {
         let sums = self.losses.to_vec::<f32>()?;
         let sums: Vec<f64> = sums.iter().step_by(APART).take(packs.len()).map(|&sum| sum.into()).collect();
         let means = std::iter::zip(&sums, packs).map(|(sum, pack)| sum / pack.predicted.max(1) as f64).collect();
-        let predicted: usize = packs.iter().map(|pack| pack.predicted).sum();
-        Ok((sums.iter().sum::<f64>() / predicted.max(1) as f64, means))
+        let mut all = [sums.iter().sum::<f64>()];
+        self.ranks.all_reduce_f64(&mut all)?;
+        Ok((all[0] / predicted.max(1.0), means))
     }
 
     /// The loss of each token of a pack, as [`Model::losses`], in the room that steps have.
@@ -177,9 +234,7 @@ impl Learner {
     /// # Errors
     /// As [`Learner::step`].
     pub fn gradients_of(&mut self, packs: &[DevicePack]) -> Result<(f64, Vec<f32>)> {
-        self.gradients.flat.zero()?;
-        self.accumulate(packs, packs.iter().map(|pack| pack.predicted).sum())?;
-        self.model.decay_gradients(&self.gradients.flat)?;
-        Ok((self.mean_losses(packs)?.0, self.gradients.flat.to_vec()?))
+        let predicted = self.gradients(packs)?;
+        Ok((self.mean_losses(packs, predicted)?.0, self.gradients.flat.to_vec()?))
     }
 }
