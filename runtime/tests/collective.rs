@@ -1,14 +1,15 @@
 //! Ranks of one run: what they sum and exchange, and what they say of one that is lost.
 
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use half::bf16;
 use packscan_runtime::collective::{self, Alone, Collective, Fate, Limits, Nccl, Rendezvous, Threads, Watch, World};
-use packscan_runtime::{Buffer, Device, Dtype, Error, Result};
+use packscan_runtime::{Buffer, Cuda, Device, Dtype, Error, Result};
 
 const SIZE: usize = 3;
 const SHORT: Duration = Duration::from_secs(1);
@@ -300,48 +301,75 @@ fn a_rank_that_does_not_advance_is_named_by_all() {
     });
 }
 
-/// What a process of the test below does: it meets the others, and then sits where no verdict reaches it.
+/// The role of this process, if it is one that a test below has started.
+const ROLE: &str = "PACKSCAN_TEST_ROLE";
+
+/// What such a process does.
 #[test]
-fn a_rank_of_a_process_of_its_own() {
-    let Some(world) = World::from_environment().unwrap().filter(|_| std::env::var_os("PACKSCAN_TEST_RANK").is_some())
-    else {
-        println!("skipped: it is a part of another test");
-        return;
+fn a_rank_in_a_process_of_its_own() {
+    let Some(role) = std::env::var(ROLE).ok() else { return println!("skipped: other tests start it") };
+    let world = World::from_environment().unwrap().expect("it was given a world");
+    let join = || {
+        let device = world.gpu().unwrap();
+        let nccl = Nccl::join(&device, &world, LIMITS).unwrap();
+        (device, nccl)
     };
-    let limits = Limits { exit_after: Some(Duration::from_millis(100)), ..LIMITS };
-    let (_watch, _) = meet(&world, limits).unwrap();
-    println!("met");
-    thread::sleep(Duration::from_secs(60));
+    match role.as_str() {
+        // It sits where no verdict reaches it.
+        "sits" => {
+            let limits = Limits { exit_after: Some(Duration::from_millis(100)), ..LIMITS };
+            let (_watch, _) = meet(&world, limits).unwrap();
+            println!("met");
+            thread::sleep(Duration::from_secs(60));
+        }
+        "works" => {
+            let (device, nccl) = join();
+            check_nccl(&device, &nccl);
+        }
+        "loses rank 1" => {
+            let (device, nccl) = join();
+            let buffer = Buffer::from_slice(&device, &whole(world.rank, 1000)).unwrap();
+            nccl.all_reduce_f64(&mut [1.0]).unwrap();
+            if world.rank == 1 {
+                std::process::exit(0);
+            }
+            let named = nccl.all_reduce(buffer.view()).and_then(|()| nccl.all_reduce_f64(&mut [1.0]));
+            assert_eq!(lost(named), (1, Fate::Ended));
+            // What waits for the lost rank was aborted, so the GPU goes on.
+            device.synchronize().unwrap();
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// Starts a process for a rank, under the variables of torchrun.
+fn process(world: &World, role: &str) -> Child {
+    let started = Command::new(std::env::current_exe().expect("this program has a file"))
+        .args(["--exact", "a_rank_in_a_process_of_its_own", "--nocapture"])
+        .env(ROLE, role)
+        .envs([("RANK", world.rank.to_string()), ("WORLD_SIZE", world.size.to_string())])
+        .envs([("LOCAL_RANK", world.local_rank.to_string()), ("MASTER_ADDR", world.rendezvous.host.clone())])
+        .env("MASTER_PORT", world.rendezvous.port.to_string())
+        .env_remove("LOCAL_WORLD_SIZE")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    started.expect("this program can be started")
 }
 
 #[test]
 fn a_process_that_is_killed_ends_the_others_with_its_name() {
-    use std::io::{BufRead, BufReader, Read};
-    let start = |world: &World| {
-        let child = Command::new(std::env::current_exe().expect("this program has a file"))
-            .args(["--exact", "a_rank_of_a_process_of_its_own", "--nocapture"])
-            .env("PACKSCAN_TEST_RANK", "1")
-            .envs([("RANK", world.rank.to_string()), ("WORLD_SIZE", world.size.to_string())])
-            .envs([("LOCAL_RANK", world.local_rank.to_string()), ("MASTER_ADDR", world.rendezvous.host.clone())])
-            .env("MASTER_PORT", world.rendezvous.port.to_string())
-            .env_remove("LOCAL_WORLD_SIZE")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        child.expect("this program can be started")
-    };
-    let mut children: Vec<_> = worlds(SIZE).iter().map(start).collect();
+    let mut children: Vec<Child> = worlds(SIZE).iter().map(|world| process(world, "sits")).collect();
     for child in &mut children {
         let output = BufReader::new(child.stdout.as_mut().expect("it is piped"));
         assert!(output.lines().any(|line| line.expect("text").contains("met")));
     }
     children[2].kill().expect("it runs");
-    for (rank, child) in children.iter_mut().enumerate() {
-        let status = child.wait().expect("it ends");
-        let mut text = String::new();
-        child.stderr.as_mut().expect("it is piped").read_to_string(&mut text).expect("text");
+    for (rank, child) in children.into_iter().enumerate() {
+        let output = child.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&output.stderr);
         if rank != 2 {
-            assert_eq!(status.code(), Some(1), "rank {rank}: {text}");
+            assert_eq!(output.status.code(), Some(1), "rank {rank}: {text}");
             assert!(text.contains(&format!("rank {rank} ends: rank 2 ended")), "{text}");
         }
     }
@@ -356,39 +384,80 @@ fn processes_on_the_cpu_are_refused() {
     assert_eq!((alone.rank(), alone.size()), (0, 1));
 }
 
-#[test]
-fn nccl_works_with_a_world_of_one() {
-    let device = match Device::cuda(0) {
-        Ok(device) => device,
-        Err(error) => return println!("skipped: {error}"),
-    };
-    let nccl = match Nccl::join(&device, &worlds(1)[0], Limits { exit_after: None, ..Limits::default() }) {
-        Ok(nccl) => nccl,
-        Err(error @ Error::NoNccl { .. }) => return println!("skipped: {error}"),
-        Err(error) => panic!("{error}"),
-    };
-    assert_eq!((nccl.rank(), nccl.size()), (0, 1));
-    let values = numbers(0, 1 << 20);
-    let buffer = Buffer::from_slice(&device, &values).unwrap();
-    for step in 0..3 {
-        nccl.progress(step).unwrap();
-        nccl.all_reduce(buffer.view()).unwrap();
-        nccl.reduce_scatter(buffer.part(5, 1000, 1).unwrap()).unwrap();
+/// Whole numbers, whose sums are exact in every order.
+fn whole(rank: usize, len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i % 97 * (rank + 1)) as f32).collect()
+}
+
+/// Every operation, three times over.
+fn check_nccl(device: &Device, nccl: &Nccl) {
+    let (rank, size) = (nccl.rank(), nccl.size());
+    let len = size << 18;
+    let sum: Vec<f32> = (0..len).map(|i| (0..size).map(|rank| (i % 97 * (rank + 1)) as f32).sum()).collect();
+    let all = || (0..3).map(|_| Buffer::from_slice(device, &whole(rank, len + 1)).unwrap()).collect::<Vec<_>>();
+    let (reduced, scattered, gathered, told) = (all(), all(), all(), all());
+    let dropped = all();
+    nccl.all_reduce_f64(&mut [0.0]).unwrap();
+    for (step, unused) in dropped.into_iter().enumerate() {
+        let part = |buffers: &'static str, buffer: &Buffer| {
+            let values = buffer.part(1, len, 1).unwrap().to_vec::<f32>().unwrap();
+            assert_eq!(buffer.part(0, 1, 1).unwrap().to_vec::<f32>().unwrap(), [0.0], "{buffers}");
+            values
+        };
+        nccl.progress(step as u64).unwrap();
+        nccl.all_reduce(reduced[step].part(0, len, 1).unwrap()).unwrap();
+        nccl.reduce_scatter(scattered[step].part(0, len, 1).unwrap()).unwrap();
         // Memory that an operation uses lives as long as it does.
-        let dropped = Buffer::from_slice(&device, &values).unwrap();
-        nccl.all_gather(dropped.view()).unwrap();
-        drop(dropped);
-        let other = Buffer::from_slice(&device, &vec![2.0f32; values.len()]).unwrap();
-        nccl.broadcast(other.view(), 0).unwrap();
+        nccl.all_reduce(unused.view()).unwrap();
+        drop(unused);
+        nccl.all_gather(gathered[step].part(1, len, 1).unwrap()).unwrap();
+        nccl.broadcast(told[step].part(1, len, 1).unwrap(), size - 1).unwrap();
         nccl.wait().unwrap();
-        assert_eq!(other.to_vec::<f32>().unwrap(), vec![2.0; values.len()]);
-        let mut losses: Vec<f64> = (0..1300).map(|i| f64::from(i) / 3.0).collect();
-        let expected = losses.clone();
+        assert_eq!(reduced[step].part(0, len, 1).unwrap().to_vec::<f32>().unwrap(), sum);
+        let share = nccl.share(scattered[step].part(0, len, 1).unwrap()).unwrap();
+        assert_eq!(share.to_vec::<f32>().unwrap(), sum[rank * len / size..(rank + 1) * len / size]);
+        let expected: Vec<f32> = (0..size)
+            .flat_map(|of| whole(of, len + 1)[1 + of * len / size..1 + (of + 1) * len / size].to_vec())
+            .collect();
+        assert_eq!(part("gathered", &gathered[step]), expected);
+        assert_eq!(part("told", &told[step]), whole(size - 1, len + 1)[1..]);
+        // More numbers than are summed at a time.
+        let mut losses: Vec<f64> = (0..1300).map(|i| f64::from(i) / 4.0).collect();
+        let expected: Vec<f64> = losses.iter().map(|loss| loss * size as f64).collect();
         nccl.all_reduce_f64(&mut losses).unwrap();
         assert_eq!(losses, expected);
+        for buffer in [&reduced[step], &scattered[step], &gathered[step], &told[step]] {
+            assert!(buffer.fence_holds().unwrap());
+        }
     }
-    nccl.wait().unwrap();
-    assert_eq!(bits(&buffer.to_vec::<f32>().unwrap()), bits(&values));
-    assert!(buffer.fence_holds().unwrap());
     nccl.leave().unwrap();
+}
+
+#[test]
+fn nccl_works_with_a_world_of_one() {
+    let joined = Device::cuda(0).and_then(|device| Ok((device.clone(), Nccl::join(&device, &worlds(1)[0], LIMITS)?)));
+    match joined {
+        Ok((device, nccl)) => {
+            assert_eq!((nccl.rank(), nccl.size()), (0, 1));
+            check_nccl(&device, &nccl);
+        }
+        Err(error @ (Error::NoGpu { .. } | Error::NoNccl { .. })) => println!("skipped: {error}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn nccl_works_with_every_gpu_and_names_a_lost_rank() {
+    let size = Cuda::count();
+    if size < 2 {
+        return println!("skipped: it needs two GPUs, and there are {size}");
+    }
+    for role in ["works", "loses rank 1"] {
+        let children: Vec<Child> = worlds(size).iter().map(|world| process(world, role)).collect();
+        for (rank, child) in children.into_iter().enumerate() {
+            let output = child.wait_with_output().expect("it ends");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{role}, rank {rank}: {text}");
+        }
+    }
 }

@@ -91,7 +91,7 @@ const LAUNCHERS: [Launcher; 4] = [
 ];
 
 /// What tells runs on one host apart where no port is given, the first that is set.
-const RUN_NAMES: [&str; 4] = ["SLURM_JOB_ID", "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID"];
+const RUN_NAMES: [&str; 4] = ["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID", "SLURM_JOB_ID"];
 /// The port of a run that has no name.
 const DEFAULT_PORT: u16 = 29_400;
 
@@ -99,7 +99,7 @@ impl World {
     /// What the launcher of this process says: torchrun, mpirun or srun through their environment variables; `None` without one.
     ///
     /// `MASTER_ADDR` and `MASTER_PORT` name the meeting place. torchrun sets them. Where they are missing, the host is the first of
-    /// `SLURM_NODELIST` under srun and this one under mpirun, which then must have started every rank here; and the port is derived
+    /// `SLURM_STEP_NODELIST` or `SLURM_NODELIST` under srun and this one under mpirun, which then must have started every rank here; and the port is derived
     /// from the launcher's name of the run, so that two runs on one host do not meet.
     ///
     /// # Errors
@@ -200,7 +200,9 @@ impl Launcher {
             }
             None => RUN_NAMES.iter().find_map(|name| get(name)).map_or(DEFAULT_PORT, |run| port_of(&run)),
         };
-        let first_node = || get("SLURM_NODELIST").filter(|_| self.name == "srun").map(|nodes| first_host(&nodes));
+        // A step may have some hosts of its job only.
+        let nodes = get("SLURM_STEP_NODELIST").or_else(|| get("SLURM_NODELIST")).filter(|_| self.name == "srun");
+        let first_node = || nodes.as_deref().map(first_host);
         if let (None, None, Some(local)) = (&host, first_node(), local_size.filter(|&local| local < size)) {
             let got = format!("{}={size} and {}={local}, but MASTER_ADDR is not set", self.size, self.local_size);
             return Err(
@@ -284,6 +286,9 @@ mod tests {
         assert_eq!(inside, expected(2, 4, 2, "localhost", port_of("77")));
         let place = [("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "4000")];
         assert_eq!(world(&[&MPICH[..], &place].concat()).unwrap(), Some(expected(1, 2, 1, "10.0.0.1", 4000)));
+        let step = [("SLURM_STEP_NODELIST", "gpu9"), ("PMIX_NAMESPACE", "slurm.pmix.77.1")];
+        let in_step = world(&[&SLURM[..], &step].concat()).unwrap();
+        assert_eq!(in_step, Some(expected(3, 4, 1, "gpu9", port_of("slurm.pmix.77.1"))));
         assert_eq!(world(&[&SLURM[..], &place].concat()).unwrap(), Some(expected(3, 4, 1, "10.0.0.1", 4000)));
     }
 
