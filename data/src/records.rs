@@ -1,0 +1,143 @@
+//! Files to records: the bytes of one document each, not yet looked at.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+
+use parquet::basic::Type;
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::schema::types::SchemaDescriptor;
+
+use crate::files::{Format, Source};
+use crate::{Error, Result};
+
+/// The bytes of one document.
+pub struct Record {
+    /// Which file, by its place among the sources.
+    pub file: u32,
+    /// Which line or row of it, from 1; 1 for a text file.
+    pub number: u64,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What a record is before anybody looked at it.
+pub enum Content {
+    /// A file of text, perhaps.
+    Text(Vec<u8>),
+    /// A file in a folder that begins as no text does.
+    Binary,
+    /// A line of JSON, perhaps.
+    Json(Vec<u8>),
+    /// A value of a column; `None` is null.
+    Value(Option<ByteArray>),
+}
+
+impl Content {
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Content::Text(bytes) | Content::Json(bytes) => bytes.len(),
+            Content::Value(Some(value)) => value.len(),
+            Content::Binary | Content::Value(None) => 0,
+        }
+    }
+}
+
+/// How much of a file must be free of NUL bytes for it to be taken for text. Git looks at as many.
+const HEAD_BYTES: u64 = 8000;
+
+/// Rows of a column that are decoded together.
+const ROWS: usize = 1024;
+
+/// Gives each record of a file to `sink`.
+pub fn read(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+    match source.format() {
+        Format::Text => sink(Record { file, number: 1, content: text(source)? }),
+        Format::Jsonl => jsonl(file, source, sink),
+        Format::Parquet => parquet(file, source, field, sink),
+    }
+}
+
+fn text(source: &Source) -> Result<Content> {
+    let mut reader = source.open()?;
+    let mut bytes = Vec::new();
+    reader.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).map_err(|error| source.failed(error))?;
+    if !source.named && bytes.contains(&0) {
+        return Ok(Content::Binary);
+    }
+    reader.read_to_end(&mut bytes).map_err(|error| source.failed(error))?;
+    Ok(Content::Text(bytes))
+}
+
+fn jsonl(file: u32, source: &Source, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 18, source.open()?);
+    for number in 1.. {
+        let mut line = Vec::new();
+        if reader.read_until(b'\n', &mut line).map_err(|error| source.failed(error))? == 0 {
+            break;
+        }
+        if !line.trim_ascii().is_empty() {
+            sink(Record { file, number, content: Content::Json(line) })?;
+        }
+    }
+    Ok(())
+}
+
+fn parquet(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+    let broken = |rule: String| Error::Parquet { path: source.path.clone(), rule };
+    let damaged =
+        |error: ParquetError| broken(format!("it is no whole Parquet file: {error}; write or download it again"));
+    let opened = File::open(&source.path).map_err(|error| source.failed(error))?;
+    let reader = SerializedFileReader::new(opened).map_err(damaged)?;
+    let column = text_column(reader.metadata().file_metadata().schema_descr(), field).map_err(broken)?;
+    let mut number = 1;
+    for group in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(group).map_err(damaged)?;
+        let ColumnReader::ByteArrayColumnReader(mut column) = group.get_column_reader(column).map_err(damaged)? else {
+            return Err(broken(format!("the column {field:?} holds no text")));
+        };
+        loop {
+            let rows = rows(&mut column).map_err(damaged)?;
+            if rows.is_empty() {
+                break;
+            }
+            for value in rows {
+                sink(Record { file, number, content: Content::Value(value) })?;
+                number += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next rows of a column, nulls among them.
+fn rows(column: &mut ColumnReaderImpl<ByteArrayType>) -> Result<Vec<Option<ByteArray>>, ParquetError> {
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    let (records, present, _) = column.read_records(ROWS, Some(&mut levels), None, &mut values)?;
+    if present == records {
+        return Ok(values.into_iter().map(Some).collect());
+    }
+    // A value is there where its level is the highest, and one of them is there for each such level.
+    let highest = levels.iter().copied().max().unwrap_or(0);
+    let highest = if present == 0 { highest + 1 } else { highest };
+    let mut values = values.into_iter();
+    Ok(levels.into_iter().map(|level| if level == highest { values.next() } else { None }).collect())
+}
+
+/// The index of the column of this name that has one text a row.
+fn text_column(schema: &SchemaDescriptor, field: &str) -> Result<usize, String> {
+    let is_text = |index: &usize| {
+        let column = schema.column(*index);
+        column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
+    };
+    let name = |index: usize| schema.column(index).path().string();
+    let texts: Vec<usize> = (0..schema.num_columns()).filter(is_text).collect();
+    texts.iter().copied().find(|index| name(*index) == field).ok_or_else(|| {
+        let known = texts.into_iter().map(name).collect::<Vec<_>>().join(", ");
+        let known = if known.is_empty() { "no column with texts".to_owned() } else { format!("texts in {known}") };
+        format!("it has no column {field:?} with texts; it has {known}: name one with --text-field")
+    })
+}

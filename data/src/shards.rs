@@ -1,0 +1,268 @@
+//! Tokenised documents on the disk, written once, mapped into memory ever after.
+//!
+//! A folder holds `corpus.json`, which says what the rest is; `documents`, three `u32` each: tokens, file, line or row; and
+//! `tokens-0000` and so on, the ids of whole documents end to end, `u16` where the vocabulary allows it. Numbers are in the
+//! machine's own order: a cache does not travel.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+/// Bytes after which a new shard begins; a document is never in two.
+const SHARD_BYTES: u64 = 1 << 30;
+
+/// Changes with the layout of the folder.
+pub const VERSION: u32 = 1;
+
+/// What was left out of a corpus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Files in folders that are no text.
+    pub binary_files: u64,
+    /// Records that give no text.
+    pub bad_records: u64,
+    /// The first of them, and what is wrong with it.
+    pub first_bad: Option<String>,
+    /// Files and records without a single token.
+    pub empty_documents: u64,
+}
+
+/// `corpus.json`
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    version: u32,
+    id_bytes: u64,
+    documents: u64,
+    /// Documents and tokens of each shard.
+    shards: Vec<(u64, u64)>,
+    files: Vec<PathBuf>,
+    skipped: Skipped,
+}
+
+/// What is known of a document besides its tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Document {
+    /// Its tokens.
+    pub tokens: u32,
+    /// Which file it is from.
+    pub file: u32,
+    /// Which line or row, from 1.
+    pub record: u32,
+}
+
+/// The ids of one document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens<'a> {
+    /// Of a vocabulary of at most 65,536.
+    U16(&'a [u16]),
+    /// Of a larger one.
+    U32(&'a [u32]),
+}
+
+impl<'a> Tokens<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Tokens::U16(ids) => ids.len(),
+            Tokens::U32(ids) => ids.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The id at an index.
+    pub fn get(&self, index: usize) -> Option<u32> {
+        match self {
+            Tokens::U16(ids) => ids.get(index).map(|id| u32::from(*id)),
+            Tokens::U32(ids) => ids.get(index).copied(),
+        }
+    }
+
+    /// Tokens `start` up to `end`.
+    ///
+    /// # Panics
+    /// If they are not all there.
+    pub fn slice(&self, start: usize, end: usize) -> Tokens<'a> {
+        match self {
+            Tokens::U16(ids) => Tokens::U16(&ids[start..end]),
+            Tokens::U32(ids) => Tokens::U32(&ids[start..end]),
+        }
+    }
+
+    /// Appends them to a list.
+    pub fn append_to(&self, list: &mut Vec<u32>) {
+        match self {
+            Tokens::U16(ids) => list.extend(ids.iter().map(|id| u32::from(*id))),
+            Tokens::U32(ids) => list.extend_from_slice(ids),
+        }
+    }
+
+    /// A copy of them.
+    pub fn to_vec(&self) -> Vec<u32> {
+        let mut list = Vec::with_capacity(self.len());
+        self.append_to(&mut list);
+        list
+    }
+}
+
+/// Writes the shards of a corpus into a temporary folder, and renames it when all is there.
+pub struct Writer {
+    folder: TempDir,
+    id_bytes: u64,
+    documents: Vec<Document>,
+    shards: Vec<(u64, u64)>,
+    shard: Option<BufWriter<File>>,
+}
+
+impl Writer {
+    /// Into a folder of corpora, for ids below `vocabulary`.
+    pub fn new(corpora: &Path, vocabulary: usize) -> io::Result<Writer> {
+        fs::create_dir_all(corpora)?;
+        let folder = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(corpora)?;
+        let id_bytes = if vocabulary <= 1 << 16 { 2 } else { 4 };
+        Ok(Writer { folder, id_bytes, documents: Vec::new(), shards: Vec::new(), shard: None })
+    }
+
+    /// Appends a document.
+    pub fn push(&mut self, document: Document, ids: &[u32]) -> io::Result<()> {
+        let full = self.shards.last().is_some_and(|(_, tokens)| tokens * self.id_bytes >= SHARD_BYTES);
+        if full || self.shard.is_none() {
+            self.finish_shard()?;
+            let file = File::create(self.folder.path().join(shard_name(self.shards.len())))?;
+            self.shard = Some(BufWriter::with_capacity(1 << 20, file));
+            self.shards.push((0, 0));
+        }
+        if let (Some(shard), Some(sizes)) = (&mut self.shard, self.shards.last_mut()) {
+            if self.id_bytes == 2 {
+                let ids: Vec<u16> = ids.iter().map(|id| *id as u16).collect();
+                shard.write_all(bytemuck::cast_slice(&ids))?;
+            } else {
+                shard.write_all(bytemuck::cast_slice(ids))?;
+            }
+            sizes.0 += 1;
+            sizes.1 += ids.len() as u64;
+        }
+        self.documents.push(document);
+        Ok(())
+    }
+
+    /// Documents so far.
+    pub fn documents(&self) -> usize {
+        self.documents.len()
+    }
+
+    fn finish_shard(&mut self) -> io::Result<()> {
+        match self.shard.take() {
+            Some(shard) => shard.into_inner()?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes it all durable under its name, unless another process was faster.
+    pub fn finish(mut self, name: &Path, files: Vec<PathBuf>, skipped: Skipped) -> io::Result<Store> {
+        self.finish_shard()?;
+        let documents = self.documents.len() as u64;
+        let manifest =
+            Manifest { version: VERSION, id_bytes: self.id_bytes, documents, shards: self.shards, files, skipped };
+        write_whole(&self.folder.path().join("documents"), bytemuck::cast_slice(&self.documents))?;
+        write_whole(&self.folder.path().join("corpus.json"), &serde_json::to_vec_pretty(&manifest)?)?;
+        if let Some(store) = Store::open(name) {
+            return Ok(store);
+        }
+        if name.exists() {
+            fs::remove_dir_all(name)?;
+        }
+        match fs::rename(self.folder.path(), name) {
+            Ok(()) => drop(self.folder.keep()),
+            // Another process may have come between; what it wrote is the same.
+            Err(error) => return Store::open(name).ok_or(error),
+        }
+        Store::open(name).ok_or_else(|| io::Error::other("what was just written reads differently"))
+    }
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn shard_name(index: usize) -> String {
+    format!("tokens-{index:04}")
+}
+
+/// The mapped shards of a corpus.
+#[derive(Debug)]
+pub struct Store {
+    shards: Vec<Mmap>,
+    id_bytes: u64,
+    documents: Vec<Document>,
+    /// Shard and first token in it, of each document.
+    starts: Vec<(u32, u64)>,
+    files: Vec<PathBuf>,
+    skipped: Skipped,
+}
+
+impl Store {
+    /// Opens a folder. `None` if it is not there, not whole, or of another version.
+    pub fn open(folder: &Path) -> Option<Store> {
+        let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("corpus.json")).ok()?).ok()?;
+        let documents = fs::read(folder.join("documents")).ok()?;
+        let whole = manifest.version == VERSION
+            && [2, 4].contains(&manifest.id_bytes)
+            && documents.len() as u64 == manifest.documents * size_of::<Document>() as u64;
+        let documents: Vec<Document> = whole.then(|| bytemuck::pod_collect_to_vec(&documents))?;
+        let mut starts = Vec::with_capacity(documents.len());
+        let mut shards = Vec::new();
+        let mut rest = documents.iter();
+        for (index, (count, tokens)) in manifest.shards.iter().enumerate() {
+            let mut start = 0;
+            for document in rest.by_ref().take(*count as usize) {
+                starts.push((index as u32, start));
+                start += u64::from(document.tokens);
+            }
+            let file = File::open(folder.join(shard_name(index))).ok()?;
+            // SAFETY: the file must not change while it is mapped. It lies in a folder that got its name when all of it was
+            // written, and nothing writes to such a folder; whoever removes it leaves the mapped pages alone.
+            let map = unsafe { Mmap::map(&file) }.ok()?;
+            (start == *tokens && map.len() as u64 == tokens * manifest.id_bytes).then(|| shards.push(map))?;
+        }
+        let Manifest { id_bytes, files, skipped, .. } = manifest;
+        (starts.len() == documents.len()).then_some(Store { shards, id_bytes, documents, starts, files, skipped })
+    }
+
+    /// Every document.
+    pub fn documents(&self) -> &[Document] {
+        &self.documents
+    }
+
+    /// The ids of a document.
+    pub fn tokens(&self, document: u32) -> Tokens<'_> {
+        let (shard, start) = self.starts[document as usize];
+        let (start, tokens) = (start as usize, self.documents[document as usize].tokens as usize);
+        let bytes = &self.shards[shard as usize];
+        // The map begins at a page, so ids are aligned.
+        match self.id_bytes {
+            2 => Tokens::U16(&bytemuck::cast_slice(bytes)[start..start + tokens]),
+            _ => Tokens::U32(&bytemuck::cast_slice(bytes)[start..start + tokens]),
+        }
+    }
+
+    /// The file of a document.
+    pub fn file(&self, document: u32) -> &Path {
+        &self.files[self.documents[document as usize].file as usize]
+    }
+
+    /// What was left out.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
+}
