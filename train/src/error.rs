@@ -11,6 +11,14 @@ pub enum Error {
     #[error(transparent)]
     Runtime(#[from] packscan_runtime::Error),
 
+    /// Text and packs.
+    #[error(transparent)]
+    Data(#[from] packscan_data::Error),
+
+    /// The records of a run.
+    #[error(transparent)]
+    Report(#[from] crate::report::Error),
+
     /// A model that is none.
     #[error("no model is known as {name:?}; give the path of a TOML file, or one of {known}")]
     Model {
@@ -29,6 +37,31 @@ pub enum Error {
         got: String,
         /// The rule and the cure.
         rule: String,
+    },
+
+    /// Too little memory.
+    #[error("the run needs more than the {budget} that the device has for it, even when blocks keep nothing:\n{needed}\n{cure}")]
+    Memory {
+        /// What it needs at least.
+        needed: String,
+        /// What there is.
+        budget: String,
+        /// What would fit.
+        cure: String,
+    },
+
+    /// A run that learns nothing any more.
+    #[error(
+        "{steps} steps in a row were skipped, the last of them step {step}: {what}; go on from the last checkpoint with a lower \
+         learning rate, or look at the text"
+    )]
+    Diverged {
+        /// How many.
+        steps: u32,
+        /// The last of them.
+        step: u32,
+        /// What was not finite, and of which text.
+        what: String,
     },
 
     /// Numbers that are none.

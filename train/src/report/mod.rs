@@ -9,6 +9,7 @@ pub mod number;
 mod page;
 pub mod plot;
 mod progress;
+mod tokenising;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,6 +19,7 @@ pub use charts::lengths_plot;
 pub use metrics::{Metrics, MetricsFile, read_metrics};
 pub use page::{Page, Status};
 pub use progress::Progress;
+pub use tokenising::Tokenising;
 
 /// What can go wrong with the files of a run.
 #[derive(Debug, thiserror::Error)]

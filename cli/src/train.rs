@@ -1,0 +1,346 @@
+//! `packscan train`: a model from text.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Args, ValueEnum};
+use packscan::runtime::collective::World;
+use packscan::{Device, Dtype};
+use packscan_data::{Scheme, Strategy, Tokenizer};
+use packscan_train::activations::Recompute;
+use packscan_train::checkpoint;
+use packscan_train::hugging_face::Pretrained;
+use packscan_train::run::{self, Cut, Ending, Request, Settings, Start, Text};
+use packscan_train::{ModelConfig, Rates};
+
+use crate::error::{Error, Result};
+use crate::machine::Machine;
+use crate::{Verdict, output, parse};
+
+/// What to train, on what, and how.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// Text: files and folders of plain text, JSONL or Parquet [default: the text files of this folder].
+    files: Vec<PathBuf>,
+    /// A size, tiny, 130m, 370m, 790m, 1.4b or 2.8b, or a TOML file with width, layers and what differs from the published sizes.
+    #[arg(long, default_value = "tiny")]
+    model: String,
+    /// Start from the weights of this folder, a checkpoint or a Hugging Face model, whose sizes then hold.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "model")]
+    init: Option<PathBuf>,
+    /// Go on with the run of this folder; its settings hold, but for --steps, --recompute and --device.
+    #[arg(long, value_name = "FOLDER")]
+    resume: Option<PathBuf>,
+    /// Steps of the whole run.
+    #[arg(long, value_name = "N")]
+    steps: Option<u32>,
+    /// Where the run goes [default: runs/MODEL, or the next free number after it].
+    #[arg(short, long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// Show what would be allocated, and stop.
+    #[arg(long)]
+    plan: bool,
+    #[command(flatten)]
+    packing: Packing,
+    #[command(flatten)]
+    learning: Learning,
+    #[command(flatten)]
+    machine: Machine,
+    /// What blocks compute again in the backward pass instead of keeping it; auto: as little as the memory allows.
+    #[arg(long, value_enum, default_value = "auto")]
+    recompute: Choice,
+    /// Memory of the GPU that the plan may use, such as 50GB [default: what is free].
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
+    memory: Option<usize>,
+    /// Share the state of the optimiser out among the ranks.
+    #[arg(long)]
+    shard: bool,
+    /// Steps between evaluations of the text held out.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    eval_every: u32,
+    /// Steps between checkpoints.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    save_every: u32,
+    /// Checkpoints that are kept.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    keep: usize,
+    /// Of the parameters and of the order of the text.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// How text becomes packs.
+#[derive(Debug, Args)]
+struct Packing {
+    /// A tokenizer.json; without one the model reads bytes.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// The field of JSONL records and the column of Parquet files that hold the text.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    text_field: String,
+    /// Leave out records without text, and count them.
+    #[arg(long)]
+    skip_bad: bool,
+    /// Most tokens of a pack.
+    #[arg(long, value_name = "T", default_value_t = 4096)]
+    tokens: usize,
+    /// Packs of a step, on each GPU.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    packs: usize,
+    /// packed, or one of the baselines that packing is compared with: single sequences, or a batch padded to its longest.
+    #[arg(long, value_enum, default_value = "packed")]
+    scheme: SchemeName,
+    /// Sequences of a padded batch.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: usize,
+    /// How documents are put into packs.
+    #[arg(long, value_enum, default_value = "best-fit")]
+    strategy: StrategyName,
+    /// What gradients do where --strategy split cuts a document.
+    #[arg(long, value_enum, default_value = "stop")]
+    cut: CutName,
+    /// Share of the text to hold out and evaluate on; 0 for none.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
+    held_out: f64,
+}
+
+/// How fast it learns.
+#[derive(Debug, Args)]
+struct Learning {
+    /// Learning rate after warm-up [default: by the width of the model].
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f32>,
+    /// The last step's rate as a share of that.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    final_share: f32,
+    /// Steps of warm-up [default: a tenth of all, at most 1000].
+    #[arg(long, value_name = "N")]
+    warmup: Option<u32>,
+    /// Weight decay of matrices.
+    #[arg(long, default_value_t = 0.1)]
+    decay: f32,
+    /// The largest norm of the gradients; 0 clips nothing.
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    clip: f32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SchemeName {
+    Packed,
+    Single,
+    Padded,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StrategyName {
+    BestFit,
+    FirstFit,
+    Sequential,
+    Split,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CutName {
+    Stop,
+    Flow,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Choice {
+    Auto,
+    None,
+    Cheap,
+    Full,
+}
+
+impl Packing {
+    fn scheme(&self) -> Scheme {
+        match self.scheme {
+            SchemeName::Single => Scheme::Single,
+            SchemeName::Padded => Scheme::Padded { batch: self.batch },
+            SchemeName::Packed => Scheme::Packed(match self.strategy {
+                StrategyName::BestFit => Strategy::default(),
+                StrategyName::FirstFit => Strategy::FirstFit,
+                StrategyName::Sequential => Strategy::Sequential,
+                StrategyName::Split => Strategy::Split,
+            }),
+        }
+    }
+
+    fn text(&self, files: &[PathBuf]) -> Text {
+        Text {
+            paths: if files.is_empty() { vec![PathBuf::from(".")] } else { files.to_vec() },
+            tokenizer: self.tokenizer.clone(),
+            text_field: self.text_field.clone(),
+            skip_bad: self.skip_bad,
+            tokens: self.tokens,
+            packs: self.packs,
+            scheme: self.scheme(),
+            cut: match self.cut {
+                CutName::Stop => Cut::Stop,
+                CutName::Flow => Cut::Flow,
+            },
+            held_out: self.held_out,
+        }
+    }
+}
+
+impl Learning {
+    fn rates(&self, width: usize, steps: u32) -> Rates {
+        // The rates of GPT-3 (arXiv 2005.14165, table 2.1) fall about as one over the width.
+        let by_width = (6e-4 * 768.0 / width as f32).min(3e-3);
+        Rates {
+            learning_rate: self.learning_rate.unwrap_or(by_width),
+            final_share: self.final_share,
+            warmup: self.warmup.unwrap_or((steps / 10).min(1000)),
+            steps,
+            decay: self.decay,
+            clip: (self.clip != 0.0).then_some(self.clip),
+            ..Rates::default()
+        }
+    }
+}
+
+/// Set by Ctrl-C: the step under way is finished and saved.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+impl Train {
+    /// Trains; interrupted where it was stopped before the last step.
+    pub fn run(&self) -> Result<Verdict> {
+        let world = World::from_environment()?;
+        let device = self.machine.device(world.as_ref())?;
+        let ranks = world.as_ref().map_or(1, |world| world.size);
+        let (mut settings, folder, resumed, values) = match &self.resume {
+            Some(folder) => self.resumed(folder)?,
+            None => self.fresh(&device)?,
+        };
+        let shards = if settings.shard { ranks } else { 1 };
+        self.place(&mut settings, &device, shards)?;
+        if self.plan {
+            output::results(plan(&settings, shards)?)?;
+            return Ok(Verdict::Good);
+        }
+        // Once is polite, twice ends the process at once.
+        let stop = || {
+            if STOP.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            output::note("stopping after this step; once more ends at once");
+        };
+        ctrlc::set_handler(stop).map_err(Error::Signal)?;
+        let start = Start { settings, folder: &folder, device, world, resumed, values, stop: &STOP };
+        match run::train(start)? {
+            Ending::Finished => {
+                output::note(&format!("done: {0}/run.html shows the run; `packscan generate {0}` goes on from a prompt", folder.display()));
+                Ok(Verdict::Good)
+            }
+            Ending::Stopped => {
+                output::note(&format!("stopped; `packscan train --resume {}` goes on", folder.display()));
+                Ok(Verdict::Interrupted)
+            }
+        }
+    }
+
+    /// The settings of a new run.
+    fn fresh(&self, device: &Device) -> Result<Begun> {
+        let tokenizer = Tokenizer::open(self.packing.tokenizer.as_deref())?;
+        let steps = self.steps.unwrap_or(200);
+        let (name, config, values) = match &self.init {
+            Some(folder) => {
+                let (folder, _) = checkpoint::model_folder(folder)?;
+                let pretrained = Pretrained::open(&folder)?;
+                let config = pretrained.config.clone().for_vocabulary(tokenizer.vocabulary())?;
+                (folder.display().to_string(), config, Some(pretrained.values()?))
+            }
+            None => {
+                let config = ModelConfig::named(&self.model)?.for_vocabulary(tokenizer.vocabulary())?;
+                (self.model.clone(), config, None)
+            }
+        };
+        let settings = Settings {
+            dtype: self.machine.dtype(device).to_string(),
+            seed: self.seed,
+            recompute: vec![Recompute::None; config.layers],
+            eval_every: self.eval_every,
+            save_every: self.save_every,
+            keep: self.keep,
+            shard: self.shard,
+            text: self.packing.text(&self.files),
+            rates: self.learning.rates(config.width, steps),
+            model: config,
+            name,
+        };
+        settings.check()?;
+        let folder = match &self.output {
+            Some(folder) if folder.join(run::FILE).exists() => return Err(Error::RunExists { folder: folder.clone() }),
+            Some(folder) => folder.clone(),
+            None => free_folder(&settings.name),
+        };
+        Ok((settings, folder, None, values))
+    }
+
+    /// The settings of a run that is there, and its newest checkpoint.
+    fn resumed(&self, folder: &Path) -> Result<Begun> {
+        let mut settings = Settings::read(folder)?;
+        settings.rates.steps = self.steps.unwrap_or(settings.rates.steps);
+        let (newest, skipped) = checkpoint::newest(folder)?;
+        skipped.iter().for_each(|skipped| output::note(&skipped.to_string()));
+        match newest {
+            Some(checkpoint) => Ok((settings, folder.to_owned(), Some(checkpoint), None)),
+            None => Err(Error::NothingToResume { folder: folder.to_owned() }),
+        }
+    }
+
+    /// Decides what blocks compute again.
+    fn place(&self, settings: &mut Settings, device: &Device, shards: usize) -> Result<()> {
+        let all = |kind| vec![kind; settings.model.layers];
+        settings.recompute = match self.recompute {
+            Choice::None => all(Recompute::None),
+            Choice::Cheap => all(Recompute::Cheap),
+            Choice::Full => all(Recompute::Full),
+            Choice::Auto => request(settings, shards)?.choose(self.budget(device)?)?,
+        };
+        let (needed, budget) = (request(settings, shards)?.plan(&settings.recompute).bytes(), self.budget(device)?);
+        if budget.is_some_and(|budget| needed > budget) {
+            // The same error as where nothing fits, with this choice's cure: let packscan choose.
+            request(settings, shards)?.choose(budget)?;
+            return Err(Error::TooLittleMemory {
+                plan: plan(settings, shards)?.trim_end().to_owned(),
+                budget: budget.unwrap_or_default(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Bytes that the plan may have; none where nothing is known.
+    fn budget(&self, device: &Device) -> Result<Option<usize>> {
+        Ok(match (self.memory, device) {
+            (Some(bytes), _) => Some(bytes),
+            (None, Device::Cuda(cuda)) => Some(cuda.memory()?.0 as usize),
+            (None, _) => None,
+        })
+    }
+}
+
+/// Settings, folder, and what to start from.
+type Begun = (Settings, PathBuf, Option<checkpoint::Checkpoint>, Option<Vec<f32>>);
+
+fn request(settings: &Settings, shards: usize) -> Result<Request<'_>> {
+    let io: Dtype = settings.io()?;
+    Ok(Request { config: &settings.model, io, tokens: settings.text.tokens, shards })
+}
+
+/// The plan as text.
+fn plan(settings: &Settings, shards: usize) -> Result<String> {
+    let plan = request(settings, shards)?.plan(&settings.recompute);
+    let Settings { name, dtype, text, .. } = settings;
+    Ok(format!("{name}, {dtype}, packs of {} tokens\n{plan}\n", output::thousands(text.tokens)))
+}
+
+/// `runs/tiny`, or `runs/tiny-2` where that is taken.
+fn free_folder(name: &str) -> PathBuf {
+    let stem = Path::new(name).file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy());
+    let stem = if name.contains('/') { stem.into_owned() } else { name.to_owned() };
+    let numbered = |n: u32| Path::new("runs").join(if n == 1 { stem.clone() } else { format!("{stem}-{n}") });
+    (1..).map(numbered).find(|folder| !folder.exists()).expect("some number is free")
+}

@@ -1,0 +1,245 @@
+//! A run: text in, a trained model and its records out.
+
+mod plan;
+mod records;
+mod settings;
+mod source;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use packscan_data::Position;
+use packscan_runtime::collective::{Collective, World, join};
+use packscan_runtime::{Device, Dtype};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::parameters::Layout;
+use crate::report::{Metrics, Status};
+use crate::{DevicePack, Error, Learner, Model, Report, Result};
+
+pub use plan::{Plan, Request};
+pub use records::Records;
+pub use settings::{Cut, FILE, Settings, Text};
+pub use source::{Source, corpus_options};
+
+/// How a run is started.
+pub struct Start<'a> {
+    /// What it computes.
+    pub settings: Settings,
+    /// Where its records and checkpoints go.
+    pub folder: &'a Path,
+    /// Where it runs.
+    pub device: Device,
+    /// What a launcher says of other ranks.
+    pub world: Option<World>,
+    /// A checkpoint of this run to go on from.
+    pub resumed: Option<Checkpoint>,
+    /// Parameters to start from, in the order of the layout, instead of fresh ones.
+    pub values: Option<Vec<f32>>,
+    /// Set from elsewhere to end the run after the step under way.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps were taken.
+    Finished,
+    /// It was asked to stop, and can be resumed.
+    Stopped,
+}
+
+/// What a checkpoint keeps of the run beside model and optimiser.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Progressed {
+    position: Position,
+    elapsed_s: f64,
+    tokens: u64,
+}
+
+/// Steps in a row whose gradients were not finite, after which a run ends.
+const MOST_SKIPPED: u32 = 10;
+
+/// Trains.
+///
+/// # Errors
+/// For settings that make no sense, text that cannot be used, too little memory, [`Error::Diverged`], and whatever a device fails
+/// with. A checkpoint that cannot be written is told and does not end the run.
+pub fn train(start: Start<'_>) -> Result<Ending> {
+    start.settings.check()?;
+    let mut run = Run::new(start)?;
+    let ending = run.steps();
+    let status = if matches!(ending, Ok(Ending::Finished)) { Status::Finished } else { Status::Stopped };
+    run.records.page(status);
+    if ending.is_ok() {
+        run.ranks.leave()?;
+    }
+    ending
+}
+
+struct Run<'a> {
+    settings: Settings,
+    folder: PathBuf,
+    learner: Learner,
+    source: Source,
+    ranks: Rc<dyn Collective>,
+    records: Records,
+    /// The last step that was taken, and what was learnt from until then.
+    step: u32,
+    progressed: Option<Progressed>,
+    /// Tokens of all ranks so far.
+    tokens: u64,
+    skipped_in_a_row: u32,
+    /// Seconds before this process, and when it began.
+    before_s: f64,
+    began: Instant,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Run<'a> {
+    fn new(start: Start<'a>) -> Result<Run<'a>> {
+        let Start { settings, folder, device, world, resumed, values, stop } = start;
+        let progressed: Option<Progressed> = match &resumed {
+            Some(checkpoint) => Some(serde_json::from_value(checkpoint.trainer.clone()).map_err(|error| {
+                Error::saved(&checkpoint.folder, format!("it does not say how far the run was: {error}"))
+            })?),
+            None => None,
+        };
+        let ranks: Rc<dyn Collective> = join(&device, world.as_ref())?.into();
+        let source = Source::open(&settings, &*ranks, progressed.as_ref().map(|p| &p.position))?;
+        let step = resumed.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        let learner = learner(&settings, &device, resumed, values)?.among(ranks.clone(), settings.shard)?;
+        let records = Records::open(&settings, folder, &device, &learner, &source, ranks.rank() == 0, step)?;
+        let (before_s, tokens) = progressed.as_ref().map_or((0.0, 0), |p| (p.elapsed_s, p.tokens));
+        Ok(Run {
+            settings,
+            folder: folder.to_owned(),
+            learner,
+            source,
+            ranks,
+            records,
+            step,
+            progressed,
+            tokens,
+            skipped_in_a_row: 0,
+            before_s,
+            began: Instant::now(),
+            stop,
+        })
+    }
+
+    fn steps(&mut self) -> Result<Ending> {
+        while self.step < self.settings.rates.steps {
+            self.ranks.progress(self.step.into())?;
+            self.take_step()?;
+            let last = self.step == self.settings.rates.steps;
+            let stopped = self.stop_asked()?;
+            if last || stopped || self.step.is_multiple_of(self.settings.save_every.max(1)) {
+                self.save()?;
+            }
+            if stopped && !last {
+                return Ok(Ending::Stopped);
+            }
+        }
+        Ok(Ending::Finished)
+    }
+
+    /// Whether any rank was asked to stop: they end together.
+    fn stop_asked(&self) -> Result<bool> {
+        let mut asked = [f64::from(u8::from(self.stop.load(Ordering::Relaxed)))];
+        self.ranks.all_reduce_f64(&mut asked)?;
+        Ok(asked[0] > 0.0)
+    }
+
+    fn take_step(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let step = self.step + 1;
+        let packs = self.source.next(&self.learner.model)?;
+        let rate = self.settings.rates.at(step);
+        let report = self.learner.step(&packs.device, &self.settings.rates, rate)?;
+        self.step = step;
+        self.count_skipped(&report, &packs)?;
+
+        let mut counts = [packs.tokens as f64, packs.padding as f64];
+        self.ranks.all_reduce_f64(&mut counts)?;
+        let [tokens, padding] = counts;
+        self.tokens += (tokens - padding) as u64;
+        let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
+        self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
+        let held_out = match step.is_multiple_of(self.settings.eval_every.max(1)) || step == self.settings.rates.steps {
+            true => self.source.held_out_loss(&self.learner, &*self.ranks)?,
+            false => None,
+        };
+        let per_second = (tokens - padding) / packs.waited_from(began);
+        self.records.step(&Metrics {
+            step: step.into(),
+            epoch: packs.epoch,
+            loss: report.loss,
+            held_out_loss: held_out,
+            gradient_norm: report.gradient_norm.into(),
+            learning_rate: rate.into(),
+            tokens: (tokens - padding) as u64,
+            tokens_per_second: per_second,
+            flops_utilisation: self.records.utilisation(per_second / self.ranks.size() as f64),
+            memory_bytes: Some(self.learner.model.device.peak_bytes() as u64),
+            padding: padding / tokens.max(1.0),
+            skipped: report.skipped,
+            elapsed_s,
+        });
+        Ok(())
+    }
+
+    /// Ends the run where step after step is skipped.
+    fn count_skipped(&mut self, report: &Report, packs: &source::Packs) -> Result<()> {
+        self.skipped_in_a_row = if report.skipped { self.skipped_in_a_row + 1 } else { 0 };
+        if !report.skipped {
+            return Ok(());
+        }
+        let culprit = report.losses.iter().position(|loss| !loss.is_finite());
+        let what = match culprit {
+            Some(pack) => format!("the loss of pack {pack} ({}) is not finite", packs.names(pack, &self.source)),
+            None => "a gradient is not finite, though every loss is".to_owned(),
+        };
+        self.records.note(&format!("step {} was skipped: {what}", self.step));
+        match self.skipped_in_a_row < MOST_SKIPPED {
+            true => Ok(()),
+            false => Err(Error::Diverged { steps: self.skipped_in_a_row, step: self.step, what }),
+        }
+    }
+
+    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on.
+    fn save(&mut self) -> Result<()> {
+        let Some(progressed) = &self.progressed else { return Ok(()) };
+        let state = serde_json::to_value(progressed).expect("numbers become JSON");
+        let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep)?;
+        if let Err(error) = saved {
+            self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step));
+        }
+        self.ranks.progress(self.step.into())?;
+        Ok(())
+    }
+}
+
+/// The learner of a run: fresh, from given parameters, or from a checkpoint.
+fn learner(
+    settings: &Settings,
+    device: &Device,
+    resumed: Option<Checkpoint>,
+    values: Option<Vec<f32>>,
+) -> Result<Learner> {
+    let Settings { model: config, text, recompute, .. } = settings;
+    let io: Dtype = settings.io()?;
+    let mut learner = match resumed {
+        Some(checkpoint) => checkpoint.learner(device, io, text.tokens, text.packs, recompute)?,
+        None => {
+            let values = values.unwrap_or_else(|| Layout::of(config).fresh(settings.seed));
+            let model = Model::new(device, io, config, &values)?;
+            Learner::new(model, text.tokens, text.packs, recompute)?
+        }
+    };
+    learner.let_gradients_flow(text.cut == Cut::Flow);
+    Ok(learner)
+}

@@ -1,0 +1,178 @@
+//! What a run leaves for people: metrics, a page, progress on the terminal, the settings.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use packscan_runtime::{Device, Dtype};
+
+use super::{Settings, Source, settings};
+use crate::report::number::thousands;
+use crate::report::{Metrics, MetricsFile, Page, Progress, Status, read_metrics};
+use crate::{Error, Learner, Result};
+
+/// How often the page is written anew.
+const PAGE_EVERY: Duration = Duration::from_secs(30);
+
+/// The records of a run; on ranks other than 0 they are none.
+pub struct Records {
+    /// Where and how, on rank 0.
+    open: Option<Open>,
+    /// Floating-point operations a token, and how many the device could do a second.
+    flops: (f64, Option<f64>),
+}
+
+struct Open {
+    folder: PathBuf,
+    file: MetricsFile,
+    all: Vec<Metrics>,
+    progress: Option<Progress>,
+    page_written: Instant,
+    name: String,
+    model: String,
+    device: String,
+    configuration: String,
+    parameters: u64,
+    steps: u64,
+    lengths: Vec<(u64, u64)>,
+}
+
+impl Records {
+    /// Starts the records of a run, or goes on with those up to `step`, and says on the terminal what runs.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a folder that cannot be written.
+    pub fn open(
+        settings: &Settings,
+        folder: &Path,
+        device: &Device,
+        learner: &Learner,
+        source: &Source,
+        first_rank: bool,
+        step: u32,
+    ) -> Result<Records> {
+        let flops = (settings.model.flops_per_token(), peak_flops(device, settings.io()?));
+        if !first_rank {
+            return Ok(Records { open: None, flops });
+        }
+        fs::create_dir_all(folder).map_err(|error| Error::file("make", folder, error))?;
+        let configuration = settings.text();
+        let path = folder.join(settings::FILE);
+        fs::write(&path, &configuration).map_err(|error| Error::file("write", &path, error))?;
+        let path = folder.join("metrics.jsonl");
+        let (file, all) = match step {
+            0 => (MetricsFile::create(&path)?, Vec::new()),
+            step => (MetricsFile::resume(&path, step.into())?, read_metrics(&path)?),
+        };
+        let steps = u64::from(settings.rates.steps);
+        let mut progress = Progress::new(step.into(), steps);
+        let parameters = learner.model.layout.parameters() as u64;
+        progress.note(&format!(
+            "{}: {} parameters in {} blocks, {} on {device}",
+            settings.name,
+            thousands(parameters),
+            settings.model.layers,
+            settings.dtype
+        ));
+        progress.note(&format!("text: {}", source.describe()));
+        progress.note(&format!("run: {}", folder.display()));
+        let model = format!("{} ({} wide, {} blocks)", settings.name, settings.model.width, settings.model.layers);
+        let open = Open {
+            folder: folder.to_owned(),
+            file,
+            all,
+            progress: Some(progress),
+            page_written: Instant::now(),
+            name: folder.file_name().map_or_else(|| settings.name.clone(), |name| name.to_string_lossy().into_owned()),
+            model,
+            device: format!("{device}, {}", settings.dtype),
+            configuration,
+            parameters,
+            steps,
+            lengths: histogram(source.corpus.lengths()),
+        };
+        Ok(Records { open: Some(open), flops })
+    }
+
+    /// The share of what the device could do that training uses at so many tokens a second.
+    pub fn utilisation(&self, tokens_per_second: f64) -> Option<f64> {
+        self.flops.1.map(|peak| tokens_per_second * self.flops.0 / peak)
+    }
+
+    /// Notes a step. A file that cannot be written does not end a run.
+    pub fn step(&mut self, metrics: &Metrics) {
+        let Some(open) = &mut self.open else { return };
+        let written = open.file.append(metrics);
+        open.all.push(metrics.clone());
+        if let Some(progress) = &mut open.progress {
+            progress.step(metrics);
+        }
+        if let Err(error) = written {
+            self.loud(&format!("metrics.jsonl: {error}"));
+        }
+        if self.open.as_ref().is_some_and(|open| open.page_written.elapsed() > PAGE_EVERY) {
+            self.page(Status::Running);
+        }
+    }
+
+    /// A line for whoever looks.
+    pub fn note(&mut self, line: &str) {
+        if let Some(progress) = self.open.as_mut().and_then(|open| open.progress.as_mut()) {
+            progress.note(line);
+        }
+    }
+
+    /// A line that must not be overlooked.
+    pub fn loud(&mut self, line: &str) {
+        self.note(&console::style(format!("WARNING: {line}")).for_stderr().red().bold().to_string());
+    }
+
+    /// Writes the page.
+    pub fn page(&mut self, status: Status) {
+        let Some(open) = &mut self.open else { return };
+        if status != Status::Running {
+            open.progress = None;
+        }
+        open.page_written = Instant::now();
+        let page = Page {
+            name: &open.name,
+            model: &open.model,
+            device: &open.device,
+            status,
+            parameters: open.parameters,
+            steps: open.steps,
+            metrics: &open.all,
+            lengths: &open.lengths,
+            configuration: &open.configuration,
+        };
+        if let Err(error) = page.write(&open.folder.join("run.html")) {
+            self.loud(&format!("run.html: {error}"));
+        }
+    }
+}
+
+/// How many documents have each length.
+fn histogram(lengths: &[u32]) -> Vec<(u64, u64)> {
+    let mut counts = std::collections::BTreeMap::new();
+    lengths.iter().for_each(|&length| *counts.entry(u64::from(length)).or_insert(0) += 1);
+    counts.into_iter().collect()
+}
+
+/// Dense matrix products a second that a GPU's data sheet promises; `None` for one that is not listed, and for other devices.
+fn peak_flops(device: &Device, io: Dtype) -> Option<f64> {
+    let Device::Cuda(cuda) = device else { return None };
+    // Tensor cores, in half precision; f32 as packscan asks for it runs on the plain ones.
+    const PEAKS: [(&str, f64, f64); 9] = [
+        ("B200", 2250e12, 75e12),
+        ("H200", 989e12, 67e12),
+        ("H100 PCIe", 756e12, 51e12),
+        ("H100", 989e12, 67e12),
+        ("A100", 312e12, 19.5e12),
+        ("L40S", 362e12, 91.6e12),
+        ("RTX 4090", 165e12, 82.6e12),
+        ("RTX 3090", 71e12, 35.6e12),
+        ("A10", 125e12, 31.2e12),
+    ];
+    let (_, half, single) = PEAKS.iter().find(|(name, ..)| cuda.name().contains(name))?;
+    Some(if io == Dtype::F32 { *single } else { *half })
+}

@@ -1,0 +1,173 @@
+//! Where a run's packs come from.
+
+use std::time::{Duration, Instant};
+
+use packscan_data::{
+    Corpus, CorpusOptions, Pack, PackOptions, Position, Prefetched, Scheme, Strategy, Tokenizer, prefetch,
+};
+use packscan_runtime::collective::Collective;
+use packscan_runtime::{Packed, cache};
+
+use super::{DevicePack, Settings};
+use crate::report::Tokenising;
+use crate::report::number::thousands;
+use crate::{Learner, Model, Result};
+
+/// Packs made ahead of the step under way, for each pack of a step.
+const AHEAD: usize = 3;
+/// Packs that an evaluation looks at, at most, on each rank.
+const EVALUATED: usize = 16;
+
+/// The text of a run.
+pub struct Source {
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+    /// What is trained on.
+    pub corpus: Corpus,
+    held_out: Option<Corpus>,
+    packs: Prefetched,
+    /// Packs of a step, on each rank.
+    each: usize,
+    tokens: usize,
+    rank: usize,
+    ranks: usize,
+}
+
+/// The packs of one step, on one rank.
+pub struct Packs {
+    /// Ready to run.
+    pub device: Vec<DevicePack>,
+    /// Tokens, padding included.
+    pub tokens: usize,
+    /// Of them padding.
+    pub padding: usize,
+    /// Where the text goes on.
+    pub position: Position,
+    /// Passes over the text that are behind, about.
+    pub epoch: f64,
+    documents: Vec<Vec<u32>>,
+}
+
+impl Packs {
+    /// Seconds since `began`.
+    pub fn waited_from(&self, began: Instant) -> f64 {
+        began.elapsed().max(Duration::from_nanos(1)).as_secs_f64()
+    }
+
+    /// The files that a pack's documents are from, the first few.
+    pub fn names(&self, pack: usize, source: &Source) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for &document in &self.documents[pack] {
+            let name = source.corpus.name(document as usize);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let rest = names.len().saturating_sub(3);
+        names.truncate(3);
+        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        format!("{}{more}", names.join(", "))
+    }
+}
+
+/// What the settings say of the corpus.
+///
+/// # Errors
+/// Where there is no cache folder.
+pub fn corpus_options(settings: &Settings) -> Result<CorpusOptions> {
+    let mut options = CorpusOptions::new(settings.text.paths.clone(), cache::default_folder()?);
+    options.text_field.clone_from(&settings.text.text_field);
+    options.skip_bad = settings.text.skip_bad;
+    Ok(options)
+}
+
+impl Source {
+    /// Opens the text, and goes on from a position in it.
+    ///
+    /// # Errors
+    /// Those of [`packscan_data`].
+    pub fn open(settings: &Settings, ranks: &dyn Collective, position: Option<&Position>) -> Result<Source> {
+        let text = &settings.text;
+        let tokenizer = Tokenizer::open(text.tokenizer.as_deref())?;
+        let bar = Tokenising::new(ranks.rank() == 0);
+        let corpus = Corpus::open(&corpus_options(settings)?, &tokenizer, |p| bar.show(p.bytes, p.all_bytes))?;
+        drop(bar);
+        let (corpus, held_out) = match text.held_out > 0.0 {
+            true => corpus.split_held_out(text.held_out, settings.seed).map(|(rest, held)| (rest, Some(held)))?,
+            false => (corpus, None),
+        };
+        let options = PackOptions { seed: Some(settings.seed), ..PackOptions::new(text.tokens, text.scheme) };
+        let packs = match position {
+            Some(position) => packscan_data::Packs::resume(&corpus, options, position)?,
+            None => packscan_data::Packs::new(&corpus, options)?,
+        };
+        let (rank, size) = (ranks.rank(), ranks.size());
+        let packs = prefetch(packs, AHEAD * text.packs * size)?;
+        Ok(Source { tokenizer, corpus, held_out, packs, each: text.packs, tokens: text.tokens, rank, ranks: size })
+    }
+
+    /// A line about the text.
+    pub fn describe(&self) -> String {
+        let held = match &self.held_out {
+            Some(held) => format!(", {} tokens held out", thousands(held.total_tokens())),
+            None => String::new(),
+        };
+        format!(
+            "{} documents, {} tokens{held}",
+            thousands(self.corpus.documents() as u64),
+            thousands(self.corpus.total_tokens())
+        )
+    }
+
+    /// The packs of the next step that are this rank's: of those of all ranks a run of neighbours.
+    ///
+    /// # Errors
+    /// Those of [`DevicePack::new`].
+    pub fn next(&mut self, model: &Model) -> Result<Packs> {
+        let all: Vec<(Pack, Position)> = self.packs.by_ref().take(self.each * self.ranks).collect();
+        let position = all.last().expect("packs without end").1;
+        let first = self.each * self.rank;
+        let mut mine: Vec<Pack> = all.into_iter().skip(first).take(self.each).map(|(pack, _)| pack).collect();
+        if self.ranks > 1 {
+            // What another rank has of a document does not come here.
+            if let Some(continued) = mine[0].continued.first_mut() {
+                *continued = false;
+            }
+            mine[self.each - 1].continues = false;
+        }
+        let (tokens, padding) = mine.iter().fold((0, 0), |(t, p), pack| (t + pack.tokens.len(), p + pack.padding));
+        let device = mine.iter().map(|pack| on_device(pack, model)).collect::<Result<_>>()?;
+        let epoch = position.epoch as f64 + (position.document as f64 / self.corpus.documents() as f64).min(1.0);
+        let documents = mine.into_iter().map(|pack| pack.documents).collect();
+        Ok(Packs { device, tokens, padding, position, epoch, documents })
+    }
+
+    /// Mean loss of the text that was held out, of its first packs.
+    ///
+    /// # Errors
+    /// Whatever running the model fails with.
+    pub fn held_out_loss(&self, learner: &Learner, ranks: &dyn Collective) -> Result<Option<f64>> {
+        let Some(corpus) = &self.held_out else { return Ok(None) };
+        let options = PackOptions {
+            seed: None,
+            epochs: Some(1),
+            ..PackOptions::new(self.tokens, Scheme::Packed(Strategy::default()))
+        };
+        let packs = packscan_data::Packs::new(corpus, options)?.take(EVALUATED * self.ranks);
+        let mut sums = [0.0, 0.0];
+        for pack in packs.skip(self.rank).step_by(self.ranks) {
+            let pack = on_device(&pack, &learner.model)?;
+            sums[0] += learner.losses(&pack)?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            sums[1] += pack.predicted as f64;
+        }
+        ranks.all_reduce_f64(&mut sums)?;
+        Ok((sums[1] > 0.0).then(|| sums[0] / sums[1]))
+    }
+}
+
+/// A pack on the device of a model.
+pub(crate) fn on_device(pack: &Pack, model: &Model) -> Result<DevicePack> {
+    let packed = Packed::from_lengths(&pack.lengths)?.with_continued(&pack.continued)?;
+    let placed = DevicePack::new(&model.device, &packed, &pack.tokens, &pack.targets, model.config.vocabulary)?;
+    Ok(DevicePack { continues: pack.continues, ..placed })
+}
