@@ -39,7 +39,7 @@ impl Buffer {
     /// [`Error::Cuda`] where the device has no room.
     pub fn from_slice<T: Element>(device: &Device, values: &[T]) -> Result<Buffer> {
         let buffer = Buffer::unwritten(device, T::DTYPE, values.len())?;
-        buffer.storage.write(cast_slice(values))?;
+        buffer.storage.write(0, cast_slice(values))?;
         Ok(buffer)
     }
 
@@ -52,7 +52,7 @@ impl Buffer {
             let rule = format!("it holds {} {}, not {} {}", self.len, self.dtype, values.len(), T::DTYPE);
             return Err(Error::Buffer { rule });
         }
-        self.storage.write(cast_slice(values))
+        self.storage.write(0, cast_slice(values))
     }
 
     /// Fills it with zeros, after everything launched before; on a GPU it returns before that has happened.
@@ -84,12 +84,7 @@ impl Buffer {
     /// # Errors
     /// [`Error::Buffer`] if it holds another type; [`Error::Cuda`] if an earlier launch failed.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        if T::DTYPE != self.dtype {
-            return Err(Error::Buffer { rule: format!("it holds {}, not {}", self.dtype, T::DTYPE) });
-        }
-        let mut values = zeroed_vec::<T>(self.len);
-        self.storage.read(cast_slice_mut(&mut values))?;
-        Ok(values)
+        self.view().to_vec()
     }
 
     /// Its elements widened to f32, copied to the host.
@@ -97,15 +92,7 @@ impl Buffer {
     /// # Errors
     /// [`Error::Cuda`] if an earlier launch failed.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        fn widened<T: Element>(buffer: &Buffer) -> Result<Vec<f32>> {
-            Ok(buffer.to_vec::<T>()?.into_iter().map(T::to_f32).collect())
-        }
-        match self.dtype {
-            Dtype::F32 => self.to_vec(),
-            Dtype::F16 => widened::<half::f16>(self),
-            Dtype::Bf16 => widened::<half::bf16>(self),
-            Dtype::U32 => widened::<u32>(self),
-        }
+        self.view().to_f32()
     }
 
     /// Where it is.
@@ -215,6 +202,58 @@ impl<'a> View<'a> {
         Ok(View { offset: self.offset + start * self.stride, rows, ..self })
     }
 
+    /// Its elements, copied to the host.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] if it holds another type or its rows lie apart; [`Error::Cuda`] if an earlier launch failed.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        let at = self.first_byte::<T>()?;
+        let mut values = zeroed_vec::<T>(self.rows * self.cols);
+        self.buffer.storage.read(at, cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    /// Its elements widened to f32, copied to the host.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] if its rows lie apart; [`Error::Cuda`] if an earlier launch failed.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        fn widened<T: Element>(view: &View<'_>) -> Result<Vec<f32>> {
+            Ok(view.to_vec::<T>()?.into_iter().map(T::to_f32).collect())
+        }
+        match self.buffer.dtype {
+            Dtype::F32 => self.to_vec(),
+            Dtype::F16 => widened::<half::f16>(self),
+            Dtype::Bf16 => widened::<half::bf16>(self),
+            Dtype::U32 => widened::<u32>(self),
+        }
+    }
+
+    /// Replaces its elements, once everything launched before has run.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for values of another type or number, or rows that lie apart; [`Error::Cuda`] if an earlier launch failed.
+    pub fn write<T: Element>(&self, values: &[T]) -> Result<()> {
+        let at = self.first_byte::<T>()?;
+        if values.len() != self.rows * self.cols {
+            let rule = format!("{} rows of {} were to become {} values", self.rows, self.cols, values.len());
+            return Err(Error::Buffer { rule });
+        }
+        self.buffer.storage.write(at, cast_slice(values))
+    }
+
+    /// Bytes of the buffer before the first element, for a copy of all of them at once.
+    fn first_byte<T: Element>(&self) -> Result<usize> {
+        if T::DTYPE != self.buffer.dtype {
+            return Err(Error::Buffer { rule: format!("it holds {}, not {}", self.buffer.dtype, T::DTYPE) });
+        }
+        if self.stride != self.cols && self.rows > 1 {
+            let rule = format!("rows of {} that start {} apart are not copied at once", self.cols, self.stride);
+            return Err(Error::Buffer { rule });
+        }
+        Ok(self.offset * T::DTYPE.bytes())
+    }
+
     /// The buffer that holds the rows.
     pub fn buffer(&self) -> &'a Buffer {
         self.buffer
@@ -270,5 +309,22 @@ mod tests {
             assert!(error.starts_with("buffer: it holds 2 f32, not"), "{error}");
         }
         assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn rows_that_lie_together_are_read_and_written_alone() {
+        for device in [Device::Cpu, Device::emulator(0)] {
+            let buffer = Buffer::from_slice(&device, &[0.0f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]).unwrap();
+            let part = buffer.part(2, 2, 2).unwrap();
+            assert_eq!(part.to_vec::<f32>().unwrap(), [2.0, 3.0, 4.0, 5.0]);
+            part.write(&[-2.0f32, -3.0, -4.0, -5.0]).unwrap();
+            assert_eq!(buffer.to_vec::<f32>().unwrap(), [0.0, 1.0, -2.0, -3.0, -4.0, -5.0, 6.0, 7.0]);
+            for wrong in
+                [part.write(&[1.0f32]), part.write(&[1u32; 4]), part.columns(0, 1).unwrap().write(&[1.0f32; 2])]
+            {
+                assert!(wrong.unwrap_err().to_string().starts_with("buffer: "));
+            }
+            assert_eq!(part.columns(1, 1).unwrap().rows_at(1, 1).unwrap().to_f32().unwrap(), [-5.0]);
+        }
     }
 }

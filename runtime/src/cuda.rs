@@ -209,18 +209,19 @@ impl CudaMemory {
         self.base + FENCE_BYTES as u64
     }
 
-    pub(crate) fn write(&self, from: &[u8]) -> Result<()> {
-        assert_eq!(from.len(), self.bytes);
+    pub(crate) fn write(&self, at: usize, from: &[u8]) -> Result<()> {
+        assert!(at + from.len() <= self.bytes);
         self.context.bind_to_thread().map_err(failed("copying to the GPU"))?;
         // SAFETY: the contents are `bytes` long.
-        unsafe { result::memcpy_htod_sync(self.address(), from) }.map_err(failed("copying to the GPU"))
+        unsafe { result::memcpy_htod_sync(self.address() + at as u64, from) }.map_err(failed("copying to the GPU"))
     }
 
-    pub(crate) fn read(&self, to: &mut [u8]) -> Result<()> {
-        assert_eq!(to.len(), self.bytes);
-        self.read_at(FENCE_BYTES, to)
+    pub(crate) fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
+        assert!(at + to.len() <= self.bytes);
+        self.read_at(FENCE_BYTES + at, to)
     }
 
+    /// Reads from a byte of the allocation, fences included.
     fn read_at(&self, offset: usize, to: &mut [u8]) -> Result<()> {
         self.context.bind_to_thread().map_err(failed("copying from the GPU"))?;
         // SAFETY: `offset + to.len()` is at most the allocation, two fences and the contents.

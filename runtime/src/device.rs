@@ -249,11 +249,12 @@ impl Storage {
         })
     }
 
-    pub(crate) fn write(&self, from: &[u8]) -> Result<()> {
+    /// Writes bytes from byte `at` on.
+    pub(crate) fn write(&self, at: usize, from: &[u8]) -> Result<()> {
         match self {
-            Storage::Cuda(memory) => memory.write(from)?,
-            Storage::Emulator { device, address } => device.memory().write(*address, from),
-            Storage::Cpu(memory) => memory.write(from),
+            Storage::Cuda(memory) => memory.write(at, from)?,
+            Storage::Emulator { device, address } => device.memory().write(*address + at as u64, from),
+            Storage::Cpu(memory) => memory.write(at, from),
         }
         Ok(())
     }
@@ -261,15 +262,16 @@ impl Storage {
     pub(crate) fn zero(&self, device: &Device, bytes: usize) -> Result<()> {
         match device {
             Device::Cuda(cuda) => cuda.zero_rows(self.address(), 1, bytes, bytes),
-            Device::Emulator(_) | Device::Cpu => self.write(&vec![0; bytes]),
+            Device::Emulator(_) | Device::Cpu => self.write(0, &vec![0; bytes]),
         }
     }
 
-    pub(crate) fn read(&self, to: &mut [u8]) -> Result<()> {
+    /// Reads bytes from byte `at` on.
+    pub(crate) fn read(&self, at: usize, to: &mut [u8]) -> Result<()> {
         match self {
-            Storage::Cuda(memory) => memory.read(to)?,
-            Storage::Emulator { device, address } => device.memory().read(*address, to),
-            Storage::Cpu(memory) => memory.read(to),
+            Storage::Cuda(memory) => memory.read(at, to)?,
+            Storage::Emulator { device, address } => device.memory().read(*address + at as u64, to),
+            Storage::Cpu(memory) => memory.read(at, to),
         }
         Ok(())
     }
@@ -329,16 +331,16 @@ impl HostMemory {
         self.units.as_ptr().cast_mut().cast::<u8>().wrapping_add(FENCE_BYTES)
     }
 
-    fn write(&self, from: &[u8]) {
-        assert_eq!(from.len(), self.bytes);
+    fn write(&self, at: usize, from: &[u8]) {
+        assert!(at + from.len() <= self.bytes);
         // SAFETY: the contents are `bytes` long; one thread uses the memory (it is not `Sync`), and no slice outlives an operator.
-        unsafe { self.pointer().copy_from_nonoverlapping(from.as_ptr(), self.bytes) };
+        unsafe { self.pointer().add(at).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
     }
 
-    fn read(&self, to: &mut [u8]) {
-        assert_eq!(to.len(), self.bytes);
+    fn read(&self, at: usize, to: &mut [u8]) {
+        assert!(at + to.len() <= self.bytes);
         // SAFETY: as in `write`.
-        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(self.pointer(), self.bytes) };
+        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(self.pointer().add(at), to.len()) };
     }
 
     fn fence_holds(&self) -> bool {

@@ -115,7 +115,7 @@ impl Gemm<'_> {
         cpu::multiply(&Gemm { a, b, c: c.rows(self.m)?, ..*self });
         let row_bytes = self.n * c.dtype().bytes();
         let mut bytes = vec![0; self.m * row_bytes];
-        c.storage().read(&mut bytes)?;
+        c.storage().read(0, &mut bytes)?;
         let Storage::Emulator { device, .. } = self.c.buffer.storage() else { unreachable!("checked to be emulated") };
         for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
             device.memory().write(self.c.row_address(row), bytes);
@@ -195,7 +195,7 @@ fn host_copy(view: &View<'_>) -> Result<Buffer> {
         }
     }
     let copy = Buffer::unwritten(&Device::Cpu, view.buffer.dtype(), view.rows * view.cols)?;
-    copy.storage().write(&bytes)?;
+    copy.storage().write(0, &bytes)?;
     Ok(copy)
 }
 
