@@ -3,15 +3,19 @@
 
 pub mod activations;
 mod backward;
+pub mod checkpoint;
 mod config;
 mod error;
+mod files;
 mod forward;
+pub mod hugging_face;
 mod linear;
 mod model;
 mod optimiser;
 mod pack;
 pub mod parameters;
 mod step;
+mod tensors;
 pub mod variants;
 
 pub use backward::Gradients;

@@ -119,6 +119,15 @@ impl Learner {
         Ok(losses[..pack.tokens()].to_vec())
     }
 
+    /// The logits of each token of a pack, `(T, V)`, on the host.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn logits(&mut self, pack: &DevicePack) -> Result<Vec<f32>> {
+        self.model.forward(pack, &self.activations)?;
+        self.model.logits(pack, &self.activations)
+    }
+
     /// The gradients of the mean loss over packs, without a step: `[layout.elements]`, on the host.
     ///
     /// # Errors
