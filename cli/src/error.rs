@@ -10,6 +10,45 @@ pub enum Error {
     #[error(transparent)]
     Packscan(#[from] packscan::Error),
 
+    /// Training, and what is saved of it.
+    #[error(transparent)]
+    Train(#[from] packscan_train::Error),
+
+    /// Text and packs.
+    #[error(transparent)]
+    Data(#[from] packscan_data::Error),
+
+    /// A folder that has a run already.
+    #[error("{0} has a run already; go on with it (--resume {0}), or name another folder", folder.display())]
+    RunExists {
+        /// The folder.
+        folder: PathBuf,
+    },
+
+    /// A run that never saved a checkpoint.
+    #[error("{} has no whole checkpoint to go on from; begin anew in another folder", folder.display())]
+    NothingToResume {
+        /// The folder.
+        folder: PathBuf,
+    },
+
+    /// A choice of what to compute again that does not fit.
+    #[error("{plan}\nThat is more than the {} of memory for it; --recompute auto would fit", packscan_train::report::number::bytes(*budget as u64))]
+    TooLittleMemory {
+        /// What would be allocated.
+        plan: String,
+        /// What may be.
+        budget: usize,
+    },
+
+    /// A signal that cannot be caught.
+    #[error("Ctrl-C cannot be caught: {0}")]
+    Signal(ctrlc::Error),
+
+    /// Standard input that is no text.
+    #[error("standard input cannot be read as text: {0}")]
+    Stdin(io::Error),
+
     /// A result that cannot be stored.
     #[error("{} cannot be written: {source}; name another folder with -o", path.display())]
     Write {

@@ -1,15 +1,20 @@
-//! The `packscan` command: generate kernels, verify them, and look at the machine.
+//! The `packscan` command: train models, generate kernels, verify them, and look at the machine.
 //!
 //! Exit codes: 0 all is well, 1 a property did not hold, 2 the input or the machine is at fault, 3 an injected fault was not
-//! caught.
+//! caught, 130 interrupted.
 
 mod doctor;
 mod error;
+mod evaluate;
 mod generate;
+mod generate_text;
+mod machine;
 mod output;
 mod parse;
 mod report;
+mod saved;
 mod stats;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -26,6 +31,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Train a model on packed text.
+    Train(Box<train::Train>),
+    /// Go on from a prompt with a trained model.
+    Generate(generate_text::Generate),
+    /// Loss and perplexity of a trained model on text.
+    Eval(evaluate::Eval),
     /// Show a kernel: its CUDA text, its PTX, its machine code, or what it costs.
     Gen(generate::Gen),
     /// Check that kernels compute what the textbook says and that nothing passes from one sequence to another.
@@ -43,6 +54,8 @@ enum Verdict {
     Bad,
     /// An injected fault was not caught.
     Escaped,
+    /// Ctrl-C, after which all is saved.
+    Interrupted,
 }
 
 impl From<Verdict> for ExitCode {
@@ -51,12 +64,16 @@ impl From<Verdict> for ExitCode {
             Verdict::Good => 0,
             Verdict::Bad => 1,
             Verdict::Escaped => 3,
+            Verdict::Interrupted => 130,
         })
     }
 }
 
 fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
+        Command::Train(command) => command.run(),
+        Command::Generate(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Gen(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Doctor => doctor::run(),

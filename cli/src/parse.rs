@@ -12,6 +12,26 @@ pub fn dtype(text: &str) -> Result<Dtype, Error> {
     dtype.ok_or_else(|| unknown("data type", text, &known))
 }
 
+/// Bytes: a number, or one with kB, MB, GB, TB, KiB, MiB, GiB or TiB.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, f64); 9] = [
+        ("KiB", 1024.0),
+        ("MiB", 1048576.0),
+        ("GiB", 1073741824.0),
+        ("TiB", 1099511627776.0),
+        ("kB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("", 1.0),
+    ];
+    let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit))).expect("\"\" ends all");
+    match number.trim().parse::<f64>() {
+        Ok(number) if number >= 0.0 && number * unit < 1e18 => Ok((number * unit) as usize),
+        _ => Err("give a size such as 50GB, 512MiB or 1000000".to_owned()),
+    }
+}
+
 /// An operator by its name.
 pub fn operator(text: &str) -> Result<String, Error> {
     one_of("operator", text, &operators::names())
@@ -69,6 +89,12 @@ mod tests {
         assert_eq!(options("none").unwrap(), Options(Vec::new()));
         let error = options("gate,speed").unwrap_err().to_string();
         assert!(error.contains("\"speed\"") && error.contains("all, none, softplus"), "{error}");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(["50GB", "1.5 GiB", "4096"].map(|text| bytes(text).unwrap()), [50_000_000_000, 1_610_612_736, 4096]);
+        assert!(["GB", "-1GB", "50 cats", "1e30TB"].iter().all(|text| bytes(text).is_err()));
     }
 
     #[test]

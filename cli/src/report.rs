@@ -171,7 +171,7 @@ impl fmt::Display for Report<'_> {
         }
         match (self.verdict(), self.fault) {
             (Verdict::Good, _) => self.write_good(f),
-            (Verdict::Bad, _) => self.write_bad(f),
+            (Verdict::Bad | Verdict::Interrupted, _) => self.write_bad(f),
             (Verdict::Escaped, name) => {
                 let name = name.unwrap_or_default();
                 writeln!(f, "{}: fault {name} went through {}", red("the fault was NOT caught"), self.size())

@@ -8,7 +8,7 @@ use packscan::runtime::collective::World;
 use packscan::{Device, Dtype};
 use packscan_data::{Scheme, Strategy, Tokenizer};
 use packscan_train::activations::Recompute;
-use packscan_train::checkpoint;
+use packscan_train::checkpoint::{self, Checkpoint};
 use packscan_train::hugging_face::Pretrained;
 use packscan_train::run::{self, Cut, Ending, Request, Settings, Start, Text};
 use packscan_train::{ModelConfig, Rates};
@@ -210,7 +210,7 @@ impl Train {
         let world = World::from_environment()?;
         let device = self.machine.device(world.as_ref())?;
         let ranks = world.as_ref().map_or(1, |world| world.size);
-        let (mut settings, folder, resumed, values) = match &self.resume {
+        let Begun { mut settings, folder, resumed, pretrained } = match &self.resume {
             Some(folder) => self.resumed(folder)?,
             None => self.fresh(&device)?,
         };
@@ -228,7 +228,7 @@ impl Train {
             output::note("stopping after this step; once more ends at once");
         };
         ctrlc::set_handler(stop).map_err(Error::Signal)?;
-        let start = Start { settings, folder: &folder, device, world, resumed, values, stop: &STOP };
+        let start = Start { settings, folder: &folder, device, world, resumed, pretrained, stop: &STOP };
         match run::train(start)? {
             Ending::Finished => {
                 output::note(&format!("done: {0}/run.html shows the run; `packscan generate {0}` goes on from a prompt", folder.display()));
@@ -245,12 +245,11 @@ impl Train {
     fn fresh(&self, device: &Device) -> Result<Begun> {
         let tokenizer = Tokenizer::open(self.packing.tokenizer.as_deref())?;
         let steps = self.steps.unwrap_or(200);
-        let (name, config, values) = match &self.init {
+        let (name, config, pretrained) = match &self.init {
             Some(folder) => {
-                let (folder, _) = checkpoint::model_folder(folder)?;
-                let pretrained = Pretrained::open(&folder)?;
+                let pretrained = Pretrained::open(&checkpoint::model_folder(folder)?.0)?;
                 let config = pretrained.config.clone().for_vocabulary(tokenizer.vocabulary())?;
-                (folder.display().to_string(), config, Some(pretrained.values()?))
+                (folder.display().to_string(), config, Some(pretrained))
             }
             None => {
                 let config = ModelConfig::named(&self.model)?.for_vocabulary(tokenizer.vocabulary())?;
@@ -276,7 +275,7 @@ impl Train {
             Some(folder) => folder.clone(),
             None => free_folder(&settings.name),
         };
-        Ok((settings, folder, None, values))
+        Ok(Begun { settings, folder, resumed: None, pretrained })
     }
 
     /// The settings of a run that is there, and its newest checkpoint.
@@ -286,7 +285,10 @@ impl Train {
         let (newest, skipped) = checkpoint::newest(folder)?;
         skipped.iter().for_each(|skipped| output::note(&skipped.to_string()));
         match newest {
-            Some(checkpoint) => Ok((settings, folder.to_owned(), Some(checkpoint), None)),
+            Some(checkpoint) => {
+                let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
+                Ok(Begun { settings, folder, resumed, pretrained: None })
+            }
             None => Err(Error::NothingToResume { folder: folder.to_owned() }),
         }
     }
@@ -322,8 +324,13 @@ impl Train {
     }
 }
 
-/// Settings, folder, and what to start from.
-type Begun = (Settings, PathBuf, Option<checkpoint::Checkpoint>, Option<Vec<f32>>);
+/// What a run starts with.
+struct Begun {
+    settings: Settings,
+    folder: PathBuf,
+    resumed: Option<Checkpoint>,
+    pretrained: Option<Pretrained>,
+}
 
 fn request(settings: &Settings, shards: usize) -> Result<Request<'_>> {
     let io: Dtype = settings.io()?;

@@ -67,15 +67,9 @@ impl Buffer {
     /// # Errors
     /// [`Error::Cuda`] where the device has no room.
     pub fn from_f32(device: &Device, dtype: Dtype, values: &[f32]) -> Result<Buffer> {
-        fn converted<T: Element>(device: &Device, values: &[f32]) -> Result<Buffer> {
-            Buffer::from_slice(device, &values.iter().map(|&x| T::from_f32(x)).collect::<Vec<_>>())
-        }
-        match dtype {
-            Dtype::F32 => converted::<f32>(device, values),
-            Dtype::F16 => converted::<half::f16>(device, values),
-            Dtype::Bf16 => converted::<half::bf16>(device, values),
-            Dtype::U32 => converted::<u32>(device, values),
-        }
+        let buffer = Buffer::unwritten(device, dtype, values.len())?;
+        buffer.view().write_f32(values)?;
+        Ok(buffer)
     }
 
     /// Its elements, copied to the host once everything launched before has run.
@@ -91,15 +85,7 @@ impl Buffer {
     /// # Errors
     /// [`Error::Cuda`] if an earlier launch failed.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        fn widened<T: Element>(buffer: &Buffer) -> Result<Vec<f32>> {
-            Ok(buffer.to_vec::<T>()?.into_iter().map(T::to_f32).collect())
-        }
-        match self.dtype {
-            Dtype::F32 => self.to_vec(),
-            Dtype::F16 => widened::<half::f16>(self),
-            Dtype::Bf16 => widened::<half::bf16>(self),
-            Dtype::U32 => widened::<u32>(self),
-        }
+        self.view().to_f32()
     }
 
     /// Where it is.
@@ -273,6 +259,22 @@ impl<'a> View<'a> {
         self.buffer.storage.write(self.contiguous()?.start, cast_slice(values))
     }
 
+    /// Replaces these elements by the representable values nearest to these, as [`View::write`].
+    ///
+    /// # Errors
+    /// As [`View::write`].
+    pub fn write_f32(&self, values: &[f32]) -> Result<()> {
+        fn converted<T: Element>(view: &View<'_>, values: &[f32]) -> Result<()> {
+            view.write(&values.iter().map(|&x| T::from_f32(x)).collect::<Vec<_>>())
+        }
+        match self.buffer.dtype {
+            Dtype::F32 => self.write(values),
+            Dtype::F16 => converted::<half::f16>(self, values),
+            Dtype::Bf16 => converted::<half::bf16>(self, values),
+            Dtype::U32 => converted::<u32>(self, values),
+        }
+    }
+
     /// These elements, copied to the host once everything launched before has run.
     ///
     /// # Errors
@@ -284,6 +286,22 @@ impl<'a> View<'a> {
         let mut values = zeroed_vec::<T>(self.len());
         self.buffer.storage.read(self.contiguous()?.start, cast_slice_mut(&mut values))?;
         Ok(values)
+    }
+
+    /// These elements widened to f32, copied to the host once everything launched before has run.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for rows with gaps; [`Error::Cuda`] if an earlier launch failed.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        fn widened<T: Element>(view: &View<'_>) -> Result<Vec<f32>> {
+            Ok(view.to_vec::<T>()?.into_iter().map(T::to_f32).collect())
+        }
+        match self.buffer.dtype {
+            Dtype::F32 => self.to_vec(),
+            Dtype::F16 => widened::<half::f16>(self),
+            Dtype::Bf16 => widened::<half::bf16>(self),
+            Dtype::U32 => widened::<u32>(self),
+        }
     }
 
     /// Fills with zeros, after everything launched before.

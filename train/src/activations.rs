@@ -10,7 +10,7 @@ use std::str::FromStr;
 use packscan_runtime::{Buffer, Device, Dtype, View};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ModelConfig, Result};
+use crate::{Error, Model, ModelConfig, Result};
 
 /// What a block computes again in its backward pass instead of keeping it. Results do not change by a bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -127,6 +127,17 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Those of a forward pass alone, which keeps nothing.
+    pub fn of_forward(model: &Model, tokens: usize) -> Sizes {
+        Sizes {
+            config: model.config.clone(),
+            io: model.io,
+            tokens,
+            chunk: model.variants.scan.chunk as usize,
+            recompute: vec![Recompute::Full; model.config.layers],
+        }
+    }
+
     /// Tokens whose logits exist at a time: whole tiles of a matrix product, which also keeps what is cut by them aligned.
     pub fn logits_rows(&self) -> usize {
         let fit = LOGITS_BYTES / (self.config.vocabulary * self.io.bytes());

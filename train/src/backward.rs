@@ -32,6 +32,25 @@ impl Model {
         Ok(Gradients { flat, workspaces: self.workspaces(tokens)? })
     }
 
+    /// The logits of a pack's tokens after [`Model::forward`], `(T, V)`, on the host.
+    ///
+    /// # Errors
+    /// Whatever launching fails with.
+    pub fn logits(&self, pack: &DevicePack, activations: &Activations) -> Result<Vec<f32>> {
+        let pass = Pass::new(self, pack, activations, Carry::default());
+        let (last, tokens) = (self.config.layers, pack.tokens());
+        let normed = pass.get(last, Normed)?;
+        let chunk = activations.sizes().logits_rows();
+        let mut all = Vec::with_capacity(tokens * self.config.vocabulary);
+        for start in (0..tokens).step_by(chunk) {
+            let rows = chunk.min(tokens - start);
+            let logits = pass.get(last, Logits)?.rows_at(0, rows)?;
+            linear::forward(&self.gemm, normed.rows_at(start, rows)?, self.weights.io(self.layout.head)?, logits)?;
+            all.extend(logits.to_f32()?);
+        }
+        Ok(all)
+    }
+
     /// The losses of a pack's tokens after [`Model::forward`], into [`Losses`]. With gradients also those of the head, and that of the
     /// last norm into [`DNormed`]; `scale (1)` f32 is the gradient of the whole with respect to each token's loss.
     ///

@@ -80,6 +80,30 @@ pub enum Error {
         source: Box<toml::de::Error>,
     },
 
+    /// A saved model or checkpoint that cannot be used.
+    #[error("{} cannot be used: {rule}", path.display())]
+    Saved {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and the cure.
+        rule: String,
+    },
+
+    /// A tensor of another shape than the model's.
+    #[error("{}: {name} has the shape {got:?}, but {of} has {want:?} there", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        got: Vec<usize>,
+        /// Which model has another.
+        of: &'static str,
+        /// The shape there.
+        want: Vec<usize>,
+    },
+
     /// A file or folder that cannot be used.
     #[error("cannot {doing} {}: {source}", path.display())]
     File {
@@ -95,5 +119,9 @@ pub enum Error {
 impl Error {
     pub(crate) fn file(doing: &'static str, path: &Path, source: io::Error) -> Error {
         Error::File { doing, path: path.to_owned(), source }
+    }
+
+    pub(crate) fn saved(path: &Path, rule: impl Into<String>) -> Error {
+        Error::Saved { path: path.to_owned(), rule: rule.into() }
     }
 }

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::activations::Tensor::{Logits, Normed};
-use crate::activations::{Activations, Recompute, Sizes};
+use crate::activations::{Activations, Sizes};
 use crate::{Carry, DevicePack, Error, Memory, Model, Result, linear};
 
 /// How the next token is drawn from the logits.
@@ -113,14 +113,7 @@ impl<'a> Generator<'a> {
             return Err(Error::Config { field: "prompt", got: format!("empty (prompt {empty})"), rule });
         }
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0).min(WINDOW);
-        let sizes = Sizes {
-            config: model.config.clone(),
-            io: model.io,
-            tokens: prompts.len() * longest,
-            chunk: model.variants.scan.chunk as usize,
-            // A forward pass alone keeps nothing.
-            recompute: vec![Recompute::Full; model.config.layers],
-        };
+        let sizes = Sizes::of_forward(model, prompts.len() * longest);
         let stream = |i| {
             let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
             random.set_stream(i as u64);

@@ -3,11 +3,14 @@
 
 pub mod activations;
 mod backward;
+pub mod checkpoint;
 mod config;
 mod error;
 mod evaluate;
+mod files;
 mod forward;
 mod generate;
+pub mod hugging_face;
 mod linear;
 mod memory;
 mod model;
@@ -15,12 +18,15 @@ mod optimiser;
 mod pack;
 pub mod parameters;
 pub mod report;
+pub mod run;
 mod step;
+mod tensors;
 pub mod variants;
 
 pub use backward::{Edges, Gradients};
 pub use config::ModelConfig;
 pub use error::Error;
+pub use evaluate::Evaluator;
 pub use forward::Carry;
 pub use generate::{Generator, Sampling};
 pub use memory::Memory;

@@ -121,6 +121,12 @@ impl Memory {
         copy(model, self.history_row(block, sequences, end)?, kept.histories.part(0, 1, self.lengths.1)?, self.io)
     }
 
+    /// What is kept of one sequence: its state and its history of a block.
+    pub(crate) fn kept(&self, block: usize) -> Result<(View<'_>, View<'_>)> {
+        let Rows { states, histories } = &self.kept[block];
+        Ok((states.view(), histories.view()))
+    }
+
     /// Zeros where kernels read, so that what is recalled next is all there is: a gradient that only one sequence has.
     pub(crate) fn clear(&self, block: usize) -> Result<()> {
         if self.kept.is_empty() {

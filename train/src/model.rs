@@ -3,7 +3,7 @@
 use packscan_kernels::{neg_exp, rms_norm, selective_scan};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, GemmContext, Packed, View};
 
-use crate::parameters::{Layout, Slot, Weights, part};
+use crate::parameters::{Layout, Parameter, Slot, Weights, part};
 use crate::variants::{Carries, Variants};
 use crate::{ModelConfig, Result};
 
@@ -37,11 +37,28 @@ impl Model {
     /// # Errors
     /// Where the device has no room, or has no library for matrix products.
     pub fn new(device: &Device, io: Dtype, config: &ModelConfig, values: &[f32]) -> Result<Model> {
+        Model::of(device, io, config, Weights::new(device, io, values)?)
+    }
+
+    /// A model whose parameters come one at a time, each in its own order: no more than one is on the host.
+    ///
+    /// # Errors
+    /// Those of `values_of`, and as [`Model::new`].
+    pub fn read(
+        device: &Device,
+        io: Dtype,
+        config: &ModelConfig,
+        values_of: impl FnMut(&Parameter) -> Result<Vec<f32>>,
+    ) -> Result<Model> {
+        Model::of(device, io, config, Weights::read(device, io, &Layout::of(config), values_of)?)
+    }
+
+    fn of(device: &Device, io: Dtype, config: &ModelConfig, weights: Weights) -> Result<Model> {
         let layout = Layout::of(config);
         let model = Model {
             config: config.clone(),
             io,
-            weights: Weights::new(device, io, values)?,
+            weights,
             device: device.clone(),
             variants: Variants::hand_picked(config, io, Carries { initial: false, last: false }),
             gemm: GemmContext::new(device)?,
@@ -52,6 +69,14 @@ impl Model {
         };
         model.refresh_decays()?;
         Ok(model)
+    }
+
+    /// The values of a parameter, on the host.
+    ///
+    /// # Errors
+    /// If an earlier launch failed.
+    pub fn values_of(&self, parameter: &Parameter) -> Result<Vec<f32>> {
+        Ok(self.weights.f32(parameter.slot)?.to_vec()?)
     }
 
     /// Computes A from A_log; to be called after each change of the parameters.

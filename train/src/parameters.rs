@@ -263,10 +263,32 @@ impl Weights {
     /// # Errors
     /// Where the device has no room.
     pub fn new(device: &Device, io: Dtype, values: &[f32]) -> Result<Weights> {
-        let master = Buffer::from_slice(device, values)?;
+        Weights::of(device, io, Buffer::from_slice(device, values)?)
+    }
+
+    /// Places parameters on a device one at a time, as `values_of` gives them.
+    ///
+    /// # Errors
+    /// Those of `values_of`, and where the device has no room.
+    pub fn read(
+        device: &Device,
+        io: Dtype,
+        layout: &Layout,
+        mut values_of: impl FnMut(&Parameter) -> Result<Vec<f32>>,
+    ) -> Result<Weights> {
+        let master = Buffer::unwritten(device, Dtype::F32, layout.elements)?;
+        // What lies between parameters is read by the optimiser, and must stay 0.
+        master.zero()?;
+        for parameter in &layout.table {
+            part(&master, parameter.slot)?.write(&values_of(parameter)?)?;
+        }
+        Weights::of(device, io, master)
+    }
+
+    fn of(device: &Device, io: Dtype, master: Buffer) -> Result<Weights> {
         let copies = match io {
             Dtype::F32 => None,
-            io => Some(Buffer::unwritten(device, io, values.len())?),
+            io => Some(Buffer::unwritten(device, io, master.len())?),
         };
         let weights = Weights { master, copies };
         weights.refresh_copies()?;

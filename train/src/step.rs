@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use packscan_kernels::sum_rows;
+use packscan_kernels::{cast, sum_rows};
 use packscan_runtime::collective::{Alone, Collective};
-use packscan_runtime::{Buffer, Dtype, View};
+use packscan_runtime::{Buffer, Dtype, Packed, View};
 
 use crate::activations::Tensor::Losses;
 use crate::activations::{Activations, Recompute, Sizes};
@@ -27,6 +27,8 @@ pub struct Learner {
     flow: bool,
     /// What the packs of a chain leave to each other; the first is what the chain before left.
     memories: Vec<Memory>,
+    /// Whether the pack before left something.
+    left: bool,
     /// The gradients of two of them, in turns.
     memory_gradients: Vec<Memory>,
     /// The other ranks of the run.
@@ -71,6 +73,7 @@ impl Learner {
             losses: Buffer::unwritten(&device, Dtype::F32, APART * packs)?,
             flow: false,
             memories: Vec::new(),
+            left: false,
             memory_gradients: Vec::new(),
             ranks: Rc::new(Alone),
             model,
@@ -185,7 +188,8 @@ impl Learner {
             };
             model.backward(pack, activations, gradients, edges, &mut done)?;
         }
-        if packs[last].continues {
+        self.left = packs[last].continues;
+        if self.left {
             memories.swap(0, last + 1);
         }
         Ok(())
@@ -204,6 +208,54 @@ impl Learner {
             memories.iter_mut().take(count).try_for_each(|memory| memory.reserve(&self.model, most))?;
         }
         Ok(())
+    }
+
+    /// What the pack before left of a document that goes on.
+    pub(crate) fn left(&self) -> Option<&Memory> {
+        self.memories.first().filter(|_| self.left)
+    }
+
+    /// Takes up what a pack left: `values_of` gives state and history of each block.
+    pub(crate) fn recall(&mut self, values_of: impl Fn(usize, &str) -> Result<Vec<f32>>) -> Result<()> {
+        let memory = Memory::of_one(&self.model)?;
+        for l in 0..self.model.config.layers {
+            let (state, history) = memory.kept(l)?;
+            state.write(&values_of(l, "state")?)?;
+            history.write_f32(&values_of(l, "history")?)?;
+        }
+        self.memories.insert(0, memory);
+        self.left = true;
+        Ok(())
+    }
+
+    /// This rank, from 0.
+    pub fn rank(&self) -> usize {
+        self.ranks.rank()
+    }
+
+    /// Brings the first (0) or second (1) moments of all ranks together where gradients are between steps; nothing to do where each has
+    /// all of them.
+    pub(crate) fn gather_moments(&mut self, kind: usize) -> Result<()> {
+        let Learner { model, optimiser, gradients, ranks, .. } = self;
+        if optimiser.share.len() == model.layout.elements {
+            return Ok(());
+        }
+        let moments = if kind == 0 { &optimiser.m } else { &optimiser.v };
+        let packed = Packed::from_lengths(&[1])?.on(&model.device)?;
+        let cast = cast::default_variant(moments.len(), Dtype::F32, Dtype::F32);
+        let share = gradients.flat.part(optimiser.share.start, 1, moments.len())?;
+        cast::forward(&packed, &cast, moments.part(0, 1, moments.len())?, share)?;
+        ranks.all_gather(gradients.flat.view())?;
+        Ok(ranks.wait()?)
+    }
+
+    /// What [`Learner::gather_moments`] brought together last.
+    pub(crate) fn gathered_moments(&self, kind: usize) -> &Buffer {
+        match (self.optimiser.share.len() == self.model.layout.elements, kind) {
+            (false, _) => &self.gradients.flat,
+            (true, 0) => &self.optimiser.m,
+            (true, _) => &self.optimiser.v,
+        }
     }
 
     /// Lets gradients flow through the cuts between the packs of a step, or stops them there, which is how it starts.
@@ -227,6 +279,15 @@ impl Learner {
     /// As [`Model::losses`].
     pub fn losses(&self, pack: &DevicePack) -> Result<Vec<f32>> {
         self.model.losses(pack, &self.activations, Carry::default())
+    }
+
+    /// The logits of each token of a pack, `(T, V)`, on the host.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn logits(&mut self, pack: &DevicePack) -> Result<Vec<f32>> {
+        self.model.forward(pack, &self.activations, Carry::default())?;
+        self.model.logits(pack, &self.activations)
     }
 
     /// The gradients of the mean loss over packs, without a step: `[layout.elements]`, on the host.

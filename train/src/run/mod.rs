@@ -16,6 +16,7 @@ use packscan_runtime::{Device, Dtype};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::hugging_face::Pretrained;
 use crate::parameters::Layout;
 use crate::report::{Metrics, Status};
 use crate::{DevicePack, Error, Learner, Model, Report, Result};
@@ -23,7 +24,8 @@ use crate::{DevicePack, Error, Learner, Model, Report, Result};
 pub use plan::{Plan, Request};
 pub use records::Records;
 pub use settings::{Cut, FILE, Settings, Text};
-pub use source::{Source, corpus_options};
+pub use source::Source;
+pub(crate) use source::on_device;
 
 /// How a run is started.
 pub struct Start<'a> {
@@ -37,8 +39,8 @@ pub struct Start<'a> {
     pub world: Option<World>,
     /// A checkpoint of this run to go on from.
     pub resumed: Option<Checkpoint>,
-    /// Parameters to start from, in the order of the layout, instead of fresh ones.
-    pub values: Option<Vec<f32>>,
+    /// A model to start from instead of a fresh one.
+    pub pretrained: Option<Pretrained>,
     /// Set from elsewhere to end the run after the step under way.
     pub stop: &'a AtomicBool,
 }
@@ -101,7 +103,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(start: Start<'a>) -> Result<Run<'a>> {
-        let Start { settings, folder, device, world, resumed, values, stop } = start;
+        let Start { settings, folder, device, world, resumed, pretrained, stop } = start;
         let progressed: Option<Progressed> = match &resumed {
             Some(checkpoint) => Some(serde_json::from_value(checkpoint.trainer.clone()).map_err(|error| {
                 Error::saved(&checkpoint.folder, format!("it does not say how far the run was: {error}"))
@@ -111,7 +113,7 @@ impl<'a> Run<'a> {
         let ranks: Rc<dyn Collective> = join(&device, world.as_ref())?.into();
         let source = Source::open(&settings, &*ranks, progressed.as_ref().map(|p| &p.position))?;
         let step = resumed.as_ref().map_or(0, |checkpoint| checkpoint.step);
-        let learner = learner(&settings, &device, resumed, values)?.among(ranks.clone(), settings.shard)?;
+        let learner = learner(&settings, &device, resumed, pretrained, &ranks)?;
         let records = Records::open(&settings, folder, &device, &learner, &source, ranks.rank() == 0, step)?;
         let (before_s, tokens) = progressed.as_ref().map_or((0.0, 0), |p| (p.elapsed_s, p.tokens));
         Ok(Run {
@@ -214,7 +216,7 @@ impl<'a> Run<'a> {
     fn save(&mut self) -> Result<()> {
         let Some(progressed) = &self.progressed else { return Ok(()) };
         let state = serde_json::to_value(progressed).expect("numbers become JSON");
-        let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep)?;
+        let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep);
         if let Err(error) = saved {
             self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step));
         }
@@ -223,23 +225,25 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The learner of a run: fresh, from given parameters, or from a checkpoint.
+/// The learner of a run: fresh, from another model, or from a checkpoint.
 fn learner(
     settings: &Settings,
     device: &Device,
     resumed: Option<Checkpoint>,
-    values: Option<Vec<f32>>,
+    pretrained: Option<Pretrained>,
+    ranks: &Rc<dyn Collective>,
 ) -> Result<Learner> {
     let Settings { model: config, text, recompute, .. } = settings;
     let io: Dtype = settings.io()?;
-    let mut learner = match resumed {
-        Some(checkpoint) => checkpoint.learner(device, io, text.tokens, text.packs, recompute)?,
-        None => {
-            let values = values.unwrap_or_else(|| Layout::of(config).fresh(settings.seed));
-            let model = Model::new(device, io, config, &values)?;
-            Learner::new(model, text.tokens, text.packs, recompute)?
-        }
+    let model = match (&resumed, pretrained) {
+        (Some(checkpoint), _) => checkpoint.model(device, io)?,
+        (None, Some(pretrained)) => pretrained.model(device, io)?,
+        (None, None) => Model::new(device, io, config, &Layout::of(config).fresh(settings.seed))?,
     };
+    let mut learner = Learner::new(model, text.tokens, text.packs, recompute)?.among(ranks.clone(), settings.shard)?;
     learner.let_gradients_flow(text.cut == Cut::Flow);
+    if let Some(checkpoint) = resumed {
+        checkpoint.restore(&mut learner)?;
+    }
     Ok(learner)
 }

@@ -71,10 +71,7 @@ impl Packs {
 }
 
 /// What the settings say of the corpus.
-///
-/// # Errors
-/// Where there is no cache folder.
-pub fn corpus_options(settings: &Settings) -> Result<CorpusOptions> {
+fn corpus_options(settings: &Settings) -> Result<CorpusOptions> {
     let mut options = CorpusOptions::new(settings.text.paths.clone(), cache::default_folder()?);
     options.text_field.clone_from(&settings.text.text_field);
     options.skip_bad = settings.text.skip_bad;

@@ -1,0 +1,35 @@
+//! A model that was saved, and its tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use packscan_data::Tokenizer;
+use packscan_train::checkpoint;
+use packscan_train::hugging_face::Pretrained;
+use packscan_train::run::Settings;
+
+use crate::error::Result;
+
+/// What a folder with a model holds.
+pub struct Saved {
+    /// The model.
+    pub pretrained: Pretrained,
+    /// The tokenizer that was named, or that of its run, or the one beside it, or bytes.
+    pub tokenizer: Tokenizer,
+    /// The settings of its run, if it is of one.
+    pub settings: Option<Settings>,
+}
+
+impl Saved {
+    /// Opens a run, a checkpoint or a Hugging Face model.
+    pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Saved> {
+        let (folder, run) = checkpoint::model_folder(path)?;
+        let settings = run.as_deref().map(Settings::read).transpose()?;
+        let beside = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
+        let of_run: Option<PathBuf> = settings.as_ref().and_then(|settings| settings.text.tokenizer.clone());
+        let tokenizer = tokenizer.map(Path::to_owned).or(of_run).or(beside);
+        let tokenizer = Tokenizer::open(tokenizer.as_deref())?;
+        let mut pretrained = Pretrained::open(&folder)?;
+        pretrained.config = pretrained.config.for_vocabulary(tokenizer.vocabulary())?;
+        Ok(Saved { pretrained, tokenizer, settings })
+    }
+}

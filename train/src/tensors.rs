@@ -1,0 +1,153 @@
+//! Files of tensors in the safetensors format, read and written a tensor at a time.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bytemuck::{cast_slice, pod_read_unaligned};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use packscan_runtime::{Dtype, Element};
+use safetensors::tensor::{Dtype as Stored, Metadata, SafeTensorError, SafeTensors, TensorInfo};
+
+use crate::{Error, Result};
+
+/// An open file, mapped: nothing is read before it is asked for.
+#[derive(Debug)]
+pub(crate) struct TensorFile {
+    pub path: PathBuf,
+    map: Mmap,
+    metadata: Metadata,
+    /// Bytes before the first tensor.
+    start: usize,
+}
+
+impl TensorFile {
+    /// Opens a file whose header describes all of it.
+    pub fn open(path: &Path) -> Result<TensorFile> {
+        let failed = |source| Error::file("read", path, source);
+        let file = File::open(path).map_err(failed)?;
+        // SAFETY: a mapping is only as constant as its file. Whoever writes such files here writes them under another name first and
+        // renames them; whoever cuts one short that is in use ends this process.
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+            let cut = matches!(
+                error,
+                SafeTensorError::MetadataIncompleteBuffer
+                    | SafeTensorError::HeaderTooSmall
+                    | SafeTensorError::InvalidHeaderLength
+            );
+            let cause = if cut { "it was cut short" } else { "it is damaged, or no file of tensors" };
+            Error::saved(path, format!("{cause} ({} bytes: {error}); get or save it again", map.len()))
+        })?;
+        Ok(TensorFile { path: path.to_owned(), map, metadata, start: size_of::<u64>() + header })
+    }
+
+    /// The names of its tensors.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// Checks that a tensor is there with this shape, in a type that a model can have; `of` names whose shape that is.
+    pub fn check(&self, name: &str, shape: &[usize], of: &'static str) -> Result<()> {
+        let Some(info) = self.metadata.info(name) else {
+            return Err(Error::saved(&self.path, format!("{name} is missing, which {of} has; it is of another model")));
+        };
+        if info.shape != shape {
+            let (path, name) = (self.path.clone(), name.to_owned());
+            return Err(Error::Shape { path, name, got: info.shape.clone(), of, want: shape.to_vec() });
+        }
+        self.dtype(name).map(|_| ())
+    }
+
+    /// The type of a tensor.
+    pub fn dtype(&self, name: &str) -> Result<Dtype> {
+        match self.metadata.info(name).map(|info| info.dtype) {
+            Some(Stored::F32) => Ok(Dtype::F32),
+            Some(Stored::F16) => Ok(Dtype::F16),
+            Some(Stored::BF16) => Ok(Dtype::Bf16),
+            Some(other) => {
+                Err(Error::saved(&self.path, format!("{name} is of type {other}; save it as f32, f16 or bf16")))
+            }
+            None => Err(Error::saved(&self.path, format!("{name} is missing"))),
+        }
+    }
+
+    /// A tensor's values, widened to f32.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        fn widened<T: Element>(bytes: &[u8]) -> Vec<f32> {
+            bytes.chunks_exact(T::DTYPE.bytes()).map(|bytes| pod_read_unaligned::<T>(bytes).to_f32()).collect()
+        }
+        let dtype = self.dtype(name)?;
+        let bytes = self.metadata.info(name).map_or(&[][..], |info| {
+            let (start, end) = info.data_offsets;
+            &self.map[self.start + start..self.start + end]
+        });
+        Ok(match dtype {
+            Dtype::F16 => widened::<f16>(bytes),
+            Dtype::Bf16 => widened::<bf16>(bytes),
+            Dtype::F32 | Dtype::U32 => widened::<f32>(bytes),
+        })
+    }
+}
+
+/// Name and shape of a tensor to be written.
+pub(crate) type Entry = (String, Vec<usize>);
+
+/// Writes a file of tensors of one type; `values_of` gives those of the i-th, of which no other is in memory then.
+pub(crate) fn write(
+    path: &Path,
+    dtype: Dtype,
+    entries: &[Entry],
+    mut values_of: impl FnMut(usize) -> Result<Vec<f32>>,
+) -> Result<()> {
+    let failed = |source| Error::file("write", path, source);
+    let mut file = File::create(path).map_err(failed)?;
+    file.write_all(&header(dtype, entries)).map_err(failed)?;
+    for (i, (name, shape)) in entries.iter().enumerate() {
+        let values = values_of(i)?;
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "{name} has other values than its shape says");
+        let bytes = match dtype {
+            Dtype::F16 => rounded::<f16>(name, &values)?,
+            Dtype::Bf16 => rounded::<bf16>(name, &values)?,
+            Dtype::F32 | Dtype::U32 => cast_slice(&values).to_vec(),
+        };
+        file.write_all(&bytes).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Length and JSON, padded so that the first tensor is aligned.
+fn header(dtype: Dtype, entries: &[Entry]) -> Vec<u8> {
+    let stored = match dtype {
+        Dtype::F16 => Stored::F16,
+        Dtype::Bf16 => Stored::BF16,
+        Dtype::F32 | Dtype::U32 => Stored::F32,
+    };
+    let mut end = 0;
+    let infos = entries.iter().map(|(name, shape)| {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.bytes();
+        (name.clone(), TensorInfo { dtype: stored, shape: shape.clone(), data_offsets: (start, end) })
+    });
+    // Readers in Python ask for the format.
+    let about = [("format".to_owned(), "pt".to_owned())].into();
+    let metadata = Metadata::new(Some(about), infos.collect()).expect("the tensors lie one after the other");
+    let mut json = serde_json::to_vec(&metadata).expect("names and numbers are JSON");
+    json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
+    [&(json.len() as u64).to_le_bytes()[..], &json].concat()
+}
+
+/// The bytes of values in a narrower type, if that can hold them.
+fn rounded<T: Element>(name: &str, values: &[f32]) -> Result<Vec<u8>> {
+    let narrow: Vec<T> = values.iter().map(|&value| T::from_f32(value)).collect();
+    let lost = values.iter().zip(&narrow).find(|(wide, narrow)| wide.is_finite() && !narrow.to_f32().is_finite());
+    if let Some((value, _)) = lost {
+        return Err(Error::Config {
+            field: "dtype",
+            got: T::DTYPE.to_string(),
+            rule: format!("{name} has a value of {value}, which that type cannot hold; take bf16 or f32"),
+        });
+    }
+    Ok(cast_slice(&narrow).to_vec())
+}
