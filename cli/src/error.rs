@@ -10,6 +10,10 @@ pub enum Error {
     #[error(transparent)]
     Packscan(#[from] packscan::Error),
 
+    /// A model, or what it is saved in.
+    #[error(transparent)]
+    Train(#[from] packscan_train::Error),
+
     /// A result that cannot be stored.
     #[error("{} cannot be written: {source}; name another folder with -o", path.display())]
     Write {

@@ -1,8 +1,9 @@
-//! The `packscan` command: generate kernels, verify them, and look at the machine.
+//! The `packscan` command: generate kernels, verify them, convert models, and look at the machine.
 //!
 //! Exit codes: 0 all is well, 1 a property did not hold, 2 the input or the machine is at fault, 3 an injected fault was not
 //! caught.
 
+mod convert;
 mod doctor;
 mod error;
 mod generate;
@@ -30,6 +31,8 @@ enum Command {
     Gen(generate::Gen),
     /// Check that kernels compute what the textbook says and that nothing passes from one sequence to another.
     Verify(verify::Verify),
+    /// Write a model in another layout, type or number of files: Hugging Face's or the original one's.
+    Convert(convert::Convert),
     /// Show what was found on this machine, what is missing and how to get it.
     Doctor,
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Gen(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Convert(command) => command.run(),
         Command::Doctor => doctor::run(),
     };
     match verdict {

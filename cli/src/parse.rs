@@ -48,6 +48,16 @@ pub fn options(text: &str) -> Result<Options, Error> {
     }))
 }
 
+/// A size in bytes, or in KB, MB or GB of a thousand each.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let units = [("KB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("", 1)];
+    let (digits, unit) =
+        units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).unwrap_or((text, 1));
+    let size = digits.trim().parse::<usize>().ok().and_then(|number| number.checked_mul(unit));
+    size.filter(|&size| size > 0)
+        .ok_or_else(|| "a size is a number above 0, as it is or with KB, MB or GB: 5GB".to_owned())
+}
+
 fn one_of(what: &'static str, text: &str, known: &[&str]) -> Result<String, Error> {
     if known.contains(&text) { Ok(text.to_owned()) } else { Err(unknown(what, text, known)) }
 }
@@ -69,6 +79,17 @@ mod tests {
         assert_eq!(options("none").unwrap(), Options(Vec::new()));
         let error = options("gate,speed").unwrap_err().to_string();
         assert!(error.contains("\"speed\"") && error.contains("all, none, softplus"), "{error}");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(
+            ["12", "3KB", "20 MB", "5GB"].map(|text| bytes(text).unwrap()),
+            [12, 3000, 20_000_000, 5_000_000_000]
+        );
+        for wrong in ["", "GB", "-1", "0", "5TB", "99999999999999GB"] {
+            assert!(bytes(wrong).unwrap_err().contains("5GB"), "{wrong}");
+        }
     }
 
     #[test]

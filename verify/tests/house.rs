@@ -27,8 +27,9 @@ fn files(endings: &[&str]) -> Vec<PathBuf> {
 }
 
 /// Each crate and the crates of the workspace that it may see (dev-dependencies aside).
-const CRATES: [(&str, &[&str]); 7] = [
-    ("cli", &["emulator", "kernels", "runtime", "verify"]),
+const CRATES: [(&str, &[&str]); 8] = [
+    ("cli", &["emulator", "kernels", "runtime", "train", "verify"]),
+    ("train", &["kernels", "runtime"]),
     ("verify", &["emulator", "kernels", "reference", "runtime"]),
     ("kernels", &["macros", "runtime"]),
     ("macros", &[]),
