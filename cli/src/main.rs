@@ -1,8 +1,10 @@
-//! The `packscan` command: train models, generate kernels, verify them, and look at the machine.
+//! The `packscan` command: train models, use and convert them, generate kernels, verify them, and look
+//! at the machine.
 //!
 //! Exit codes: 0 all is well, 1 a property did not hold, 2 the input or the machine is at fault, 3 an injected fault was not
 //! caught, 130 interrupted.
 
+mod convert;
 mod doctor;
 mod error;
 mod evaluate;
@@ -41,6 +43,8 @@ enum Command {
     Gen(generate::Gen),
     /// Check that kernels compute what the textbook says and that nothing passes from one sequence to another.
     Verify(verify::Verify),
+    /// Write a model in another layout, type or number of files: Hugging Face's or the original one's.
+    Convert(convert::Convert),
     /// Show what was found on this machine, what is missing and how to get it.
     Doctor,
 }
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Command::Eval(command) => command.run(),
         Command::Gen(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Convert(command) => command.run(),
         Command::Doctor => doctor::run(),
     };
     match verdict {

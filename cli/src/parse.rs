@@ -12,26 +12,6 @@ pub fn dtype(text: &str) -> Result<Dtype, Error> {
     dtype.ok_or_else(|| unknown("data type", text, &known))
 }
 
-/// Bytes: a number, or one with kB, MB, GB, TB, KiB, MiB, GiB or TiB.
-pub fn bytes(text: &str) -> Result<usize, String> {
-    const UNITS: [(&str, f64); 9] = [
-        ("KiB", 1024.0),
-        ("MiB", 1048576.0),
-        ("GiB", 1073741824.0),
-        ("TiB", 1099511627776.0),
-        ("kB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-        ("TB", 1e12),
-        ("", 1.0),
-    ];
-    let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit))).expect("\"\" ends all");
-    match number.trim().parse::<f64>() {
-        Ok(number) if number >= 0.0 && number * unit < 1e18 => Ok((number * unit) as usize),
-        _ => Err("give a size such as 50GB, 512MiB or 1000000".to_owned()),
-    }
-}
-
 /// An operator by its name.
 pub fn operator(text: &str) -> Result<String, Error> {
     one_of("operator", text, &operators::names())
@@ -68,6 +48,28 @@ pub fn options(text: &str) -> Result<Options, Error> {
     }))
 }
 
+/// A size in bytes, or with KB, MB, GB or TB of a thousand each, or KiB, MiB, GiB or TiB of 1024 each.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, f64); 9] = [
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("TiB", 1_099_511_627_776.0),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("", 1.0),
+    ];
+    let (digits, unit) =
+        UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).unwrap_or((text, 1.0));
+    let size = digits.trim().parse::<f64>().map(|number| number * unit);
+    match size {
+        Ok(size) if (1.0..1e18).contains(&size) => Ok(size as usize),
+        _ => Err("a size is a number above 0, as it is or with KB, MB, GB, KiB, MiB or GiB: 5GB".to_owned()),
+    }
+}
+
 fn one_of(what: &'static str, text: &str, known: &[&str]) -> Result<String, Error> {
     if known.contains(&text) { Ok(text.to_owned()) } else { Err(unknown(what, text, known)) }
 }
@@ -93,8 +95,11 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!(["50GB", "1.5 GiB", "4096"].map(|text| bytes(text).unwrap()), [50_000_000_000, 1_610_612_736, 4096]);
-        assert!(["GB", "-1GB", "50 cats", "1e30TB"].iter().all(|text| bytes(text).is_err()));
+        let sizes = ["12", "3KB", "50GB", "1.5 GiB"].map(|text| bytes(text).unwrap());
+        assert_eq!(sizes, [12, 3000, 50_000_000_000, 1_610_612_736]);
+        for wrong in ["", "GB", "-1", "0", "5XB", "99999999999999GB", "NaN"] {
+            assert!(bytes(wrong).unwrap_err().contains("5GB"), "{wrong}");
+        }
     }
 
     #[test]

@@ -15,8 +15,6 @@ pub struct Saved {
     pub pretrained: Pretrained,
     /// The tokenizer that was named, or that of its run, or the one beside it, or bytes.
     pub tokenizer: Tokenizer,
-    /// The settings of its run, if it is of one.
-    pub settings: Option<Settings>,
 }
 
 impl Saved {
@@ -25,11 +23,11 @@ impl Saved {
         let (folder, run) = checkpoint::model_folder(path)?;
         let settings = run.as_deref().map(Settings::read).transpose()?;
         let beside = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
-        let of_run: Option<PathBuf> = settings.as_ref().and_then(|settings| settings.text.tokenizer.clone());
+        let of_run: Option<PathBuf> = settings.and_then(|settings| settings.text.tokenizer);
         let tokenizer = tokenizer.map(Path::to_owned).or(of_run).or(beside);
         let tokenizer = Tokenizer::open(tokenizer.as_deref())?;
         let mut pretrained = Pretrained::open(&folder)?;
         pretrained.config = pretrained.config.for_vocabulary(tokenizer.vocabulary())?;
-        Ok(Saved { pretrained, tokenizer, settings })
+        Ok(Saved { pretrained, tokenizer })
     }
 }

@@ -70,11 +70,11 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     fs::write(path, text).map_err(|source| Error::file("write", path, source))
 }
 
-/// The path with an ending more.
+/// The path with an ending more, whether or not a slash follows its name.
 fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
+    let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(ending);
-    name.into()
+    path.with_file_name(name)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

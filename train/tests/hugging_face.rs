@@ -52,7 +52,7 @@ fn assert_is_the_fixture(name: &str) {
     let recompute = vec![Recompute::None; model.config.layers];
     let mut learner = Learner::new(model, pack.tokens(), 1, &recompute).unwrap();
 
-    let (logits, losses) = (learner.logits(&pack).unwrap(), learner.token_losses(&pack).unwrap());
+    let (logits, losses) = (learner.logits(&pack).unwrap(), learner.losses(&pack).unwrap());
     let mut start = 0;
     for (i, tokens) in tokens.iter().enumerate() {
         let end = start + tokens.len();

@@ -1,4 +1,5 @@
 //! Running the command.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use assert_cmd::Command;
 
