@@ -49,7 +49,7 @@ pub fn table(job: &dyn Job, arch: Arch, cubin: &Compiled, gpu: &Gpu, problem: &P
         let sizes = own.tokens.map(|t| own.channels.map(|d| format!("{t} x {d}"))).concat().join(", ");
         out.heading("counted by the emulator, a chunk inside a sequence");
         out.heading(&format!("from sequences of T x D = {sizes}"));
-        counted(&mut out, own, job.sizes().state);
+        counted(&mut out, own, job.sizes().state, problem.channels);
     }
     out.heading("");
     let Problem { tokens, channels, sequences } = *problem;
@@ -80,9 +80,14 @@ fn compiled(out: &mut Table, run: &Record, arch: Arch, cubin: &Compiled) {
     out.row("warps of a multiprocessor", format!("{} of {} ({share} %)", full.warps, limits.warps));
 }
 
-fn counted(out: &mut Table, launch: &Samples, state: usize) {
-    let each = |number: &dyn Fn(&Record) -> u64| launch.growth(|run| number(run) as f64).element;
-    let n = state as f64;
+fn counted(out: &mut Table, launch: &Samples, state: usize, columns: usize) {
+    let fixed_rows = launch.growth(|run| run.counts.warp_instructions.total() as f64).element == 0.0;
+    // Where the length of rows is a number of the variant, a token's cost is that of all its columns.
+    let each = |number: &dyn Fn(&Record) -> u64| {
+        let growth = launch.growth(|run| number(run) as f64);
+        if fixed_rows { growth.token / columns as f64 } else { growth.element }
+    };
+    let n = if fixed_rows { 1.0 } else { state as f64 };
     let share = |part: f64, of: f64| if of == 0.0 { 0.0 } else { part / of };
     let lane = |pipe| each(&|run| run.counts.warp_instructions[pipe]) * WARP / n;
     out.row(

@@ -74,7 +74,9 @@ fn unknown_names() {
 
 #[test]
 fn ids_of_variants_that_cannot_be_built() {
-    refused(&run("gen --op sum-rows"), &["forward", "give --id"]);
+    refused(&run("gen --op sum-rows --pass backward"), &["backward", "forward, tokens"]);
+    refused(&run("gen --op rms-norm --lanes 32"), &["--lanes", "selective scan", "rms-norm", "--id"]);
+    refused(&run("gen --op rms-norm --width 0"), &["width is 0", "take 1"]);
     refused(&run("gen --id selective_scan_fwd-n16-l32-s32-c64-v2-bf16"), &["lanes is 32", "only 16 states"]);
     let id = "selective_scan_fwd-n1025-l32-s32-c8-v1-bf16";
     refused(&run(&format!("verify --variant {id}")), &["state is 1025", "take 1024"]);

@@ -61,7 +61,7 @@ packscan_macros::kernel! {
             /// Gradient of x: the same, rounded.
             dx: out io [T, width] strided by vec if dx,
             /// Partial sums of dweight.
-            parts: out f32 [P, width],
+            dweight_parts: out f32 [P, width],
         }
         launch { grid: [P.div_ceil(rows)], threads: threads, shared: shared_bytes }
     }
@@ -146,7 +146,7 @@ pub fn backward(
         incoming: incoming.dr,
         dresidual: gradients.residual,
         dx: gradients.x,
-        parts: gradients.parts,
+        dweight_parts: gradients.parts,
     };
     let launched = match packed.device() {
         Device::Cpu => {

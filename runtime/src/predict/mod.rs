@@ -47,6 +47,8 @@ const WAVEFRONTS_KEPT: f64 = 0.75;
 const LOCAL_SECTORS: f64 = 4.0;
 /// The tensor by which a kernel is known to work on groups of sequences, as many as fill the GPU.
 const GROUPS_TENSOR: &str = "group_starts";
+/// The tensor by which a kernel is known to share all tokens among as many blocks as fill the GPU, each with sums of its own.
+const SUMS_TENSOR: &str = "dweight_parts";
 
 /// What can be busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +163,11 @@ impl Samples {
 
         let alone = Problem { sequences: 1, ..*problem };
         let mut blocks = self.growth(|run| run.shape.grid.iter().product::<usize>() as f64).at(&alone).ceil().max(1.0);
-        if tensors.iter().any(|(name, _)| *name == GROUPS_TENSOR) {
+        let has = |tensor| tensors.iter().any(|(name, _)| *name == tensor);
+        if has(SUMS_TENSOR) {
+            blocks = blocks.max(room * multiprocessors);
+        }
+        if has(GROUPS_TENSOR) {
             let groups = (room * multiprocessors / blocks).floor();
             blocks *= groups.clamp(1.0, problem.sequences.max(1) as f64);
         }
@@ -230,6 +236,11 @@ mod tests {
         let told = grouped.predict_with(gpu, &problem, &resources);
         assert_eq!(told.blocks, 1000.0, "8 blocks fit a multiprocessor, so 5 groups, one a sequence, of 200 tiles");
         assert_eq!(told.warps, 32.0);
+
+        let mut filling = samples();
+        filling.runs.iter_mut().for_each(|run| run.tensors.push((SUMS_TENSOR, 0)));
+        let told = filling.predict_with(gpu, &problem, &resources);
+        assert_eq!((told.blocks, told.warps, told.rounded), (8.0 * 132.0, 32.0, 1.0));
     }
 
     #[test]
