@@ -1,7 +1,7 @@
 //! The backward pass: its declaration and its function.
 
 use packscan_runtime::launch::{Launched, check_call, launch};
-use packscan_runtime::{Device, DevicePacked, Dtype, Result, View};
+use packscan_runtime::{Device, DevicePacked, Dtype, Error, Result, View};
 
 use super::Forward;
 use super::cpu;
@@ -136,6 +136,15 @@ pub fn backward(
     gradients: &Gradients<'_>,
 ) -> Result<Launched> {
     let (rows, columns) = gradients.parts.shape();
+    if rows == 0 {
+        return Err(Error::Tensor {
+            id: variant.to_string(),
+            tensor: "dweight_parts",
+            shape: "[P, width]",
+            got: "it has no rows".to_owned(),
+            rule: "each row of sums has a group of threads, so there is at least one; take parts_rows".to_owned(),
+        });
+    }
     let sizes = sum_rows::Sizes { groups: 1, rows, columns };
     let args = BackwardArgs {
         parts_rows: rows,
