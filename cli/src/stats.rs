@@ -61,18 +61,18 @@ pub fn table(job: &dyn Job, arch: Arch, cubin: &Compiled, gpu: &Gpu, problem: &P
 
 fn compiled(out: &mut Table, run: &Record, arch: Arch, cubin: &Compiled) {
     let resources = cubin.resources().unwrap_or_default();
-    let shared_bytes = run.shape.shared_bytes + resources.shared_bytes as usize;
+    let shared_bytes = run.config.shared_bytes + resources.shared_bytes as usize;
     out.row("registers of a thread", resources.registers);
     let (stored, loaded) = (resources.spill_store_bytes, resources.spill_load_bytes);
     out.row("spills of a thread", format!("{stored} bytes stored, {loaded} loaded"));
     out.row("stack of a thread", format!("{} bytes", resources.stack_bytes));
-    out.row("threads of a block", run.shape.threads);
+    out.row("threads of a block", run.config.threads);
     out.row("shared memory of a block", format!("{} bytes", thousands(shared_bytes)));
     let Some(limits) = Limits::of(arch) else {
         out.row("occupancy", format!("not known for {arch}"));
         return;
     };
-    let block = Block { threads: run.shape.threads, registers: resources.registers as usize, shared_bytes };
+    let block = Block { threads: run.config.threads, registers: resources.registers as usize, shared_bytes };
     let full = occupancy(&limits, &block);
     let limit = full.limited_by.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     out.row("blocks of a multiprocessor", format!("{}, limited by {limit}", full.blocks));

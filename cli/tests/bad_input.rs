@@ -39,6 +39,13 @@ fn a_chunk_that_does_not_fit() {
 }
 
 #[test]
+fn a_type_that_the_architecture_does_not_know() {
+    refused(&run("gen --emit ptx --arch sm_75"), &["io is bf16", "sm_75 does not know", "take f16 or f32"]);
+    refused(&run("gen --op cast --arch sm_75"), &["to is bf16", "sm_80 and later"]);
+    assert_eq!(run("gen --emit ptx --arch sm_75 --dtype f16 --chunk 16").code, 0);
+}
+
+#[test]
 fn mappings_that_break_rules() {
     refused(&run("gen --lanes 3"), &["lanes is 3", "one of [1, 2, 4, 8, 16, 32]", "take"]);
     refused(&run("gen --lanes 0"), &["lanes is 0", "take 1"]);
