@@ -66,6 +66,17 @@ pub enum Error {
     #[error("a cubin is machine code, which a terminal cannot show; write it with -o DIR or pipe it somewhere")]
     BinaryOnTerminal,
 
+    /// A number of the scan for another operator.
+    #[error(
+        "{argument} is a number of the selective scan; {operator} is picked for --width and --dtype, or named by --id"
+    )]
+    NotOfTheScan {
+        /// What was given.
+        argument: &'static str,
+        /// The operator that was asked for.
+        operator: &'static str,
+    },
+
     /// A case that no machine runs.
     #[error(
         "case {case} has {values} values in one tensor, but at most {most} are verified; take fewer tokens or channels"

@@ -22,7 +22,7 @@ pub struct Gen {
     /// Operator.
     #[arg(long, default_value = "selective-scan", value_parser = parse::operator)]
     op: String,
-    /// Pass of the operator: forward or backward.
+    /// Pass of the operator: forward, backward, or one of those that its error lists.
     #[arg(long, default_value = "forward")]
     pass: String,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub struct Gen {
     /// Tokens of the call whose time the stats predict.
     #[arg(long, value_name = "T", default_value_t = 65_536)]
     tokens: usize,
-    /// Channels of the model, D, for which the numbers not given are picked and the time is predicted.
+    /// Channels of the model, D, or the length of the operator's rows, for which the numbers not given are picked and the time is predicted.
     #[arg(long, value_name = "D", default_value_t = 4096)]
     width: usize,
     /// Write DIR/<id> with the ending of its kind, and print that path.
@@ -50,7 +50,7 @@ pub struct Gen {
     output: Option<PathBuf>,
 }
 
-/// The numbers of a variant; those not given are picked by hand-made rules.
+/// The numbers of a variant; those not given are picked by hand-made rules. All but the type are the scan's.
 #[derive(Debug, Args)]
 struct Shape {
     /// State size, N.
@@ -71,23 +71,11 @@ struct Shape {
     /// Elements that one load moves.
     #[arg(long)]
     vec: Option<u32>,
-    /// all, none, or some of softplus, bias, skip, gate, initial, final, checkpoints with commas between them.
-    #[arg(long, default_value = "softplus,bias,skip,gate,checkpoints", value_parser = parse::options)]
-    options: Options,
+    /// all, none, or some of softplus, bias, skip, gate, initial, final, checkpoints with commas between them [default:
+    /// softplus,bias,skip,gate,checkpoints].
+    #[arg(long, value_parser = parse::options)]
+    options: Option<Options>,
 }
-
-/// A pass whose variants can be named by numbers. Those of other passes are named by their ids.
-struct Pass {
-    operator: &'static str,
-    name: &'static str,
-    /// The id of the variant for a shape and channels of the model, if it keeps every rule.
-    pick: fn(&Shape, usize, Arch) -> Result<String>,
-}
-
-const PASSES: [Pass; 2] = [
-    Pass { operator: "selective-scan", name: "forward", pick: scan_forward },
-    Pass { operator: "selective-scan", name: "backward", pick: scan_backward },
-];
 
 fn scan_forward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {
     let picked = scan::default_variant(&shape.problem(width));
@@ -109,7 +97,8 @@ fn checked<V: Variant>(variant: &V, arch: Arch) -> Result<String> {
 
 impl Shape {
     fn problem(&self, width: usize) -> scan::Problem {
-        let on = |tag| self.options.has(tag);
+        let usual = |tag| !matches!(tag, "initial" | "final");
+        let on = |tag| self.options.as_ref().map_or_else(|| usual(tag), |options| options.has(tag));
         scan::Problem {
             channels: width,
             state: self.state as usize,
@@ -122,6 +111,21 @@ impl Shape {
             last: on("final"),
             checkpoints: on("checkpoints"),
         }
+    }
+
+    /// The hand-picked variant of a pass that has no such numbers of its own.
+    fn pick(&self, pass: &operators::Pass, width: usize) -> Result<String> {
+        let given = [
+            ("--chunk", self.chunk.is_some()),
+            ("--lanes", self.lanes.is_some()),
+            ("--channels", self.channels.is_some()),
+            ("--vec", self.vec.is_some()),
+            ("--options", self.options.is_some()),
+        ];
+        if let Some((argument, _)) = given.into_iter().find(|number| number.1) {
+            return Err(Error::NotOfTheScan { argument, operator: pass.operator });
+        }
+        Ok(pass.pick(&operators::Model { width, state: self.state, io: self.dtype })?)
     }
 
     /// Lanes, channels and vec: those that are given, else those that were picked. With other lanes the block keeps its threads.
@@ -183,14 +187,11 @@ impl Gen {
         if let Some(id) = &self.id {
             return Ok(id.clone());
         }
-        let of_operator = || PASSES.iter().filter(|pass| pass.operator == self.op);
-        match of_operator().find(|pass| pass.name == self.pass) {
-            Some(pass) => (pass.pick)(&self.shape, self.width, arch),
-            None => {
-                let known = of_operator().map(|pass| pass.name).collect::<Vec<_>>().join(", ");
-                let known = if known.is_empty() { "none by its numbers; give --id".to_owned() } else { known };
-                Err(packscan::Error::Unknown { what: "pass", got: self.pass.clone(), known }.into())
-            }
+        let pass = operators::pass(&self.op, &self.pass)?;
+        match pass.kernel {
+            "selective_scan_fwd" => scan_forward(&self.shape, self.width, arch),
+            "selective_scan_bwd" => scan_backward(&self.shape, self.width, arch),
+            _ => self.shape.pick(pass, self.width),
         }
     }
 

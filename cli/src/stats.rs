@@ -49,7 +49,7 @@ pub fn table(job: &dyn Job, arch: Arch, cubin: &Compiled, gpu: &Gpu, problem: &P
         let sizes = own.tokens.map(|t| own.channels.map(|d| format!("{t} x {d}"))).concat().join(", ");
         out.heading("counted by the emulator, a chunk inside a sequence");
         out.heading(&format!("from sequences of T x D = {sizes}"));
-        counted(&mut out, own, job.sizes().state);
+        counted(&mut out, own, job.sizes().state, problem.channels);
     }
     out.heading("");
     let Problem { tokens, channels, sequences } = *problem;
@@ -61,18 +61,18 @@ pub fn table(job: &dyn Job, arch: Arch, cubin: &Compiled, gpu: &Gpu, problem: &P
 
 fn compiled(out: &mut Table, run: &Record, arch: Arch, cubin: &Compiled) {
     let resources = cubin.resources().unwrap_or_default();
-    let shared_bytes = run.shape.shared_bytes + resources.shared_bytes as usize;
+    let shared_bytes = run.config.shared_bytes + resources.shared_bytes as usize;
     out.row("registers of a thread", resources.registers);
     let (stored, loaded) = (resources.spill_store_bytes, resources.spill_load_bytes);
     out.row("spills of a thread", format!("{stored} bytes stored, {loaded} loaded"));
     out.row("stack of a thread", format!("{} bytes", resources.stack_bytes));
-    out.row("threads of a block", run.shape.threads);
+    out.row("threads of a block", run.config.threads);
     out.row("shared memory of a block", format!("{} bytes", thousands(shared_bytes)));
     let Some(limits) = Limits::of(arch) else {
         out.row("occupancy", format!("not known for {arch}"));
         return;
     };
-    let block = Block { threads: run.shape.threads, registers: resources.registers as usize, shared_bytes };
+    let block = Block { threads: run.config.threads, registers: resources.registers as usize, shared_bytes };
     let full = occupancy(&limits, &block);
     let limit = full.limited_by.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     out.row("blocks of a multiprocessor", format!("{}, limited by {limit}", full.blocks));
@@ -80,9 +80,14 @@ fn compiled(out: &mut Table, run: &Record, arch: Arch, cubin: &Compiled) {
     out.row("warps of a multiprocessor", format!("{} of {} ({share} %)", full.warps, limits.warps));
 }
 
-fn counted(out: &mut Table, launch: &Samples, state: usize) {
-    let each = |number: &dyn Fn(&Record) -> u64| launch.growth(|run| number(run) as f64).element;
-    let n = state as f64;
+fn counted(out: &mut Table, launch: &Samples, state: usize, columns: usize) {
+    let fixed_rows = launch.growth(|run| run.counts.warp_instructions.total() as f64).element == 0.0;
+    // Where the length of rows is a number of the variant, a token's cost is that of all its columns.
+    let each = |number: &dyn Fn(&Record) -> u64| {
+        let growth = launch.growth(|run| number(run) as f64);
+        if fixed_rows { growth.token / columns as f64 } else { growth.element }
+    };
+    let n = if fixed_rows { 1.0 } else { state as f64 };
     let share = |part: f64, of: f64| if of == 0.0 { 0.0 } else { part / of };
     let lane = |pipe| each(&|run| run.counts.warp_instructions[pipe]) * WARP / n;
     out.row(

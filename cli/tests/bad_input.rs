@@ -39,6 +39,13 @@ fn a_chunk_that_does_not_fit() {
 }
 
 #[test]
+fn a_type_that_the_architecture_does_not_know() {
+    refused(&run("gen --emit ptx --arch sm_75"), &["io is bf16", "sm_75 does not know", "take f16 or f32"]);
+    refused(&run("gen --op cast --arch sm_75"), &["to is bf16", "sm_80 and later"]);
+    assert_eq!(run("gen --emit ptx --arch sm_75 --dtype f16 --chunk 16").code, 0);
+}
+
+#[test]
 fn mappings_that_break_rules() {
     refused(&run("gen --lanes 3"), &["lanes is 3", "one of [1, 2, 4, 8, 16, 32]", "take"]);
     refused(&run("gen --lanes 0"), &["lanes is 0", "take 1"]);
@@ -74,7 +81,9 @@ fn unknown_names() {
 
 #[test]
 fn ids_of_variants_that_cannot_be_built() {
-    refused(&run("gen --op sum-rows"), &["forward", "give --id"]);
+    refused(&run("gen --op sum-rows --pass backward"), &["backward", "forward, tokens"]);
+    refused(&run("gen --op rms-norm --lanes 32"), &["--lanes", "selective scan", "rms-norm", "--id"]);
+    refused(&run("gen --op rms-norm --width 0"), &["width is 0", "take 1"]);
     refused(&run("gen --id selective_scan_fwd-n16-l32-s32-c64-v2-bf16"), &["lanes is 32", "only 16 states"]);
     let id = "selective_scan_fwd-n1025-l32-s32-c8-v1-bf16";
     refused(&run(&format!("verify --variant {id}")), &["state is 1025", "take 1024"]);

@@ -124,11 +124,20 @@ fn a_time_is_predicted_for_either_pass_and_any_gpu() {
     assert!((3.0..5.0).contains(&(forward / short)), "{forward} and {short} ms");
 }
 
+/// The numbers of a pass are picked for the width, and its cost is told, whatever the operator.
 #[test]
-fn stats_of_a_kernel_that_only_its_id_names() {
-    let ran = run("gen --emit stats --id sum_rows_tokens-w1-p128-v4-bf16");
-    assert_eq!(ran.code, 0, "{ran:#?}");
-    assert!(ran.out.contains("limited by                                 memory"), "{}", ran.out);
-    let backward = run("gen --pass backward");
-    assert_eq!(run(&format!("gen --id {}", id(&backward.out))).out, backward.out);
+fn every_pass_of_every_operator_is_generated_and_costed() {
+    for pass in &packscan_verify::operators::PASSES {
+        let arguments = format!("gen --op {} --pass {} --width 2048", pass.operator, pass.name);
+        let text = run(&arguments);
+        assert_eq!(text.code, 0, "{text:#?}");
+        assert_eq!(id(&text.out).split('-').next(), Some(pass.kernel));
+        assert_eq!(run(&format!("gen --id {}", id(&text.out))).out, text.out);
+        let stats = run(&format!("{arguments} --emit stats"));
+        assert_eq!(stats.code, 0, "{stats:#?}");
+        assert!(value(&stats, "registers of a thread") >= 8.0, "{}", stats.out);
+        assert!(value(&stats, "global bytes loaded, each (t, d)") >= 1.0, "{}", stats.out);
+        let (time, limit) = (value(&stats, "time"), stats.out.contains("limited by  "));
+        assert!((0.001..100.0).contains(&time) && limit, "{}", stats.out);
+    }
 }

@@ -170,24 +170,25 @@ pub struct Edit {
     pub name: &'static str,
     /// The kernel whose text it changes, by [`kernel::Spec::name`]; others stay as they are.
     pub kernel: &'static str,
-    /// Passage, which of its occurrences (from 0), and replacement.
+    /// Passage of the kernel's own files, which of its occurrences there (from 0), and replacement.
     pub changes: Vec<(&'static str, usize, &'static str)>,
 }
 
 impl Edit {
-    /// The text with the fault in it.
+    /// The text with the fault in it. The prelude, which other kernels have too, stays as it is.
     ///
     /// # Errors
     /// [`Error::FaultMissesText`] if a passage does not occur: the fault would inject nothing and the kernel would pass.
-    pub fn apply(&self, text: &str) -> Result<String> {
-        let mut text = text.to_owned();
+    fn apply(&self, text: &str) -> Result<String> {
+        let (before, own) = text.split_at(text.find(kernel::BODIES).unwrap_or(0));
+        let mut text = own.to_owned();
         for &(passage, occurrence, replacement) in &self.changes {
             let Some((at, _)) = text.match_indices(passage).nth(occurrence) else {
                 return Err(Error::FaultMissesText { fault: self.name.to_owned(), passage: passage.to_owned() });
             };
             text.replace_range(at..at + passage.len(), replacement);
         }
-        Ok(text)
+        Ok(before.to_owned() + &text)
     }
 }
 

@@ -156,7 +156,7 @@ pub struct Extents<'a> {
 
 /// Grid, block and shared memory of one launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct LaunchConfig {
     /// Blocks along x, y, z.
     pub grid: [usize; 3],
     /// Threads of a block.
@@ -241,6 +241,7 @@ pub fn broken<V: Variant>(variant: &V) -> Vec<Broken> {
 pub fn check<V: Variant>(variant: &V, arch: Arch) -> Result<()> {
     let mut rules = broken(variant);
     if rules.is_empty() {
+        rules.extend(unknown_types(variant, arch));
         let (threads, shared_bytes) = (variant.threads(), variant.shared_bytes());
         if threads > MAX_THREADS || !threads.is_multiple_of(32) {
             rules.push(Broken {
@@ -261,6 +262,19 @@ pub fn check<V: Variant>(variant: &V, arch: Arch) -> Result<()> {
         }
     }
     if rules.is_empty() { Ok(()) } else { Err(Error::Variant { id: variant.to_string(), rules }) }
+}
+
+/// The parameters whose type an architecture cannot convert.
+fn unknown_types<V: Variant>(variant: &V, arch: Arch) -> Vec<Broken> {
+    let values = std::iter::zip(V::SPEC.parameters, variant.values());
+    let unknown = values.filter(|(_, value)| *value == Value::Dtype(Dtype::Bf16) && arch.number() < 80);
+    let broken = |(parameter, _): (&Parameter, Value)| Broken {
+        field: parameter.name,
+        value: Dtype::Bf16.to_string(),
+        rule: format!("{arch} does not know this type, sm_80 and later do"),
+        cure: "take f16 or f32".to_owned(),
+    };
+    unknown.map(broken).collect()
 }
 
 impl Parameter {
@@ -341,6 +355,9 @@ pub fn symbol(id: &str) -> String {
 /// The prelude: the few types and intrinsics that generated CUDA uses, since no toolkit header is needed.
 pub const PRELUDE: Source = Source { path: "runtime/src/prelude.cuh", text: include_str!("prelude.cuh") };
 
+/// Where the bodies of a kernel begin in its text: after the prelude, and the constants of the variant before its arguments.
+pub(crate) const BODIES: &str = "struct Args {\n";
+
 /// The specialised CUDA text: prelude, constants and types, the `Args` struct, the bodies, the entry.
 pub fn source<V: Variant>(variant: &V) -> String {
     let spec = V::SPEC;
@@ -384,7 +401,7 @@ fn constant(name: &str, value: Value) -> String {
 
 /// The argument struct in CUDA; [`crate::launch`] lays the same fields out in the same order.
 fn arguments(spec: &Spec) -> String {
-    let mut out = "struct Args {\n".to_owned();
+    let mut out = BODIES.to_owned();
     for tensor in spec.tensors {
         let element = match tensor.element {
             ElementOf::Fixed(dtype) => dtype.cuda().to_owned(),

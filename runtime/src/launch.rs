@@ -3,7 +3,7 @@
 use packscan_emulator as emulator;
 
 use crate::device::Storage;
-use crate::kernel::{Access, Bound, Extents, Owner, Shape, Variant};
+use crate::kernel::{Access, Bound, Extents, LaunchConfig, Owner, Variant};
 use crate::{Device, DevicePacked, Error, Packed, Result};
 
 /// What a launch left behind besides its outputs.
@@ -21,7 +21,7 @@ pub struct Record {
     /// Its CUDA text.
     pub source: String,
     /// Grid, block and shared memory.
-    pub shape: Shape,
+    pub config: LaunchConfig,
     /// Name and size in bytes of each tensor.
     pub tensors: Vec<(&'static str, usize)>,
     /// What the emulator counted.
@@ -37,14 +37,15 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
     let tensors = check_call(variant, packed, args)?;
     let dims = V::dims(args);
     let extents = extents(packed.packed(), &dims);
-    let shape = Shape { grid: variant.grid(extents), threads: variant.threads(), shared_bytes: variant.shared_bytes() };
-    if shape.grid.contains(&0) {
+    let config =
+        LaunchConfig { grid: variant.grid(extents), threads: variant.threads(), shared_bytes: variant.shared_bytes() };
+    if config.grid.contains(&0) {
         return Ok(Launched::default());
     }
     let mut arguments = arguments(&tensors, extents);
     match packed.device() {
         Device::Cuda(cuda) => {
-            cuda.launch(variant, shape, &mut arguments)?;
+            cuda.launch(variant, config, &mut arguments)?;
             Ok(Launched::default())
         }
         Device::Emulator(emulated) => {
@@ -56,17 +57,22 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
                 std::iter::zip(&tensors, &owners).filter_map(|(t, o)| declared(t, o.as_deref())).collect();
             let kernel = module.kernel(&symbol).map_err(ptx)?;
             let launch = emulator::Launch {
-                shared_bytes: shape.shared_bytes as u32,
+                shared_bytes: config.shared_bytes as u32,
                 views: &views,
                 seed: emulated.seed(),
-                ..emulator::Launch::new(kernel, shape.grid.map(|n| n as u32), [shape.threads as u32, 1, 1], &arguments)
+                ..emulator::Launch::new(
+                    kernel,
+                    config.grid.map(|n| n as u32),
+                    [config.threads as u32, 1, 1],
+                    &arguments,
+                )
             };
             let counts = emulated.memory().launch(&launch);
             let counts = counts.map_err(|fault| Error::Emulated { id: variant.to_string(), fault: Box::new(fault) })?;
             emulated.note(|| Record {
                 id: variant.to_string(),
                 source: crate::kernel::source(variant),
-                shape,
+                config,
                 tensors: tensors.iter().filter(|t| t.view.is_some()).map(|t| (t.tensor.name, bytes_of(t))).collect(),
                 counts: counts.clone(),
             });

@@ -148,6 +148,15 @@ impl Packed {
         Ok(self)
     }
 
+    /// One token of each of `continued.len()` sequences: a step of generation, whose sequences go on from the states of the step before,
+    /// but for those not marked, which start with this token.
+    ///
+    /// # Errors
+    /// [`Error::Packed`] if there is no sequence or there are more than [`MAX_TOKENS`].
+    pub fn one_token_each(continued: &[bool]) -> Result<Packed> {
+        Packed::from_lengths(&vec![1; continued.len()])?.with_continued(continued)
+    }
+
     /// Tokens, `T`.
     pub fn tokens(&self) -> usize {
         self.cu_seqlens.last().map_or(0, |&end| end as usize)

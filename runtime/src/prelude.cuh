@@ -135,23 +135,27 @@ constexpr unsigned folded(unsigned high, unsigned low, unsigned count) {
     return count;
 }
 
-template <unsigned HIGH, unsigned LOW, unsigned COUNT> __device__ inline void fold(float (&v)[COUNT]) {
-    unsigned left = COUNT;
+// The first COUNT of the values, by a template for each exchange, so that every index is a constant and the values stay in registers.
+template <unsigned HIGH, unsigned LOW, unsigned COUNT, unsigned SIZE> __device__ inline void fold_first(float (&v)[SIZE]) {
+    if constexpr (HIGH >= LOW && HIGH > 0) {
+        constexpr unsigned LEFT = COUNT > 1 ? COUNT / 2 : 1;
+        if constexpr (COUNT == 1) {
+            v[0] += __shfl_xor_sync(0xffffffff, v[0], HIGH);
+        } else {
+            const bool upper = threadIdx.x & HIGH;
 #pragma unroll
-    for (unsigned mask = HIGH; mask >= LOW && mask > 0; mask /= 2) {
-        if (left == 1) {
-            v[0] += __shfl_xor_sync(0xffffffff, v[0], mask);
-            continue;
+            for (unsigned j = 0; j < LEFT; ++j) {
+                const float kept = upper ? v[j + LEFT] : v[j];
+                const float sent = upper ? v[j] : v[j + LEFT];
+                v[j] = kept + __shfl_xor_sync(0xffffffff, sent, HIGH);
+            }
         }
-        left /= 2;
-        const bool upper = threadIdx.x & mask;
-#pragma unroll
-        for (unsigned j = 0; j < left; ++j) {
-            const float kept = upper ? v[j + left] : v[j];
-            const float sent = upper ? v[j] : v[j + left];
-            v[j] = kept + __shfl_xor_sync(0xffffffff, sent, mask);
-        }
+        fold_first<HIGH / 2, LOW, LEFT>(v);
     }
+}
+
+template <unsigned HIGH, unsigned LOW, unsigned COUNT> __device__ inline void fold(float (&v)[COUNT]) {
+    fold_first<HIGH, LOW, COUNT>(v);
 }
 
 // Reductions over a block, in an order that depends on its number of threads alone: a butterfly in each warp, whose result is

@@ -17,6 +17,14 @@ fn every_way_to_state_a_pack_agrees() {
 }
 
 #[test]
+fn a_step_of_generation_is_one_token_each() {
+    let step = Packed::one_token_each(&[true, false, true]).unwrap();
+    assert_eq!(step, Packed::from_lengths(&[1; 3]).unwrap().with_continued(&[true, false, true]).unwrap());
+    let none = error(Packed::one_token_each(&[]));
+    assert!(none.contains("at least one sequence"), "{none}");
+}
+
+#[test]
 fn empty_sequences_are_legal() {
     let packed = Packed::from_cu_seqlens(&[0, 0, 2, 2, 2], 2).unwrap();
     assert_eq!(packed.lengths(), [0, 2, 0, 0]);

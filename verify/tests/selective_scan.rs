@@ -34,19 +34,27 @@ fn assert_jobs_hold(plan: &Plan, jobs: &[Box<dyn Job>]) {
     }
 }
 
+/// Every state size in both mappings, the types in turn: what depends on the state does not depend on how a number is stored.
 #[test]
-fn every_property_holds_on_the_emulator_in_f32() {
-    assert_all_held(&plan(Device::emulator(0), &STATES, &[Dtype::F32]));
+fn every_state_holds_on_the_emulator() {
+    assert_all_held(&Plan { level: Level::Quick, ..plan(Device::emulator(0), &STATES, &DTYPES) });
+}
+
+/// The longest packs, real documents and 5,000 tokens among them, in one state size for each type: a large one takes minutes, and only
+/// the chunks see how long a pack is.
+#[test]
+fn the_longest_packs_hold_on_the_emulator_in_f32() {
+    assert_all_held(&plan(Device::emulator(0), &[24], &[Dtype::F32]));
 }
 
 #[test]
-fn every_property_holds_on_the_emulator_in_f16() {
-    assert_all_held(&plan(Device::emulator(0), &STATES, &[Dtype::F16]));
+fn the_longest_packs_hold_on_the_emulator_in_f16() {
+    assert_all_held(&plan(Device::emulator(0), &[3], &[Dtype::F16]));
 }
 
 #[test]
-fn every_property_holds_on_the_emulator_in_bf16() {
-    assert_all_held(&plan(Device::emulator(0), &STATES, &[Dtype::Bf16]));
+fn the_longest_packs_hold_on_the_emulator_in_bf16() {
+    assert_all_held(&plan(Device::emulator(0), &[33], &[Dtype::Bf16]));
 }
 
 #[test]

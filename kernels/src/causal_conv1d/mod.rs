@@ -32,7 +32,7 @@ pub struct Inputs<'a> {
     pub w: View<'a>,
     /// `(D)` f32: bias.
     pub b: Option<View<'a>>,
-    /// `(S, K - 1, D)` io: what continued sequences saw last, the oldest first.
+    /// `(S, K - 1, D)` io: what continued sequences saw last, the oldest first; other rows are not read.
     pub history: Option<View<'a>>,
 }
 

@@ -8,7 +8,7 @@
 //
 // How. The blocks stay: LANES threads of a block (rows.cuh has the cut and the sum) walk rows q, q + PARTS, q + 2*PARTS, ... for their
 // q below the number PARTS of partial sums, and keep the weight and their part of dweight in registers. At the end they write row q of
-// `parts`, and sum_rows adds those. So neighbouring groups of threads touch neighbouring rows at a time, and a part is a chain of
+// `dweight_parts`, and sum_rows adds those. So neighbouring groups of threads touch neighbouring rows at a time, and a part is a chain of
 // additions in the order of rows, whichever block is faster.
 //
 // One barrier a row: sums go to two places of shared memory in turn, so that who is a row ahead overwrites nothing that is still read.
@@ -79,5 +79,5 @@ __device__ inline void rms_norm_bwd(const Args& args) {
     if (part >= args.parts_rows) return;
 #pragma unroll
     for (unsigned k = 0; k < PASSES; ++k)
-        if (is_column(k)) put<VEC>(args.parts + (long long)part * WIDTH + column_of(k), dweight[k]);
+        if (is_column(k)) put<VEC>(args.dweight_parts + (long long)part * WIDTH + column_of(k), dweight[k]);
 }

@@ -1,7 +1,7 @@
 //! The backward pass: its declaration and its function.
 
 use packscan_runtime::launch::{Launched, check_call, launch};
-use packscan_runtime::{Device, DevicePacked, Dtype, Result, View};
+use packscan_runtime::{Device, DevicePacked, Dtype, Error, Result, View};
 
 use super::Forward;
 use super::cpu;
@@ -61,7 +61,7 @@ packscan_macros::kernel! {
             /// Gradient of x: the same, rounded.
             dx: out io [T, width] strided by vec if dx,
             /// Partial sums of dweight.
-            parts: out f32 [P, width],
+            dweight_parts: out f32 [P, width],
         }
         launch { grid: [P.div_ceil(rows)], threads: threads, shared: shared_bytes }
     }
@@ -136,6 +136,15 @@ pub fn backward(
     gradients: &Gradients<'_>,
 ) -> Result<Launched> {
     let (rows, columns) = gradients.parts.shape();
+    if rows == 0 {
+        return Err(Error::Tensor {
+            id: variant.to_string(),
+            tensor: "dweight_parts",
+            shape: "[P, width]",
+            got: "it has no rows".to_owned(),
+            rule: "each row of sums has a group of threads, so there is at least one; take parts_rows".to_owned(),
+        });
+    }
     let sizes = sum_rows::Sizes { groups: 1, rows, columns };
     let args = BackwardArgs {
         parts_rows: rows,
@@ -146,7 +155,7 @@ pub fn backward(
         incoming: incoming.dr,
         dresidual: gradients.residual,
         dx: gradients.x,
-        parts: gradients.parts,
+        dweight_parts: gradients.parts,
     };
     let launched = match packed.device() {
         Device::Cpu => {

@@ -93,7 +93,7 @@ impl<'a, T: Element> Gradient<'a, T> {
             incoming: args.incoming.map(wide),
             dresidual: args.dresidual.map(wide),
             dx: args.dx.map(activations),
-            parts: wide(args.parts),
+            parts: wide(args.dweight_parts),
             parts_rows: args.parts_rows,
         }
     }

@@ -14,7 +14,7 @@ pub fn faults() -> Vec<Edit> {
         forward("norm-forgets-x", &[("RESIDUAL ? r[k][i] + x[k][i]", 0, "RESIDUAL ? r[k][i]")]),
         forward("norm-forgets-epsilon", &[("mean + args.epsilon[0]", 0, "mean")]),
         forward("norm-of-padded-row", &[(COLUMNS, 0, "(1.0f / (PASSES * LANES * VEC))")]),
-        forward("norm-loses-lanes", &[("mask = 16; mask > 0", 0, "mask = 16; mask > 1")]),
+        forward("norm-loses-lanes", &[("over_warp<Sum>(sum)", 0, "over_warp<Sum>(threadIdx.x & 1 ? 0.0f : sum)")]),
         forward("norm-drops-barrier", &[(BARRIER, 0, "")]),
         forward("norm-of-first-row", &[("shared + warp / WARPS * WARPS", 0, "shared")]),
         backward(

@@ -42,7 +42,7 @@ pub struct Inputs<'a> {
     pub delta_bias: Option<View<'a>>,
     /// `(T, D)` io: gate.
     pub z: Option<View<'a>>,
-    /// `(S, D, N)` f32: states that continued sequences start from.
+    /// `(S, D, N)` f32: states that continued sequences start from; other rows are not read.
     pub initial_state: Option<View<'a>>,
 }
 

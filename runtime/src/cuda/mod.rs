@@ -12,7 +12,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sy
 
 use self::memory::{Pool, Uploads};
 use crate::device::{Edit, Usage, text_for};
-use crate::kernel::{self, Shape, Variant};
+use crate::kernel::{self, LaunchConfig, Variant};
 use crate::nvrtc::{self, Arch, Compile, Emit};
 use crate::{Error, Result};
 
@@ -223,11 +223,11 @@ impl Cuda {
     }
 
     /// Launches a variant on buffers that [`crate::launch`] has checked. `arguments` is its CUDA `Args`, by value.
-    pub(crate) fn launch<V: Variant>(&self, variant: &V, shape: Shape, arguments: &mut [u8]) -> Result<()> {
+    pub(crate) fn launch<V: Variant>(&self, variant: &V, config: LaunchConfig, arguments: &mut [u8]) -> Result<()> {
         let function = self.function(variant)?;
         let failed = |e| Error::Cuda { doing: format!("launching {variant}"), why: describe(e) };
         self.context.bind_to_thread().map_err(failed)?;
-        let grid = shape.grid.map(|n| n as u32);
+        let grid = config.grid.map(|n| n as u32);
         let mut parameters = [arguments.as_mut_ptr().cast()];
         // SAFETY: the one parameter of the entry is `Args`, whose fields `launch::arguments` lays out as `kernel::arguments` declares
         // them; every pointer in it is to a live buffer of this context that has at least the declared extent.
@@ -235,8 +235,8 @@ impl Cuda {
             result::launch_kernel(
                 function.0,
                 (grid[0], grid[1], grid[2]),
-                (shape.threads as u32, 1, 1),
-                shape.shared_bytes as u32,
+                (config.threads as u32, 1, 1),
+                config.shared_bytes as u32,
                 self.context.default_stream().cu_stream(),
                 &mut parameters,
             )

@@ -47,6 +47,8 @@ const WAVEFRONTS_KEPT: f64 = 0.75;
 const LOCAL_SECTORS: f64 = 4.0;
 /// The tensor by which a kernel is known to work on groups of sequences, as many as fill the GPU.
 const GROUPS_TENSOR: &str = "group_starts";
+/// The tensor by which a kernel is known to share all tokens among as many blocks as fill the GPU, each with sums of its own.
+const SUMS_TENSOR: &str = "dweight_parts";
 
 /// What can be busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,24 +152,28 @@ impl Samples {
 
     /// The same for a kernel that is known to use these resources.
     pub fn predict_with(&self, gpu: &Gpu, problem: &Problem, resources: &Resources) -> Prediction {
-        let Record { id, shape, tensors, .. } = &self.runs[0];
+        let Record { id, config, tensors, .. } = &self.runs[0];
         let multiprocessors = gpu.multiprocessors as f64;
         let block = Block {
-            threads: shape.threads,
+            threads: config.threads,
             registers: resources.registers as usize,
-            shared_bytes: shape.shared_bytes + resources.shared_bytes as usize,
+            shared_bytes: config.shared_bytes + resources.shared_bytes as usize,
         };
         let room = Limits::of(gpu.arch).map_or(1, |limits| occupancy(&limits, &block).blocks).max(1) as f64;
 
         let alone = Problem { sequences: 1, ..*problem };
-        let mut blocks = self.growth(|run| run.shape.grid.iter().product::<usize>() as f64).at(&alone).ceil().max(1.0);
-        if tensors.iter().any(|(name, _)| *name == GROUPS_TENSOR) {
+        let mut blocks = self.growth(|run| run.config.grid.iter().product::<usize>() as f64).at(&alone).ceil().max(1.0);
+        let has = |tensor| tensors.iter().any(|(name, _)| *name == tensor);
+        if has(SUMS_TENSOR) {
+            blocks = blocks.max(room * multiprocessors);
+        }
+        if has(GROUPS_TENSOR) {
             let groups = (room * multiprocessors / blocks).floor();
             blocks *= groups.clamp(1.0, problem.sequences.max(1) as f64);
         }
         let fullest = (blocks / multiprocessors).ceil();
         let rounded = fullest * multiprocessors / blocks;
-        let warps = room.min(fullest) * (shape.threads as f64 / WARP);
+        let warps = room.min(fullest) * (config.threads as f64 / WARP);
         let efficiency = warps / (warps + SCHEDULERS * HALF_BUSY_WARPS);
 
         let clocks_a_ms = multiprocessors * gpu.clock_ghz * 1e6;
@@ -185,7 +191,7 @@ mod tests {
     use packscan_emulator::Counts;
 
     use super::*;
-    use crate::kernel::Shape;
+    use crate::kernel::LaunchConfig;
 
     /// Blocks of 16 channels, 100 exponentials' worth of loads a token and channel.
     fn record(tokens: usize, channels: usize) -> Record {
@@ -194,7 +200,7 @@ mod tests {
         Record {
             id: "test".to_owned(),
             source: String::new(),
-            shape: Shape { grid: [channels / 16, 1, 1], threads: 128, shared_bytes: 0 },
+            config: LaunchConfig { grid: [channels / 16, 1, 1], threads: 128, shared_bytes: 0 },
             tensors: vec![("x", 4 * tokens * channels)],
             counts,
         }
@@ -230,6 +236,11 @@ mod tests {
         let told = grouped.predict_with(gpu, &problem, &resources);
         assert_eq!(told.blocks, 1000.0, "8 blocks fit a multiprocessor, so 5 groups, one a sequence, of 200 tiles");
         assert_eq!(told.warps, 32.0);
+
+        let mut filling = samples();
+        filling.runs.iter_mut().for_each(|run| run.tensors.push((SUMS_TENSOR, 0)));
+        let told = filling.predict_with(gpu, &problem, &resources);
+        assert_eq!((told.blocks, told.warps, told.rounded), (8.0 * 132.0, 32.0, 1.0));
     }
 
     #[test]

@@ -3,16 +3,23 @@
 use packscan_kernels::adamw::{self as optimiser, Forward, Range, Step};
 use packscan_reference::adamw as book;
 use packscan_reference::{Bounded, Number};
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, DevicePacked, Dtype, Packed, Result};
+use packscan_runtime::{DevicePacked, Dtype, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact, stored};
+use super::{Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// One step, and its faults.
-pub(super) const FORWARD: Pass = Pass { operator: "adamw", kernel: "adamw", jobs, job, faults: optimiser::faults };
+pub(super) const FORWARD: Pass = Pass {
+    operator: "adamw",
+    name: "forward",
+    kernel: "adamw",
+    pick: |model| checked(&optimiser::default_variant(Dtype::F32, Some(model.io), true)),
+    jobs,
+    job: suite_of::<AdamW>,
+    faults: optimiser::faults,
+};
 
 /// One step over as many parameters as a case has tokens times channels.
 #[derive(Debug)]
@@ -132,11 +139,4 @@ fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     }
     jobs.push(job(Forward { block: 128, vec: 2, grad: Dtype::F32, io: Dtype::F32, copy: false, clip: true }));
     jobs
-}
-
-/// The suite of the variant with this id.
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<AdamW>::new(variant)))
 }

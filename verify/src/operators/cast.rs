@@ -3,16 +3,23 @@
 use packscan_kernels::cast::{self, Forward};
 use packscan_reference::Bounded;
 use packscan_reference::cast as book;
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, Dtype, Packed, Result};
+use packscan_runtime::{Dtype, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact, stored};
+use super::{Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// The copy, and its faults.
-pub(super) const FORWARD: Pass = Pass { operator: "cast", kernel: "cast", jobs, job, faults: cast::faults };
+pub(super) const FORWARD: Pass = Pass {
+    operator: "cast",
+    name: "forward",
+    kernel: "cast",
+    pick: |model| checked(&cast::default_variant(model.width, Dtype::F32, model.io)),
+    jobs,
+    job: suite_of::<Cast>,
+    faults: cast::faults,
+};
 
 /// The copy.
 #[derive(Debug)]
@@ -59,11 +66,4 @@ fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
         jobs.push(Box::new(Suite::<Cast>::new(Forward { block: 32, vec: 1, from: io, to: Dtype::F32 })));
     }
     jobs
-}
-
-/// The suite of the variant with this id.
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<Cast>::new(variant)))
 }

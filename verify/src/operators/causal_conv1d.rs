@@ -3,11 +3,10 @@
 use packscan_kernels::causal_conv1d::{self as conv, Forward, Mapping, Problem, default_variant};
 use packscan_reference::Bounded;
 use packscan_reference::causal_conv1d as book;
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, Dtype, Packed, Result};
+use packscan_runtime::{Dtype, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact, stored};
+use super::{Model, Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
@@ -16,8 +15,20 @@ mod backward;
 pub(super) use backward::BACKWARD;
 
 /// The forward pass and its faults.
-pub(super) const FORWARD: Pass =
-    Pass { operator: "causal-conv1d", kernel: "causal_conv1d_fwd", jobs, job, faults: conv::forward_faults };
+pub(super) const FORWARD: Pass = Pass {
+    operator: "causal-conv1d",
+    name: "forward",
+    kernel: "causal_conv1d_fwd",
+    pick: |model| checked(&default_variant(&of_model(model))),
+    jobs,
+    job: suite_of::<CausalConv1d>,
+    faults: conv::forward_faults,
+};
+
+/// The convolution of a Mamba block: four taps, bias, silu.
+fn of_model(model: &Model) -> Problem {
+    problem(4, model.io, model.width, 0b0011)
+}
 
 /// The causal convolution, forward.
 #[derive(Debug)]
@@ -183,11 +194,4 @@ fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
         mapping.map_or_else(|| default_variant(&problem), |mapping| problem.forward(mapping))
     };
     problems(plan).into_iter().map(|p| Box::new(Suite::<CausalConv1d>::new(variant(p))) as Box<dyn Job>).collect()
-}
-
-/// The suite of the variant with this id.
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<CausalConv1d>::new(variant)))
 }

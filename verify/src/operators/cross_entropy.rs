@@ -3,17 +3,23 @@
 use packscan_kernels::cross_entropy::{self as loss, Forward, NO_TARGET, Tensors};
 use packscan_reference::cross_entropy as book;
 use packscan_reference::{Bounded, Number};
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, Dtype, Packed, Result};
+use packscan_runtime::{Dtype, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact, stored};
+use super::{Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// Loss and gradient, and their faults.
-pub(super) const FORWARD: Pass =
-    Pass { operator: "cross-entropy", kernel: "cross_entropy", jobs, job, faults: loss::faults };
+pub(super) const FORWARD: Pass = Pass {
+    operator: "cross-entropy",
+    name: "forward",
+    kernel: "cross_entropy",
+    pick: |model| checked(&loss::default_variant(&loss::Problem { vocabulary: model.width, io: model.io })),
+    jobs,
+    job: suite_of::<CrossEntropy>,
+    faults: loss::faults,
+};
 
 /// The loss and its gradient; the channels of a case are the vocabulary.
 #[derive(Debug)]
@@ -90,11 +96,4 @@ fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
         }
     }
     jobs
-}
-
-/// The suite of the variant with this id.
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<CrossEntropy>::new(variant)))
 }

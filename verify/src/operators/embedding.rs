@@ -3,29 +3,32 @@
 use packscan_kernels::embedding::{self as embed, Backward, Forward, Ids, default_backward, default_variant};
 use packscan_reference::embedding as book;
 use packscan_reference::{Bounded, Number};
-use packscan_runtime::kernel;
 use packscan_runtime::{Device, Dtype, Edit, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact, stored};
+use super::{Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// The forward pass and its faults.
 pub(super) const FORWARD: Pass = Pass {
     operator: "embedding",
+    name: "forward",
     kernel: "embedding_fwd",
+    pick: |model| checked(&default_variant(model.width, model.io)),
     jobs: forward_jobs,
-    job: forward_job,
+    job: suite_of::<EmbeddingForward>,
     faults: || faults_of("embedding_fwd"),
 };
 
 /// The backward pass and its faults.
 pub(super) const BACKWARD: Pass = Pass {
     operator: "embedding",
+    name: "backward",
     kernel: "embedding_bwd",
+    pick: |model| checked(&default_backward(model.width, model.io)),
     jobs: backward_jobs,
-    job: backward_job,
+    job: suite_of::<EmbeddingBackward>,
     faults: || faults_of("embedding_bwd"),
 };
 
@@ -55,18 +58,6 @@ fn backward_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
         }
     }
     jobs
-}
-
-fn forward_job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<EmbeddingForward>::new(variant)))
-}
-
-fn backward_job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Backward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<EmbeddingBackward>::new(variant)))
 }
 
 /// A tensor of numbers that ids are made of, so that whatever replaces them makes other ids of the vocabulary.

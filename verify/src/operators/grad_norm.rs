@@ -3,24 +3,32 @@
 use packscan_kernels::grad_norm::{self as norm, Clip, Forward};
 use packscan_reference::grad_norm as book;
 use packscan_reference::{Bounded, Number};
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, DevicePacked, Dtype, Edit, Packed, Result};
+use packscan_runtime::{DevicePacked, Dtype, Edit, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact};
+use super::{Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// Sums of squares, and their faults.
-pub(super) const FORWARD: Pass =
-    Pass { operator: "grad-norm", kernel: "grad_norm", jobs, job, faults: || faults_of("grad_norm") };
+pub(super) const FORWARD: Pass = Pass {
+    operator: "grad-norm",
+    name: "forward",
+    kernel: "grad_norm",
+    pick: |model| checked(&norm::default_variant(model.io)),
+    jobs,
+    job: suite_of::<GradNorm>,
+    faults: || faults_of("grad_norm"),
+};
 
 /// Norm and factor, and their faults.
 pub(super) const CLIP: Pass = Pass {
     operator: "grad-norm",
+    name: "clip",
     kernel: "grad_norm_clip",
+    pick: |_| checked(&norm::CLIP),
     jobs: clip_jobs,
-    job: clip_job,
+    job: suite_of::<GradNormClip>,
     faults: || faults_of("grad_norm_clip"),
 };
 
@@ -144,16 +152,4 @@ fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
 fn clip_jobs(_: &Plan) -> Vec<Box<dyn Job>> {
     let job = |block| Box::new(Suite::<GradNormClip>::new(Clip { block })) as Box<dyn Job>;
     vec![job(32), job(128)]
-}
-
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<GradNorm>::new(variant)))
-}
-
-fn clip_job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Clip = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<GradNormClip>::new(variant)))
 }

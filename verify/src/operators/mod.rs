@@ -1,8 +1,13 @@
 //! The operators, each with what the suite must know of it, in a file of its name.
 
-use packscan_runtime::{Dtype, Edit, Error, Result};
+use std::str::FromStr;
 
-use crate::{Job, Plan};
+use packscan_runtime::kernel::Variant;
+use packscan_runtime::nvrtc::Arch;
+use packscan_runtime::{Dtype, Edit, Error, Result, kernel};
+
+use crate::suite::Suite;
+use crate::{Job, Operator, Plan};
 
 mod adamw;
 mod arguments;
@@ -23,8 +28,12 @@ pub use selective_scan::{SelectiveScan, option_jobs};
 pub struct Pass {
     /// The operator, as the command line takes it.
     pub operator: &'static str,
+    /// Its name among the operator's passes, as the command line takes it.
+    pub name: &'static str,
     /// The kernel: the first part of its variants' ids.
     pub kernel: &'static str,
+    /// The id of the hand-picked variant for a model.
+    pick: fn(&Model) -> Result<String>,
     /// The suites that a plan asks for.
     jobs: fn(&Plan) -> Vec<Box<dyn Job>>,
     /// The suite of the variant with this id.
@@ -33,8 +42,45 @@ pub struct Pass {
     faults: fn() -> Vec<Edit>,
 }
 
+/// What a variant is picked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Channels, D, or whatever the operator's rows are as long as: M, or V.
+    pub width: usize,
+    /// State size, N.
+    pub state: u32,
+    /// Type of the activations.
+    pub io: Dtype,
+}
+
+impl Pass {
+    /// The id of the hand-picked variant for a model.
+    ///
+    /// # Errors
+    /// [`Error::Variant`] for sizes that no variant has.
+    pub fn pick(&self, model: &Model) -> Result<String> {
+        (self.pick)(model)
+    }
+}
+
+/// The id of a variant. An id states no number that is out of its range, so that is told before there is one.
+fn checked<V: Variant>(variant: &V) -> Result<String> {
+    kernel::check(variant, Arch::default())?;
+    Ok(variant.to_string())
+}
+
+/// The suite of the variant of an operator with this id.
+fn suite_of<O: Operator>(id: &str) -> Result<Box<dyn Job>>
+where
+    O::Variant: FromStr<Err = Error>,
+{
+    let variant: O::Variant = id.parse()?;
+    kernel::check(&variant, Arch::default())?;
+    Ok(Box::new(Suite::<O>::new(variant)))
+}
+
 /// Every pass of every operator.
-pub const PASSES: [Pass; 17] = [
+pub static PASSES: [Pass; 17] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
     causal_conv1d::FORWARD,
@@ -53,6 +99,19 @@ pub const PASSES: [Pass; 17] = [
     adamw::FORWARD,
     cast::FORWARD,
 ];
+
+/// The pass of an operator with this name.
+///
+/// # Errors
+/// [`Error::Unknown`] for an operator or a pass that there is not.
+pub fn pass(operator: &str, name: &str) -> Result<&'static Pass> {
+    let passes: Vec<&Pass> = PASSES.iter().filter(|pass| pass.operator == operator).collect();
+    if passes.is_empty() {
+        return Err(unknown("operator", operator, &names()));
+    }
+    let known: Vec<&str> = passes.iter().map(|pass| pass.name).collect();
+    passes.into_iter().find(|pass| pass.name == name).ok_or_else(|| unknown("pass", name, &known))
+}
 
 /// The names of the operators.
 pub fn names() -> Vec<&'static str> {

@@ -3,24 +3,32 @@
 use packscan_kernels::neg_exp::{self, Backward, Forward};
 use packscan_reference::Bounded;
 use packscan_reference::neg_exp as book;
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, DevicePacked, Dtype, Edit, Packed, Result};
+use packscan_runtime::{DevicePacked, Dtype, Edit, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact};
+use super::{Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// The exponential, and its faults.
-pub(super) const FORWARD: Pass =
-    Pass { operator: "neg-exp", kernel: "neg_exp_fwd", jobs, job, faults: || faults_of("neg_exp_fwd") };
+pub(super) const FORWARD: Pass = Pass {
+    operator: "neg-exp",
+    name: "forward",
+    kernel: "neg_exp_fwd",
+    pick: |_| checked(&neg_exp::default_variant()),
+    jobs,
+    job: suite_of::<NegExp>,
+    faults: || faults_of("neg_exp_fwd"),
+};
 
 /// The gradient in place, and its faults.
 pub(super) const BACKWARD: Pass = Pass {
     operator: "neg-exp",
+    name: "backward",
     kernel: "neg_exp_bwd",
+    pick: |_| checked(&neg_exp::default_backward()),
     jobs: backward_jobs,
-    job: backward_job,
+    job: suite_of::<NegExpBackward>,
     faults: || faults_of("neg_exp_bwd"),
 };
 
@@ -124,16 +132,4 @@ fn jobs(_: &Plan) -> Vec<Box<dyn Job>> {
 fn backward_jobs(_: &Plan) -> Vec<Box<dyn Job>> {
     let job = |block, vec| Box::new(Suite::<NegExpBackward>::new(Backward { block, vec })) as Box<dyn Job>;
     vec![job(32, 1), job(64, 4)]
-}
-
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<NegExp>::new(variant)))
-}
-
-fn backward_job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Backward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<NegExpBackward>::new(variant)))
 }

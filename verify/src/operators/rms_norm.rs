@@ -5,31 +5,39 @@ use packscan_kernels::rms_norm::{
 };
 use packscan_reference::Bounded;
 use packscan_reference::rms_norm as book;
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, Dtype, Edit, Packed, Result};
+use packscan_runtime::{Dtype, Edit, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact, stored};
+use super::{Model, Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// The forward pass and its faults.
 pub(super) const FORWARD: Pass = Pass {
     operator: "rms-norm",
+    name: "forward",
     kernel: "rms_norm_fwd",
+    pick: |model| checked(&default_variant(&whole(model))),
     jobs: |plan| jobs(plan, |problem, mapping| suite::<NormForward>(forward_variant(problem, mapping))),
-    job: job::<NormForward>,
+    job: suite_of::<NormForward>,
     faults: || faults_of("rms_norm_fwd"),
 };
 
 /// The backward pass and its faults.
 pub(super) const BACKWARD: Pass = Pass {
     operator: "rms-norm",
+    name: "backward",
     kernel: "rms_norm_bwd",
+    pick: |model| checked(&default_backward(&whole(model), true, true, true)),
     jobs: |plan| jobs(plan, |problem, mapping| suite::<NormBackward>(backward_variant(problem, mapping))),
-    job: job::<NormBackward>,
+    job: suite_of::<NormBackward>,
     faults: || faults_of("rms_norm_bwd"),
 };
+
+/// The norm with everything that a block of a model asks of it.
+fn whole(model: &Model) -> Problem {
+    Problem { width: model.width, io: model.io, residual: true, sum: true, stats: true }
+}
 
 /// The widths that are verified.
 const WIDTHS: [usize; 7] = [1, 3, 24, 100, 768, 2048, 8192];
@@ -86,16 +94,6 @@ fn backward_variant(problem: &Problem, mapping: Mapping) -> Backward {
 
 fn suite<O: Operator>(variant: O::Variant) -> Box<dyn Job> {
     Box::new(Suite::<O>::new(variant))
-}
-
-/// The suite of the variant with this id.
-fn job<O: Operator>(id: &str) -> Result<Box<dyn Job>>
-where
-    O::Variant: std::str::FromStr<Err = packscan_runtime::Error>,
-{
-    let variant: O::Variant = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(suite::<O>(variant))
 }
 
 /// A row costs the emulator what its lanes cost, several instructions each; wide rows get short sequences.

@@ -3,11 +3,11 @@
 use packscan_kernels::selective_scan::{self as scan, Forward, Problem, default_variant};
 use packscan_reference::Bounded;
 use packscan_reference::selective_scan as book;
-use packscan_runtime::kernel::{self, Variant};
-use packscan_runtime::{Device, Dtype, Packed, Result};
+use packscan_runtime::kernel::Variant;
+use packscan_runtime::{Dtype, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact, stored};
+use super::{Model, Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Level, Operator, Plan, Random, Rows, Sizes, Tensor};
 
@@ -16,8 +16,20 @@ mod backward;
 pub(super) use backward::BACKWARD;
 
 /// The forward pass and its faults.
-pub(super) const FORWARD: Pass =
-    Pass { operator: "selective-scan", kernel: "selective_scan_fwd", jobs, job, faults: scan::forward_faults };
+pub(super) const FORWARD: Pass = Pass {
+    operator: "selective-scan",
+    name: "forward",
+    kernel: "selective_scan_fwd",
+    pick: |model| checked(&default_variant(&of_model(model))),
+    jobs,
+    job: suite_of::<SelectiveScan>,
+    faults: scan::forward_faults,
+};
+
+/// The scan of a Mamba block that is trained: everything but states of other packs.
+fn of_model(model: &Model) -> Problem {
+    problem(model.state, model.io, model.width, [true, true, true, true, false, false, true])
+}
 
 /// The selective scan, forward.
 #[derive(Debug)]
@@ -267,13 +279,6 @@ fn options(bits: usize) -> [bool; 7] {
 /// A state size outside the declaration stays in the list, so that its error is shown.
 fn broken_by_user(state: u32) -> bool {
     !(1..=1024).contains(&state)
-}
-
-/// The suite of the variant with this id.
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<SelectiveScan>::new(variant)))
 }
 
 fn problem(state: u32, io: Dtype, channels: usize, options: [bool; 7]) -> Problem {

@@ -3,25 +3,39 @@
 use packscan_kernels::sum_rows::{self as sums, Forward, Sizes as Shape, Tokens};
 use packscan_reference::sum_rows as book;
 use packscan_reference::{Bounded, Number};
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, Dtype, Edit, Packed, Result};
+use packscan_runtime::{Dtype, Edit, Packed, Result};
 
-use super::Pass;
 use super::arguments::{Arguments, exact, stored};
+use super::{Model, Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// Sums of what belongs to nobody, and their faults.
-pub(super) const FORWARD: Pass = Pass { operator: "sum-rows", kernel: "sum_rows", jobs, job, faults };
+pub(super) const FORWARD: Pass = Pass {
+    operator: "sum-rows",
+    name: "forward",
+    kernel: "sum_rows",
+    pick: |model| checked(&sums::default_variant(&parts_of(model, 1), Dtype::F32, true)),
+    jobs,
+    job: suite_of::<SumRows>,
+    faults,
+};
 
 /// Sums of rows of tokens, and their faults.
 pub(super) const TOKENS: Pass = Pass {
     operator: "sum-rows",
+    name: "tokens",
     kernel: "sum_rows_tokens",
+    pick: |model| checked(&sums::default_token_variant(&parts_of(model, 65_536), model.io)),
     jobs: token_jobs,
-    job: token_job,
+    job: suite_of::<SumTokens>,
     faults: || faults_of("sum_rows_tokens"),
 };
+
+/// As many rows as the backward passes leave of a large pack, or of each of its tokens.
+fn parts_of(model: &Model, groups: usize) -> Shape {
+    Shape { groups, rows: 256, columns: model.width }
+}
 
 fn faults() -> Vec<Edit> {
     faults_of("sum_rows")
@@ -155,16 +169,4 @@ fn token_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
         }
     }
     jobs
-}
-
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Forward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<SumRows>::new(variant)))
-}
-
-fn token_job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Tokens = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<SumTokens>::new(variant)))
 }

@@ -3,18 +3,24 @@
 use packscan_kernels::causal_conv1d::{self as conv, Backward, Mapping, Problem, Workspace, default_backward};
 use packscan_reference::Bounded;
 use packscan_reference::causal_conv1d as book;
-use packscan_runtime::kernel;
-use packscan_runtime::{Device, Dtype, Packed, Result};
+use packscan_runtime::{Dtype, Packed, Result};
 
-use super::{BookInputs, Options, conv_inputs, padding, past, problems, random_inputs, sizes};
-use crate::operators::Pass;
+use super::{BookInputs, Options, conv_inputs, of_model, padding, past, problems, random_inputs, sizes};
 use crate::operators::arguments::{Arguments, exact, stored};
+use crate::operators::{Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// The backward pass and its faults.
-pub(in crate::operators) const BACKWARD: Pass =
-    Pass { operator: "causal-conv1d", kernel: "causal_conv1d_bwd", jobs, job, faults: conv::backward_faults };
+pub(in crate::operators) const BACKWARD: Pass = Pass {
+    operator: "causal-conv1d",
+    name: "backward",
+    kernel: "causal_conv1d_bwd",
+    pick: |model| checked(&default_backward(&of_model(model))),
+    jobs,
+    job: suite_of::<CausalConv1dBackward>,
+    faults: conv::backward_faults,
+};
 
 /// The causal convolution, backward.
 #[derive(Debug)]
@@ -99,11 +105,4 @@ fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     };
     let suite = |p| Box::new(Suite::<CausalConv1dBackward>::new(variant(p))) as Box<dyn Job>;
     problems(plan).into_iter().map(suite).collect()
-}
-
-/// The suite of the variant with this id.
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Backward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<CausalConv1dBackward>::new(variant)))
 }

@@ -3,18 +3,24 @@
 use packscan_kernels::selective_scan::{self as scan, Backward, Workspace, default_backward};
 use packscan_reference::Bounded;
 use packscan_reference::selective_scan as book;
-use packscan_runtime::kernel;
-use packscan_runtime::{Buffer, Device, Dtype, Packed, Result};
+use packscan_runtime::{Buffer, Dtype, Packed, Result};
 
-use super::{BookInputs, Options, broken_by_user, options, padding, problem, random_inputs, scan_inputs};
-use crate::operators::Pass;
+use super::{BookInputs, Options, broken_by_user, of_model, options, padding, problem, random_inputs, scan_inputs};
 use crate::operators::arguments::{Arguments, exact, stored};
+use crate::operators::{Pass, checked, suite_of};
 use crate::suite::Suite;
 use crate::{Call, Case, Job, Level, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 /// The backward pass and its faults.
-pub(in crate::operators) const BACKWARD: Pass =
-    Pass { operator: "selective-scan", kernel: "selective_scan_bwd", jobs, job, faults: scan::backward_faults };
+pub(in crate::operators) const BACKWARD: Pass = Pass {
+    operator: "selective-scan",
+    name: "backward",
+    kernel: "selective_scan_bwd",
+    pick: |model| checked(&default_backward(&of_model(model))),
+    jobs,
+    job: suite_of::<SelectiveScanBackward>,
+    faults: scan::backward_faults,
+};
 
 /// The selective scan, backward.
 #[derive(Debug)]
@@ -154,13 +160,6 @@ fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
         }
     }
     jobs
-}
-
-/// The suite of the variant with this id.
-fn job(id: &str) -> Result<Box<dyn Job>> {
-    let variant: Backward = id.parse()?;
-    kernel::check(&variant, Device::emulator(0).arch().unwrap_or_default())?;
-    Ok(Box::new(Suite::<SelectiveScanBackward>::new(variant)))
 }
 
 /// The shortest chunk, half the lanes of the hand-picked variant, one warp, one element a load: the other corner of the space.
