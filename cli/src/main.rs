@@ -1,4 +1,4 @@
-//! The `packscan` command: generate kernels, verify them, and look at the machine.
+//! The `packscan` command: generate kernels, verify them, pack text, and look at the machine.
 //!
 //! Exit codes: 0 all is well, 1 a property did not hold, 2 the input or the machine is at fault, 3 an injected fault was not
 //! caught.
@@ -6,7 +6,9 @@
 mod doctor;
 mod error;
 mod generate;
+mod histogram;
 mod output;
+mod pack;
 mod parse;
 mod report;
 mod stats;
@@ -30,6 +32,8 @@ enum Command {
     Gen(generate::Gen),
     /// Check that kernels compute what the textbook says and that nothing passes from one sequence to another.
     Verify(verify::Verify),
+    /// Show what packing makes of a text: padding, packs, time and a picture of its lengths.
+    Pack(pack::Pack),
     /// Show what was found on this machine, what is missing and how to get it.
     Doctor,
 }
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Gen(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Pack(command) => command.run(),
         Command::Doctor => doctor::run(),
     };
     match verdict {

@@ -70,14 +70,12 @@ fn parquet_by_each_codec() {
     for codec in ["snappy", "zstd", "gzip"] {
         let files = Files::new();
         let path = fixture(&format!("texts.{codec}.parquet"));
-        let mut options = CorpusOptions { skip_bad: true, ..files.options(std::slice::from_ref(&path)) };
+        let mut options = files.options(std::slice::from_ref(&path));
         let open = |options: &CorpusOptions| Corpus::open(options, &Tokenizer::Bytes, |_| ());
         let corpus = open(&options).unwrap();
         assert_eq!(texts(&corpus), ["first", "zweite \u{1f600}", "first"], "{codec}");
         assert!(corpus.name(1).ends_with(".parquet, row 3"), "{}", corpus.name(1));
-        assert_eq!(corpus.skipped().bad_records, 1);
-        options.skip_bad = false;
-        refused(open(&options), &["parquet, row 2: the column \"text\" is null", "--skip-bad"]);
+        assert_eq!(corpus.skipped(), &Skipped { empty_documents: 1, ..Skipped::default() }, "the null");
         options.text_field = "body".to_owned();
         refused(open(&options), &["no column \"body\" with texts", "texts in text", "--text-field"]);
         options.text_field = "id".to_owned();
