@@ -7,11 +7,11 @@ const BARS: i32 = 48;
 
 /// The picture and the plot in it, in pixels.
 const WIDTH: f64 = 800.0;
-const HEIGHT: f64 = 420.0;
+const HEIGHT: f64 = 440.0;
 const LEFT: f64 = 80.0;
 const RIGHT: f64 = 776.0;
-const TOP: f64 = 64.0;
-const BOTTOM: f64 = 356.0;
+const TOP: f64 = 84.0;
+const BOTTOM: f64 = 376.0;
 
 /// Documents by length; a bar is as wide as its lengths are on a logarithmic axis.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,8 +82,8 @@ impl Histogram {
         }
         out += &format!("<path d=\"M{LEFT} {BOTTOM}H{RIGHT}\" stroke=\"#333\"/>\n");
         out += &self.ticks();
-        out += &self.mark(self.median as usize, "median", "#b5433b");
-        out += &self.mark(capacity, "pack", "#4a7d2c");
+        out += &self.mark(self.median as usize, "median", "#b5433b", TOP - 6.0);
+        out += &self.mark(capacity, "pack", "#4a7d2c", TOP - 22.0);
         let middle = (LEFT + RIGHT) / 2.0;
         out += &text(middle, BOTTOM + 44.0, "middle", "tokens of a document (logarithmic)");
         out += &format!(
@@ -114,17 +114,17 @@ impl Histogram {
         lengths.into_iter().map(tick).collect()
     }
 
-    /// A line at a length, named above the plot, if it is in the picture.
-    fn mark(&self, length: usize, name: &str, colour: &str) -> String {
+    /// A line at a length, named above the plot at a height of its own, if it is in the picture.
+    fn mark(&self, length: usize, name: &str, colour: &str, y: f64) -> String {
         if !self.holds(length) {
             return String::new();
         }
         let x = self.x(length as f64);
         format!(
             "<path d=\"M{x:.1} {}V{BOTTOM}\" stroke=\"{colour}\" stroke-dasharray=\"4 3\"/>\n\
-             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"{colour}\">{name} {}</text>\n",
-            TOP - 2.0,
-            TOP - 6.0,
+             <text x=\"{:.1}\" y=\"{y}\" text-anchor=\"middle\" fill=\"{colour}\">{name} {}</text>\n",
+            y + 4.0,
+            x.min(RIGHT - 40.0),
             thousands(length)
         )
     }

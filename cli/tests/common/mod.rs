@@ -1,5 +1,7 @@
 //! Running the command.
 
+#![allow(dead_code)] // Each test file uses some of it.
+
 use assert_cmd::Command;
 
 /// What a run of the command left behind.
