@@ -49,11 +49,19 @@ pub enum Error {
     #[error("standard input cannot be read as text: {0}")]
     Stdin(io::Error),
 
+    /// A command about text without any.
+    #[error(
+        "no files were named; name text, JSONL or Parquet files or folders with such files, as in `packscan pack docs/ corpus.jsonl.zst`"
+    )]
+    NoFiles,
+
     /// A result that cannot be stored.
-    #[error("{} cannot be written: {source}; name another folder with -o", path.display())]
+    #[error("{} cannot be written: {source}; name another with {option}", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
+        /// The option that names it.
+        option: &'static str,
         /// What the system said.
         source: io::Error,
     },

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use packscan_data::{Corpus, CorpusOptions, PackOptions, Packs, Plans, Scheme, Strategy};
+use packscan_data::{CorpusOptions, PackOptions, Packs, Plans, Scheme, Strategy};
 use packscan_train::Evaluator;
-use packscan_train::report::Tokenising;
+use packscan_train::report::open_corpus;
 
 use crate::error::Result;
 use crate::machine::Machine;
@@ -45,9 +45,7 @@ impl Eval {
         let mut options = CorpusOptions::new(self.files.clone(), packscan::runtime::cache::default_folder()?);
         options.text_field.clone_from(&self.text_field);
         options.skip_bad = self.skip_bad;
-        let bar = Tokenising::new(true);
-        let corpus = Corpus::open(&options, &saved.tokenizer, |p| bar.show(p.bytes, p.all_bytes))?;
-        drop(bar);
+        let corpus = open_corpus(&options, &saved.tokenizer, true)?;
 
         let device = self.machine.device(None)?;
         let model = saved.pretrained.model(&device, self.machine.dtype(&device))?;

@@ -211,7 +211,7 @@ impl Gen {
 fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| Error::Write { path, source }
+        move |source| Error::Write { path, option: "-o", source }
     };
     fs::create_dir_all(folder).map_err(failed(folder))?;
     fs::write(path, bytes).map_err(failed(path))

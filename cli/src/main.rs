@@ -1,5 +1,5 @@
-//! The `packscan` command: train models, use and convert them, generate kernels, verify them, and look
-//! at the machine.
+//! The `packscan` command: train models, use and convert them, pack text, generate kernels, verify them,
+//! and look at the machine.
 //!
 //! Exit codes: 0 all is well, 1 a property did not hold, 2 the input or the machine is at fault, 3 an injected fault was not
 //! caught, 130 interrupted.
@@ -12,6 +12,7 @@ mod generate;
 mod generate_text;
 mod machine;
 mod output;
+mod pack;
 mod parse;
 mod report;
 mod saved;
@@ -45,6 +46,8 @@ enum Command {
     Verify(verify::Verify),
     /// Write a model in another layout, type or number of files: Hugging Face's or the original one's.
     Convert(convert::Convert),
+    /// Show what packing makes of a text: padding, packs, time and a picture of its lengths.
+    Pack(pack::Pack),
     /// Show what was found on this machine, what is missing and how to get it.
     Doctor,
 }
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Gen(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Convert(command) => command.run(),
+        Command::Pack(command) => command.run(),
         Command::Doctor => doctor::run(),
     };
     match verdict {

@@ -231,7 +231,10 @@ impl Train {
         let start = Start { settings, folder: &folder, device, world, resumed, pretrained, stop: &STOP };
         match run::train(start)? {
             Ending::Finished => {
-                output::note(&format!("done: {0}/run.html shows the run; `packscan generate {0}` goes on from a prompt", folder.display()));
+                output::note(&format!(
+                    "done: {0}/run.html shows the run; `packscan generate {0}` goes on from a prompt",
+                    folder.display()
+                ));
                 Ok(Verdict::Good)
             }
             Ending::Stopped => {

@@ -56,6 +56,32 @@ fn mappings_that_break_rules() {
 }
 
 #[test]
+fn text_that_cannot_be_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let pack = |arguments: &str| {
+        let mut command = command();
+        command.env("PACKSCAN_CACHE", folder.path().join("cache")).current_dir(folder.path());
+        command.arg("pack").args(arguments.split_whitespace());
+        finish(command)
+    };
+    fs::write(folder.path().join("a.jsonl"), "{\"text\": \"x\"}\n{\"body\": \"y\"}\n").unwrap();
+    fs::write(folder.path().join("b.txt"), b"caf\xe9").unwrap();
+    fs::write(folder.path().join("good.txt"), "good").unwrap();
+    refused(&pack(""), &["no files were named", "packscan pack docs/"]);
+    refused(&pack("absent"), &["absent cannot be read"]);
+    refused(&pack("a.jsonl"), &["a.jsonl, line 2", "no field \"text\"", "--text-field", "--skip-bad"]);
+    refused(&pack("b.txt"), &["b.txt: byte 3 is not valid UTF-8"]);
+    refused(
+        &pack("good.txt --tokenizer a.jsonl"),
+        &["a.jsonl is no tokenizer", "tokenizer.json of a Hugging Face model"],
+    );
+    refused(&pack("good.txt --tokens 1"), &["tokens is 1"]);
+    refused(&pack("good.txt --window 0"), &["window is 0"]);
+    refused(&pack("good.txt --batch 0"), &["batch is 0"]);
+    refused(&pack("good.txt --strategy best"), &["best", "first-fit"]);
+}
+
+#[test]
 fn unknown_names() {
     let known = [
         ("gen --op conv", "selective-scan"),

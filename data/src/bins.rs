@@ -48,11 +48,11 @@ impl ByRoom {
 
 /// The first bit that is set, from bit `from` up to the end of word `words`, exclusive.
 fn first_bit(bits: &[u64], from: usize, words: usize) -> Option<usize> {
+    let first = from / 64;
     let mut mask = u64::MAX << (from % 64);
-    for word in from / 64..words.min(bits.len()) {
-        let masked = bits[word] & mask;
-        if masked != 0 {
-            return Some(word * 64 + masked.trailing_zeros() as usize);
+    for (word, bits) in bits.iter().enumerate().take(words).skip(first) {
+        if bits & mask != 0 {
+            return Some(word * 64 + (bits & mask).trailing_zeros() as usize);
         }
         mask = u64::MAX;
     }

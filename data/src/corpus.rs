@@ -326,7 +326,8 @@ impl Build<'_> {
                 Ok(text) => self.encode(&text),
                 Err(rule) => bad("line", rule),
             },
-            Content::Value(None) => bad("row", format!("the column {field:?} is null")),
+            // A column that may be null says so itself: that is no mistake, only no text.
+            Content::Value(None) => Ok(Outcome::Tokens(Vec::new())),
             Content::Value(Some(value)) => match std::str::from_utf8(value.data()) {
                 Ok(text) => self.encode(text),
                 Err(error) => bad("row", format!("byte {} of the text is not valid UTF-8", error.valid_up_to())),

@@ -27,7 +27,7 @@ pub struct Skipped {
     pub bad_records: u64,
     /// The first of them, and what is wrong with it.
     pub first_bad: Option<String>,
-    /// Files and records without a single token.
+    /// Files and records without a single token, nulls of a Parquet column among them.
     pub empty_documents: u64,
 }
 

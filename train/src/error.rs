@@ -40,7 +40,9 @@ pub enum Error {
     },
 
     /// Too little memory.
-    #[error("the run needs more than the {budget} that the device has for it, even when blocks keep nothing:\n{needed}\n{cure}")]
+    #[error(
+        "the run needs more than the {budget} that the device has for it, even when blocks keep nothing:\n{needed}\n{cure}"
+    )]
     Memory {
         /// What it needs at least.
         needed: String,

@@ -1,5 +1,6 @@
 //! Running the command.
 #![allow(dead_code, reason = "each test uses a part")]
+#![allow(dead_code)] // Each test file uses some of it.
 
 use assert_cmd::Command;
 

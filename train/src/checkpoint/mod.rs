@@ -86,14 +86,7 @@ pub fn save(run: &Path, step: u32, learner: &mut Learner, trainer: &Value, keep:
     written.map(|()| target)
 }
 
-fn write(
-    run: &Path,
-    target: &Path,
-    step: u32,
-    moments: &mut Moments<'_>,
-    trainer: &Value,
-    keep: usize,
-) -> Result<()> {
+fn write(run: &Path, target: &Path, step: u32, moments: &mut Moments<'_>, trainer: &Value, keep: usize) -> Result<()> {
     if run.is_dir() {
         for left in files::entries(run)?.iter().filter(|path| is_left_over(path)) {
             files::remove(left)?;
@@ -290,7 +283,9 @@ impl Checkpoint {
                 let (from, to) = (start.max(optimiser.share.start), end.min(optimiser.share.end));
                 if from < to {
                     let values = self.moments.values(&format!("{kind}.{}", p.name))?;
-                    moments.part(from - optimiser.share.start, to - from, 1)?.write(&values[from - start..to - start])?;
+                    moments
+                        .part(from - optimiser.share.start, to - from, 1)?
+                        .write(&values[from - start..to - start])?;
                 }
             }
         }

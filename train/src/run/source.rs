@@ -9,8 +9,8 @@ use packscan_runtime::collective::Collective;
 use packscan_runtime::{Packed, cache};
 
 use super::{DevicePack, Settings};
-use crate::report::Tokenising;
 use crate::report::number::thousands;
+use crate::report::open_corpus;
 use crate::{Learner, Model, Result};
 
 /// Packs made ahead of the step under way, for each pack of a step.
@@ -86,9 +86,7 @@ impl Source {
     pub fn open(settings: &Settings, ranks: &dyn Collective, position: Option<&Position>) -> Result<Source> {
         let text = &settings.text;
         let tokenizer = Tokenizer::open(text.tokenizer.as_deref())?;
-        let bar = Tokenising::new(ranks.rank() == 0);
-        let corpus = Corpus::open(&corpus_options(settings)?, &tokenizer, |p| bar.show(p.bytes, p.all_bytes))?;
-        drop(bar);
+        let corpus = open_corpus(&corpus_options(settings)?, &tokenizer, ranks.rank() == 0)?;
         let (corpus, held_out) = match text.held_out > 0.0 {
             true => corpus.split_held_out(text.held_out, settings.seed).map(|(rest, held)| (rest, Some(held)))?,
             false => (corpus, None),

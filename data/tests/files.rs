@@ -1,0 +1,212 @@
+//! Every kind of file, what a cache does, and what bad input gets.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use common::{Files, fixture};
+use flate2::{Compression, write::GzEncoder};
+use packscan_data::{Corpus, CorpusOptions, Skipped, Tokenizer};
+
+/// The texts of a corpus of bytes.
+fn texts(corpus: &Corpus) -> Vec<String> {
+    let text = |document| {
+        let ids = corpus.tokens(document).to_vec();
+        assert_eq!(ids.last(), Some(&Tokenizer::BYTES_END));
+        Tokenizer::Bytes.decode(&ids).unwrap()
+    };
+    (0..corpus.documents()).map(text).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[track_caller]
+fn refused(result: packscan_data::Result<Corpus>, words: &[&str]) {
+    let error = result.unwrap_err().to_string();
+    for word in words {
+        assert!(error.contains(word), "{word:?} is not in {error}");
+    }
+}
+
+/// What lies in the cache, hidden or not.
+fn cached(files: &Files) -> Vec<PathBuf> {
+    let corpora = fs::read_dir(files.folder.path().join("cache/corpora"));
+    corpora.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+}
+
+const LINES: &[u8] =
+    b"{\"text\": \"one\"}\n\n{\"id\": 2, \"text\": \"two\\n\"}\n{\"text\": \"\"}\n{\"text\": \"three\"}";
+
+#[test]
+fn text_and_jsonl_plain_and_compressed() {
+    let files = Files::new();
+    let folder = files.path("");
+    files.write("a/x.txt", "plain \u{1f600}");
+    files.write("a/y.txt.gz", [gzip(b"in two "), gzip(b"members")].concat());
+    files.write("b/lines.jsonl", LINES);
+    files.write("b/lines.jsonl.zst", zstd::encode_all(LINES, 3).unwrap());
+    files.write("b/more.ndjson.gz", gzip(LINES));
+    files.write("c/picture.png", b"\x89PNG\r\n\x1a\n\0\0");
+    files.write("c/latin1.txt", b"caf\xe9");
+    files.write("d/empty.txt", "");
+    let corpus = files.open(&[folder]).unwrap();
+    let lines = ["one", "two\n", "three"];
+    let expected = [["plain \u{1f600}", "in two members"].as_slice(), &lines, &lines, &lines].concat();
+    assert_eq!(texts(&corpus), expected);
+    let skipped = Skipped { binary_files: 2, empty_documents: 4, ..Skipped::default() };
+    assert_eq!(corpus.skipped(), &skipped);
+    assert!(corpus.name(0).ends_with("a/x.txt"));
+    assert!(corpus.name(3).ends_with("lines.jsonl, line 3"), "{}", corpus.name(3));
+}
+
+#[test]
+fn parquet_by_each_codec() {
+    for codec in ["snappy", "zstd", "gzip"] {
+        let files = Files::new();
+        let path = fixture(&format!("texts.{codec}.parquet"));
+        let mut options = files.options(std::slice::from_ref(&path));
+        let open = |options: &CorpusOptions| Corpus::open(options, &Tokenizer::Bytes, |_| ());
+        let corpus = open(&options).unwrap();
+        assert_eq!(texts(&corpus), ["first", "zweite \u{1f600}", "first"], "{codec}");
+        assert!(corpus.name(1).ends_with(".parquet, row 3"), "{}", corpus.name(1));
+        assert_eq!(corpus.skipped(), &Skipped { empty_documents: 1, ..Skipped::default() }, "the null");
+        options.text_field = "body".to_owned();
+        refused(open(&options), &["no column \"body\" with texts", "texts in text", "--text-field"]);
+        options.text_field = "id".to_owned();
+        refused(open(&options), &["no column \"id\" with texts"]);
+    }
+    let files = Files::new();
+    let whole = fs::read(fixture("texts.zstd.parquet")).unwrap();
+    let path = files.write("cut.parquet", &whole[..whole.len() / 2]);
+    refused(files.open(&[path]), &["cut.parquet: it is no whole Parquet file", "download it again"]);
+}
+
+#[test]
+fn a_tokenizer_and_a_large_text() {
+    let files = Files::new();
+    let text = "A pack holds sequences.\n".repeat(100_000);
+    let path = files.write("large.txt", &text);
+    let tokenizer = Tokenizer::open(Some(&fixture("tokenizer.json"))).unwrap();
+    let corpus = Corpus::open(&files.options(&[path]), &tokenizer, |_| ()).unwrap();
+    let ids = corpus.tokens(0).to_vec();
+    assert_eq!(corpus.documents(), 1);
+    assert_eq!(ids.last().copied(), tokenizer.end());
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text, "cut into blocks and joined again");
+}
+
+#[test]
+fn tokens_are_cached_until_something_changes() {
+    let files = Files::new();
+    let path = files.write("a.txt", "first");
+    let tokenised = |tokenizer: &Tokenizer| {
+        let mut worked = false;
+        let corpus = Corpus::open(&files.options(std::slice::from_ref(&path)), tokenizer, |_| worked = true).unwrap();
+        (corpus, worked)
+    };
+    assert!(tokenised(&Tokenizer::Bytes).1);
+    let (corpus, worked) = tokenised(&Tokenizer::Bytes);
+    assert!(!worked, "mapped");
+    assert_eq!(texts(&corpus), ["first"]);
+    let hf = Tokenizer::open(Some(&fixture("tokenizer.json"))).unwrap();
+    assert!(tokenised(&hf).1, "another tokenizer");
+    fs::write(&path, "second").unwrap();
+    let (changed, worked) = tokenised(&Tokenizer::Bytes);
+    assert!(worked, "another file");
+    assert_eq!((texts(&changed), texts(&corpus)), (vec!["second".to_owned()], vec!["first".to_owned()]));
+    // Damage of every file that a cached corpus has: it is built again.
+    for entry in cached(&files) {
+        for part in ["corpus.json", "documents", "tokens-0000"] {
+            let part = entry.join(part);
+            let bytes = fs::read(&part).unwrap();
+            fs::remove_file(&part).unwrap();
+            fs::write(&part, &bytes[..bytes.len() - 1]).unwrap();
+            let (rebuilt, _) = tokenised(&Tokenizer::Bytes);
+            assert_eq!(texts(&rebuilt), ["second"]);
+        }
+    }
+    assert!(!tokenised(&Tokenizer::Bytes).1);
+}
+
+#[test]
+fn nothing_to_train_on() {
+    let files = Files::new();
+    refused(files.open(&[]), &["the corpus is empty", "no file was named"]);
+    refused(
+        files.open(&[files.path("absent.txt")]),
+        &["absent.txt cannot be read", "name files and folders that are there"],
+    );
+    let empty = files.write("empty.txt", "");
+    refused(files.open(&[empty]), &["the corpus is empty", "empty.txt", "1 documents without text", "name files"]);
+    files.write("folder/x.bin", [0, 1, 2]);
+    refused(files.open(&[files.path("folder")]), &["the corpus is empty", "1 binary files"]);
+    assert_eq!(cached(&files), Vec::<PathBuf>::new(), "nothing half-written stays");
+}
+
+#[test]
+fn records_without_a_text() {
+    let files = Files::new();
+    let path = files.write("x.jsonl", "{\"text\": \"good\"}\n{\"body\": \"bad\"}\n{\"text\": 3}\n[]\n{\"text\": \"cut");
+    refused(
+        files.open(std::slice::from_ref(&path)),
+        &["x.jsonl, line 2: it has no field \"text\"", "--text-field", "--skip-bad"],
+    );
+    assert_eq!(cached(&files), Vec::<PathBuf>::new(), "nothing half-written stays");
+    let options = CorpusOptions { skip_bad: true, ..files.options(&[path]) };
+    let corpus = Corpus::open(&options, &Tokenizer::Bytes, |_| ()).unwrap();
+    assert_eq!(texts(&corpus), ["good"]);
+    assert_eq!(corpus.skipped().bad_records, 4);
+    assert!(corpus.skipped().first_bad.as_ref().unwrap().contains("line 2"));
+}
+
+#[test]
+fn text_that_is_none() {
+    let files = Files::new();
+    let path = files.write("latin1.txt", b"caf\xe9 au lait");
+    refused(files.open(&[path]), &["latin1.txt: byte 3 is not valid UTF-8", "iconv"]);
+}
+
+#[test]
+fn compressed_files_that_are_not_whole() {
+    let files = Files::new();
+    let text: Vec<u8> = (0..100_000u32).map(|i| b'a' + (i.wrapping_mul(i) % 23) as u8).collect();
+    for (name, whole) in
+        [("x.txt.gz", gzip(&text)), ("x.jsonl.gz", gzip(LINES)), ("x.txt.zst", zstd::encode_all(&text[..], 1).unwrap())]
+    {
+        let path = files.write(name, &whole[..whole.len() / 2]);
+        refused(files.open(&[path]), &[name, "is not whole", "download it again"]);
+    }
+    let path = files.write("none.txt.gz", "no gzip at all");
+    refused(files.open(&[path]), &["none.txt.gz is not whole"]);
+}
+
+#[test]
+fn a_part_is_held_out() {
+    let (_files, corpus) = common::corpus(&(0..200).map(|i| 20 + i % 30).collect::<Vec<_>>());
+    let (train, held) = corpus.split_held_out(0.1, 1).unwrap();
+    assert_eq!(train.documents() + held.documents(), 200);
+    let share = held.total_tokens() as f64 / corpus.total_tokens() as f64;
+    assert!((0.1..0.11).contains(&share), "{share}");
+    let names = |corpus: &Corpus| (0..corpus.documents()).map(|document| corpus.name(document)).collect::<Vec<_>>();
+    let mut all = [names(&train), names(&held)].concat();
+    all.sort();
+    let mut expected = names(&corpus);
+    expected.sort();
+    assert_eq!(all, expected);
+    assert_ne!(names(&held), names(&corpus.split_held_out(0.1, 2).unwrap().1), "the seed decides");
+    assert_eq!(names(&held), names(&corpus.split_held_out(0.1, 1).unwrap().1));
+
+    // One document: its end is held out.
+    let (_files, one) = common::corpus(&[100]);
+    let (train, held) = one.split_held_out(0.2, 0).unwrap();
+    assert_eq!((train.lengths(), held.lengths()), ([80].as_slice(), [20].as_slice()));
+    assert_eq!([train.tokens(0).to_vec(), held.tokens(0).to_vec()].concat(), one.tokens(0).to_vec());
+    for share in [0.0, 1.0, -1.0, f64::NAN, 0.001] {
+        refused(one.split_held_out(share, 0).map(|sides| sides.0), &["held out", "between 0 and 1"]);
+    }
+}
