@@ -35,5 +35,5 @@ fn each_strategy_has_a_row_and_lengths_are_drawn() {
     }
     assert!(ran.out.lines().any(|line| line.starts_with("sequential")), "{}", ran.out);
     let svg = fs::read_to_string(folder.path().join("lengths.svg")).unwrap();
-    assert!(svg.starts_with("<svg ") && svg.contains("tokens of a document"));
+    assert!(svg.starts_with("<svg ") && svg.contains("tokens in a document"));
 }
