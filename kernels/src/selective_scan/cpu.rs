@@ -1,7 +1,61 @@
 //! The native CPU path: f32, threads over pieces of channels and sequences, for machines without a GPU.
+//!
+//! Neighbouring channels are the lanes of vector registers, since nothing passes between them: [`LANES`] channels do the same at once,
+//! and only dB and dC are sums over lanes. Lanes without a channel compute with zeros, and what they find is not used.
+
+use std::array;
+use std::iter::zip;
+use std::ops::Range;
+
+use packscan_runtime::Element;
 
 mod backward;
 mod forward;
 
 pub(super) use backward::backward;
 pub(super) use forward::forward;
+
+/// Channels that are computed at once.
+const LANES: usize = 16;
+
+/// A number of each of [`LANES`] neighbouring channels.
+type Lanes = [f32; LANES];
+
+const ZEROS: Lanes = [0.0; LANES];
+
+/// Channels of a row, in f32.
+#[inline(always)]
+fn load<T: Element>(row: &[T], channels: &Range<usize>) -> Lanes {
+    let from = &row[channels.clone()];
+    if let Some(whole) = from.first_chunk::<LANES>() {
+        return array::from_fn(|i| whole[i].to_f32());
+    }
+    let mut lanes = ZEROS;
+    zip(&mut lanes, from).for_each(|(lane, x)| *lane = x.to_f32());
+    lanes
+}
+
+/// Writes the lanes that have a channel.
+#[inline(always)]
+fn store<T: Element>(lanes: &Lanes, to: &mut [T]) {
+    match to.first_chunk_mut::<LANES>() {
+        Some(whole) => *whole = lanes.map(T::from_f32),
+        None => zip(to, lanes).for_each(|(to, lane)| *to = T::from_f32(*lane)),
+    }
+}
+
+/// `(channels, N)` as it lies in memory, a channel a lane: `(N)` of lanes.
+#[inline(always)]
+fn load_states(from: &[f32], to: &mut [Lanes]) {
+    for (lane, channel) in from.chunks_exact(to.len()).enumerate() {
+        zip(to.iter_mut(), channel).for_each(|(to, x)| to[lane] = *x);
+    }
+}
+
+/// The way back from [`load_states`].
+#[inline(always)]
+fn store_states(from: &[Lanes], to: &mut [f32]) {
+    for (lane, channel) in to.chunks_exact_mut(from.len()).enumerate() {
+        zip(channel, from).for_each(|(x, from)| *x = from[lane]);
+    }
+}
