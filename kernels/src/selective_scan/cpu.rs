@@ -3,7 +3,6 @@
 //! Neighbouring channels are the lanes of vector registers, since nothing passes between them: [`LANES`] channels do the same at once,
 //! and only dB and dC are sums over lanes. Lanes without a channel compute with zeros, and what they find is not used.
 
-use std::array;
 use std::iter::zip;
 use std::ops::Range;
 
@@ -27,10 +26,11 @@ const ZEROS: Lanes = [0.0; LANES];
 #[inline(always)]
 fn load<T: Element>(row: &[T], channels: &Range<usize>) -> Lanes {
     let from = &row[channels.clone()];
-    if let Some(whole) = from.first_chunk::<LANES>() {
-        return array::from_fn(|i| whole[i].to_f32());
-    }
     let mut lanes = ZEROS;
+    if let Some(whole) = from.first_chunk::<LANES>() {
+        (0..LANES).for_each(|i| lanes[i] = whole[i].to_f32());
+        return lanes;
+    }
     zip(&mut lanes, from).for_each(|(lane, x)| *lane = x.to_f32());
     lanes
 }
@@ -39,9 +39,16 @@ fn load<T: Element>(row: &[T], channels: &Range<usize>) -> Lanes {
 #[inline(always)]
 fn store<T: Element>(lanes: &Lanes, to: &mut [T]) {
     match to.first_chunk_mut::<LANES>() {
-        Some(whole) => *whole = lanes.map(T::from_f32),
+        Some(whole) => (0..LANES).for_each(|i| whole[i] = T::from_f32(lanes[i])),
         None => zip(to, lanes).for_each(|(to, lane)| *to = T::from_f32(*lane)),
     }
+}
+
+/// `of` each lane. `array::map` would not be inlined, and so not be compiled for wide registers.
+#[inline(always)]
+fn map(mut lanes: Lanes, of: impl Fn(f32) -> f32) -> Lanes {
+    lanes.iter_mut().for_each(|lane| *lane = of(*lane));
+    lanes
 }
 
 /// `(channels, N)` as it lies in memory, a channel a lane: `(N)` of lanes.

@@ -9,7 +9,7 @@ use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element, Packed, View};
 use rayon::prelude::*;
 
-use super::{LANES, Lanes, ZEROS, load, load_states, store, store_states};
+use super::{LANES, Lanes, ZEROS, load, load_states, map, store, store_states};
 use crate::cpu::{exp2, sigmoid, softplus, vectorised};
 use crate::selective_scan::backward::{Backward, BackwardArgs};
 
@@ -279,12 +279,13 @@ impl Block {
         let n = scan.n;
         for (j, t) in segment.tokens.clone().enumerate() {
             let (raw, u) = (self.raw(scan, t), load(scan.u.row(t), &self.channels));
-            let delta = if scan.variant.softplus { raw.map(softplus) } else { raw };
+            let delta = if scan.variant.softplus { map(raw, softplus) } else { raw };
             self.delta[j] = delta;
             let fresh = segment.fresh && j == 0;
             let (before, after) = self.h[j * n..(j + 2) * n].split_at_mut(n);
             let decays = &mut self.decay[j * n..(j + 1) * n];
-            for (((before, after), (decay, a)), b) in zip(zip(zip(before, after), zip(decays, &self.a)), scan.b.row(t)) {
+            for (((before, after), (decay, a)), b) in zip(zip(zip(before, after), zip(decays, &self.a)), scan.b.row(t))
+            {
                 let b = b.to_f32();
                 for i in 0..LANES {
                     let x = delta[i] * u[i] * b;
@@ -308,7 +309,7 @@ impl Block {
         let n = scan.n;
         let (delta, u, g) = (self.delta[j], load(scan.u.row(t), &self.channels), load(scan.g.row(t), &self.channels));
         let z = scan.z.map(|z| load(z.row(t), &self.channels));
-        let gate = z.map(|z| z.map(sigmoid));
+        let gate = z.map(|z| map(z, sigmoid));
         let mut dy = g;
         if let (Some(z), Some(s)) = (z, gate) {
             (0..LANES).for_each(|i| dy[i] = g[i] * (z[i] * s[i]));

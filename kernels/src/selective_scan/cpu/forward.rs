@@ -8,7 +8,7 @@ use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element, Packed};
 use rayon::prelude::*;
 
-use super::{LANES, Lanes, ZEROS, load, load_states, store, store_states};
+use super::{LANES, Lanes, ZEROS, load, load_states, map, store, store_states};
 use crate::cpu::{exp2, silu, softplus, vectorised};
 use crate::selective_scan::forward::{Forward, ForwardArgs};
 
@@ -112,7 +112,7 @@ impl<'a, T: Element> Scan<'a, T> {
             let (mut delta, u) = (load(self.delta.row(t), &channels), load(self.u.row(t), &channels));
             zip(&mut delta, &bias).for_each(|(delta, bias)| *delta += bias);
             if self.variant.softplus {
-                delta = delta.map(softplus);
+                delta = map(delta, softplus);
             }
             let (b, c) = (self.b.row(t), self.c.row(t));
             let mut y = match fresh {
