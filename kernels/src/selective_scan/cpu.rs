@@ -26,11 +26,17 @@ const ZEROS: Lanes = [0.0; LANES];
 #[inline(always)]
 fn load<T: Element>(row: &[T], channels: &Range<usize>) -> Lanes {
     let from = &row[channels.clone()];
+    let Some(whole) = from.first_chunk::<LANES>() else { return load_rest(from) };
     let mut lanes = ZEROS;
-    if let Some(whole) = from.first_chunk::<LANES>() {
-        (0..LANES).for_each(|i| lanes[i] = whole[i].to_f32());
-        return lanes;
-    }
+    (0..LANES).for_each(|i| lanes[i] = whole[i].to_f32());
+    lanes
+}
+
+/// Fewer channels than lanes: apart, or the compiler makes one call of `memcpy` of both cases.
+#[cold]
+#[inline(never)]
+fn load_rest<T: Element>(from: &[T]) -> Lanes {
+    let mut lanes = ZEROS;
     zip(&mut lanes, from).for_each(|(lane, x)| *lane = x.to_f32());
     lanes
 }
@@ -40,8 +46,15 @@ fn load<T: Element>(row: &[T], channels: &Range<usize>) -> Lanes {
 fn store<T: Element>(lanes: &Lanes, to: &mut [T]) {
     match to.first_chunk_mut::<LANES>() {
         Some(whole) => (0..LANES).for_each(|i| whole[i] = T::from_f32(lanes[i])),
-        None => zip(to, lanes).for_each(|(to, lane)| *to = T::from_f32(*lane)),
+        None => store_rest(lanes, to),
     }
+}
+
+/// As [`load_rest`].
+#[cold]
+#[inline(never)]
+fn store_rest<T: Element>(lanes: &Lanes, to: &mut [T]) {
+    zip(to, lanes).for_each(|(to, lane)| *to = T::from_f32(*lane));
 }
 
 /// `of` each lane. `array::map` would not be inlined, and so not be compiled for wide registers.

@@ -336,13 +336,10 @@ impl Block {
                 carry[k][i] = decay * dh;
             }
         }
-        let raw = self.raw(scan, t);
+        let slope = if scan.variant.softplus { map(self.raw(scan, t), sigmoid) } else { [1.0; LANES] };
         let (mut du, mut dz) = (ZEROS, ZEROS);
         for i in 0..LANES {
-            ddelta[i] += u[i] * over_b[i];
-            if scan.variant.softplus {
-                ddelta[i] *= sigmoid(raw[i]);
-            }
+            ddelta[i] = (ddelta[i] + u[i] * over_b[i]) * slope[i];
             self.d_skip[i] += dy[i] * u[i];
             self.d_bias[i] += ddelta[i];
             du[i] = delta[i] * over_b[i] + self.skip[i] * dy[i];

@@ -124,7 +124,8 @@ impl<'a, T: Element> Scan<'a, T> {
                 y[i] += skip[i] * u[i];
             }
             if let Some(z) = self.z {
-                zip(&mut y, load(z.row(t), &channels)).for_each(|(y, z)| *y *= silu(z));
+                let z = load(z.row(t), &channels);
+                (0..LANES).for_each(|i| y[i] *= silu(z[i]));
             }
             // SAFETY: these channels of this token are this piece's alone.
             store(&y, unsafe { self.out.row_mut(t, channels.clone()) });
