@@ -26,8 +26,8 @@ struct Conv<'a, T> {
     past: usize,
     d: usize,
     x: Rows<'a, T>,
-    /// `(D, K)`
-    w: Rows<'a, f32>,
+    /// `(K, D)`: the weights, so that channels are neighbours.
+    taps: Vec<f32>,
     b: Option<Rows<'a, f32>>,
     /// `(S * (K - 1), D)`
     history: Option<Rows<'a, T>>,
@@ -39,13 +39,18 @@ impl<'a, T: Element> Conv<'a, T> {
         let activations = |view| unsafe { Rows::<T>::of(view, d) };
         // SAFETY: as above.
         let floats = |view, cols| unsafe { Rows::<f32>::of(view, cols) };
+        let (w, k) = (floats(inputs.w, width as usize), width as usize);
+        let mut taps = vec![0.0; k * d];
+        for (channel, k) in (0..d).flat_map(|channel| (0..k).map(move |k| (channel, k))) {
+            taps[k * d + channel] = w.row(channel)[k];
+        }
         Conv {
             packed,
+            taps,
             sequence: packed.seq_idx(),
             past: width as usize - 1,
             d,
             x: activations(inputs.x),
-            w: floats(inputs.w, width as usize),
             b: inputs.b.map(|b| floats(b, d)),
             history: inputs.history.map(activations),
         }
@@ -59,6 +64,12 @@ impl<'a, T: Element> Conv<'a, T> {
     /// The channels of tile `tile`.
     fn channels(&self, tile: usize) -> Range<usize> {
         tile * CHANNELS..((tile + 1) * CHANNELS).min(self.d)
+    }
+
+    /// Weight `k` of some channels.
+    #[inline(always)]
+    fn tap(&self, k: usize, channels: &Range<usize>) -> &[f32] {
+        &self.taps[k * self.d..][channels.clone()]
     }
 
     /// What tap `k` of the token at `place` of sequence `s` sees, if anything; places behind the sequence's end see what follows it.
@@ -82,6 +93,7 @@ impl<'a, T: Element> Conv<'a, T> {
     }
 
     /// `c = b + sum_k w[k] * x[t - (K-1) + k]` of some channels.
+    #[inline(always)]
     fn convolve(&self, t: usize, channels: Range<usize>, c: &mut [f32]) {
         match self.b {
             Some(b) => c.copy_from_slice(&b.row(0)[channels.clone()]),
@@ -90,8 +102,8 @@ impl<'a, T: Element> Conv<'a, T> {
         let (s, place) = self.place(t);
         for k in 0..=self.past {
             let Some(seen) = self.seen(s, place, k) else { continue };
-            for ((c, x), d) in c.iter_mut().zip(&seen[channels.clone()]).zip(channels.clone()) {
-                *c += self.w.row(d)[k] * x.to_f32();
+            for ((c, x), w) in c.iter_mut().zip(&seen[channels.clone()]).zip(self.tap(k, &channels)) {
+                *c += w * x.to_f32();
             }
         }
     }

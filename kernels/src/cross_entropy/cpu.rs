@@ -6,7 +6,7 @@ use packscan_runtime::{Dtype, Element, Packed};
 use rayon::prelude::*;
 
 use super::{Forward, ForwardArgs, NO_TARGET};
-use crate::cpu::exp;
+use crate::cpu::{exp, vectorised};
 
 /// Sums that grow side by side, so that the loops vectorise.
 const SUMS: usize = 16;
@@ -30,11 +30,15 @@ fn run<T: Element>(packed: &Packed, args: &ForwardArgs<'_>) {
     (0..packed.tokens()).into_par_iter().for_each(|t| {
         // SAFETY: this token's row and loss are this piece's alone.
         let (row, loss) = unsafe { (logits.row_mut(t, 0..v), loss.row_mut(t, 0..1)) };
-        loss[0] = token(row, targets.row(t)[0], scale);
+        loss[0] = vectorised(
+            #[inline(always)]
+            || token(row, targets.row(t)[0], scale),
+        );
     });
 }
 
 /// Replaces the logits of one token by their gradients and returns its loss.
+#[inline(always)]
 fn token<T: Element>(row: &mut [T], target: u32, scale: f32) -> f32 {
     if target == NO_TARGET {
         row.fill(T::from_f32(0.0));
@@ -42,7 +46,13 @@ fn token<T: Element>(row: &mut [T], target: u32, scale: f32) -> f32 {
     }
     // As in the kernel, of a target outside the vocabulary NaN.
     let aim = row.get(target as usize).map_or(f32::NAN, |x| x.to_f32());
-    let max = row.iter().fold(f32::MIN, |max, x| max.max(x.to_f32()));
+    let mut largest = [f32::MIN; SUMS];
+    for chunk in row.chunks(SUMS) {
+        for (max, x) in largest.iter_mut().zip(chunk) {
+            *max = max.max(x.to_f32());
+        }
+    }
+    let max = largest.into_iter().fold(f32::MIN, f32::max);
     let mut sums = [0.0f32; SUMS];
     for chunk in row.chunks(SUMS) {
         for (sum, x) in sums.iter_mut().zip(chunk) {

@@ -6,9 +6,12 @@ use packscan_runtime::{Dtype, Element, Packed};
 use rayon::prelude::*;
 
 use super::{Backward, BackwardArgs, Forward, ForwardArgs};
+use crate::cpu::vectorised;
 
 /// Partial sums over a row, so that the loop over columns vectorises.
 const SUMS: usize = 16;
+/// Rows of a piece of the forward pass.
+const TOKENS: usize = 32;
 
 /// The forward pass on host memory; the arguments have been checked.
 pub(super) fn forward(packed: &Packed, variant: &Forward, args: &ForwardArgs<'_>) {
@@ -41,23 +44,29 @@ fn norm<T: Element>(packed: &Packed, variant: &Forward, args: &ForwardArgs<'_>) 
     let rstd_out = args.rstd.map(|view| floats(view, 1));
     let weight = wide(args.weight).row(0);
     let epsilon = floats(args.epsilon, 1).row(0)[0];
-    (0..packed.tokens()).into_par_iter().for_each_init(
-        || vec![0.0f32; m],
-        |r, t| {
-            for (i, (r, x)) in r.iter_mut().zip(x.row(t)).enumerate() {
-                *r = residual.map_or(x.to_f32(), |residual| residual.row(t)[i] + x.to_f32());
-            }
-            let rstd = 1.0 / (dot(r, r) / m as f32 + epsilon).sqrt();
-            // SAFETY: row t of each output is this piece's alone.
-            unsafe {
-                residual_out.iter().for_each(|out| out.row_mut(t, 0..m).copy_from_slice(r));
-                rstd_out.iter().for_each(|out| out.row_mut(t, 0..1)[0] = rstd);
-                for ((y, r), weight) in y.row_mut(t, 0..m).iter_mut().zip(r.iter()).zip(weight) {
-                    *y = T::from_f32(r * rstd * weight);
+    (0..packed.tokens().div_ceil(TOKENS)).into_par_iter().for_each(|piece| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let mut r = vec![0.0f32; m];
+                for t in piece * TOKENS..packed.tokens().min((piece + 1) * TOKENS) {
+                    r.iter_mut().zip(x.row(t)).for_each(|(r, x)| *r = x.to_f32());
+                    if let Some(residual) = residual {
+                        r.iter_mut().zip(residual.row(t)).for_each(|(r, residual)| *r += residual);
+                    }
+                    let rstd = 1.0 / (dot(&r, &r) / m as f32 + epsilon).sqrt();
+                    // SAFETY: row t of each output is this piece's alone.
+                    unsafe {
+                        residual_out.iter().for_each(|out| out.row_mut(t, 0..m).copy_from_slice(&r));
+                        rstd_out.iter().for_each(|out| out.row_mut(t, 0..1)[0] = rstd);
+                        for ((y, r), weight) in y.row_mut(t, 0..m).iter_mut().zip(r.iter()).zip(weight) {
+                            *y = T::from_f32(r * rstd * weight);
+                        }
+                    }
                 }
-            }
-        },
-    );
+            },
+        );
+    });
 }
 
 /// The arguments of the backward pass as rows of elements.
@@ -100,31 +109,41 @@ impl<'a, T: Element> Gradient<'a, T> {
 
     fn run(&self) {
         (0..self.parts_rows).into_par_iter().for_each(|part| {
-            // SAFETY: this row of the workspace is this piece's alone.
-            let dweight = unsafe { self.parts.row_mut(part, 0..self.m) };
-            dweight.fill(0.0);
-            let (mut dy, mut g) = (vec![0.0f32; self.m], vec![0.0f32; self.m]);
-            for t in (part..self.tokens).step_by(self.parts_rows) {
-                for ((dy, g), (from, weight)) in dy.iter_mut().zip(&mut g).zip(self.dy.row(t).iter().zip(self.weight)) {
-                    *dy = from.to_f32();
-                    *g = *dy * weight;
-                }
-                self.token(t, &mut g);
-                let rstd = self.rstd.row(t)[0];
-                for ((dweight, dy), r) in dweight.iter_mut().zip(&dy).zip(self.r.row(t)) {
-                    *dweight += dy * (r * rstd);
-                }
-            }
+            vectorised(
+                #[inline(always)]
+                || self.part(part),
+            );
         });
     }
 
+    /// Every token whose share of the weight's gradient goes to row `part` of the workspace.
+    #[inline(always)]
+    fn part(&self, part: usize) {
+        // SAFETY: this row of the workspace is this piece's alone.
+        let dweight = unsafe { self.parts.row_mut(part, 0..self.m) };
+        dweight.fill(0.0);
+        let (mut dy, mut g) = (vec![0.0f32; self.m], vec![0.0f32; self.m]);
+        for t in (part..self.tokens).step_by(self.parts_rows) {
+            for ((dy, g), (from, weight)) in dy.iter_mut().zip(&mut g).zip(self.dy.row(t).iter().zip(self.weight)) {
+                *dy = from.to_f32();
+                *g = *dy * weight;
+            }
+            self.token(t, &mut g);
+            let rstd = self.rstd.row(t)[0];
+            for ((dweight, dy), r) in dweight.iter_mut().zip(&dy).zip(self.r.row(t)) {
+                *dweight += dy * (r * rstd);
+            }
+        }
+    }
+
     /// The gradient of r of one token, from `g = weight * dy`, which it overwrites.
+    #[inline(always)]
     fn token(&self, t: usize, g: &mut [f32]) {
         let (r, rstd) = (self.r.row(t), self.rstd.row(t)[0]);
         let pull = dot(g, r) / self.m as f32 * rstd * rstd;
-        for (i, (g, r)) in g.iter_mut().zip(r).enumerate() {
-            let turned = rstd * (*g - r * pull);
-            *g = self.incoming.map_or(turned, |incoming| incoming.row(t)[i] + turned);
+        g.iter_mut().zip(r).for_each(|(g, r)| *g = rstd * (*g - r * pull));
+        if let Some(incoming) = self.incoming {
+            g.iter_mut().zip(incoming.row(t)).for_each(|(g, incoming)| *g += incoming);
         }
         // SAFETY: row t of each output is this piece's alone.
         unsafe {
@@ -137,6 +156,7 @@ impl<'a, T: Element> Gradient<'a, T> {
 }
 
 /// The sum of products, by [`SUMS`] chains.
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; SUMS];
     for (a, b) in a.chunks(SUMS).zip(b.chunks(SUMS)) {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{CHANNELS, Conv};
 use crate::causal_conv1d::Inputs;
 use crate::causal_conv1d::backward::{Backward, BackwardArgs};
-use crate::cpu::sigmoid;
+use crate::cpu::{sigmoid, vectorised};
 
 /// The backward pass on host memory; the arguments have been checked.
 pub(in crate::causal_conv1d) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>) {
@@ -40,8 +40,11 @@ fn run<T: Element>(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>)
     let tile = (variant.ways * variant.run) as usize;
     let tiles = args.d.div_ceil(CHANNELS);
     (0..args.parts * tiles).into_par_iter().for_each(|piece| {
-        let tokens = pass.conv.tokens(piece / tiles, tile);
-        pass.run_tile(piece / tiles, tokens, pass.conv.channels(piece % tiles));
+        let (tokens, channels) = (pass.conv.tokens(piece / tiles, tile), pass.conv.channels(piece % tiles));
+        vectorised(
+            #[inline(always)]
+            || pass.run_tile(piece / tiles, tokens, channels),
+        );
     });
     if let Some(d_history) = args.d_history {
         pass.history_gradients(d_history);
@@ -64,11 +67,11 @@ struct Pass<'a, T> {
 
 impl<T: Element> Pass<'_, T> {
     /// `p = g * silu'(c)` of some channels of token `t`.
-    fn slopes(&self, t: usize, channels: Range<usize>) -> Vec<f32> {
-        let mut p = vec![0.0f32; channels.len()];
+    #[inline(always)]
+    fn slopes(&self, t: usize, channels: Range<usize>, p: &mut [f32]) {
         if self.silu {
-            self.conv.convolve(t, channels.clone(), &mut p);
-            for c in &mut p {
+            self.conv.convolve(t, channels.clone(), p);
+            for c in p.iter_mut() {
                 let s = sigmoid(*c);
                 *c = s * (1.0 + *c * (1.0 - s));
             }
@@ -78,23 +81,27 @@ impl<T: Element> Pass<'_, T> {
         for (p, g) in p.iter_mut().zip(&self.g.row(t)[channels]) {
             *p *= g.to_f32();
         }
-        p
     }
 
     /// Channels `channels` of tile `part` of tokens.
+    #[inline(always)]
     fn run_tile(&self, part: usize, tokens: Range<usize>, channels: Range<usize>) {
         let Conv { packed, past, d, .. } = self.conv;
-        let last = (tokens.end + past).min(packed.tokens());
-        let p: Vec<Vec<f32>> = (tokens.start..last).map(|t| self.slopes(t, channels.clone())).collect();
-        let mut db = vec![0.0f32; channels.len()];
-        let mut dw = vec![0.0f32; channels.len() * (past + 1)];
-        for t in tokens.clone() {
+        let (last, width) = ((tokens.end + past).min(packed.tokens()), channels.len());
+        // Slopes of this tile's tokens and of those after it that see them, a row each.
+        let mut p = vec![0.0f32; (last - tokens.start) * width];
+        for (t, p) in (tokens.start..last).zip(p.chunks_exact_mut(width)) {
+            self.slopes(t, channels.clone(), p);
+        }
+        let mut db = vec![0.0f32; width];
+        // `(K, channels)`
+        let mut dw = vec![0.0f32; (past + 1) * width];
+        for (t, p) in tokens.clone().zip(p.chunks_exact(width)) {
             let (s, place) = self.conv.place(t);
-            let p = &p[t - tokens.start];
-            for k in 0..=past {
+            for (k, dw) in dw.chunks_exact_mut(width).enumerate() {
                 let Some(seen) = self.conv.seen(s, place, k) else { continue };
-                for (i, x) in seen[channels.clone()].iter().enumerate() {
-                    dw[i * (past + 1) + k] += p[i] * x.to_f32();
+                for ((dw, p), x) in dw.iter_mut().zip(p).zip(&seen[channels.clone()]) {
+                    *dw += p * x.to_f32();
                 }
             }
             for (db, p) in db.iter_mut().zip(p) {
@@ -103,13 +110,13 @@ impl<T: Element> Pass<'_, T> {
         }
         for t in tokens.clone() {
             let end = packed.range(self.conv.sequence[t] as usize).end;
-            let later = &p[t - tokens.start..end.min(t + past + 1) - tokens.start];
+            let later = &p[(t - tokens.start) * width..(end.min(t + past + 1) - tokens.start) * width];
             self.input_gradient(t, end, later, channels.clone());
         }
         for (i, channel) in channels.clone().enumerate() {
             // SAFETY: these channels of this tile are this piece's alone.
-            unsafe { self.dw.row_mut(part * d + channel, 0..past + 1) }
-                .copy_from_slice(&dw[i * (past + 1)..][..past + 1]);
+            let to = unsafe { self.dw.row_mut(part * d + channel, 0..past + 1) };
+            to.iter_mut().zip(dw.chunks_exact(width)).for_each(|(to, dw)| *to = dw[i]);
         }
         if let Some(parts) = self.db {
             // SAFETY: as above.
@@ -117,20 +124,26 @@ impl<T: Element> Pass<'_, T> {
         }
     }
 
-    /// `dx[t]`, from the slopes `later` of the tokens of its sequence that see it.
-    fn input_gradient(&self, t: usize, end: usize, later: &[Vec<f32>], channels: Range<usize>) {
+    /// `dx[t]`, from the slopes `later (.., channels)` of the tokens of its sequence that see it.
+    #[inline(always)]
+    fn input_gradient(&self, t: usize, end: usize, later: &[f32], channels: Range<usize>) {
         let past = self.conv.past;
-        let kept = self.d_history_out.filter(|_| t + past >= end).map(|kept| {
-            let row = self.conv.sequence[t] as usize * past + t + past - end;
-            &kept.row(row)[channels.clone()]
-        });
-        // SAFETY: these channels of this token are this piece's alone.
-        let dx = unsafe { self.dx.row_mut(t, channels.clone()) };
-        for (i, (dx, d)) in dx.iter_mut().zip(channels).enumerate() {
-            let w = self.conv.w.row(d);
-            let sum: f32 = later.iter().enumerate().map(|(j, p)| w[past - j] * p[i]).sum();
-            *dx = T::from_f32(kept.map_or(sum, |kept| sum + kept[i].to_f32()));
+        let mut sums = [0.0f32; CHANNELS];
+        let sums = &mut sums[..channels.len()];
+        for (j, p) in later.chunks_exact(channels.len()).enumerate() {
+            for ((sum, p), w) in sums.iter_mut().zip(p).zip(self.conv.tap(past - j, &channels)) {
+                *sum += w * p;
+            }
         }
+        if let Some(kept) = self.d_history_out.filter(|_| t + past >= end) {
+            let row = self.conv.sequence[t] as usize * past + t + past - end;
+            for (sum, kept) in sums.iter_mut().zip(&kept.row(row)[channels.clone()]) {
+                *sum += kept.to_f32();
+            }
+        }
+        // SAFETY: these channels of this token are this piece's alone.
+        let dx = unsafe { self.dx.row_mut(t, channels) };
+        dx.iter_mut().zip(sums).for_each(|(dx, sum)| *dx = T::from_f32(*sum));
     }
 
     /// The gradients of the histories that continued sequences started from, zeros for the others.
@@ -140,13 +153,14 @@ impl<T: Element> Pass<'_, T> {
         let d_history = unsafe { Rows::<T>::of(d_history, d) };
         (0..packed.sequences()).into_par_iter().for_each(|s| {
             let tokens = packed.range(s);
-            let mut dh = vec![0.0f32; past * d];
+            let (mut dh, mut p) = (vec![0.0f32; past * d], vec![0.0f32; d]);
             if packed.continued()[s] {
                 for (n, t) in tokens.clone().take(past).enumerate() {
-                    let p = self.slopes(t, 0..d);
+                    self.slopes(t, 0..d, &mut p);
                     for row in n..past {
-                        for (channel, p) in p.iter().enumerate() {
-                            dh[row * d + channel] += self.conv.w.row(channel)[row - n] * p;
+                        let w = self.conv.tap(row - n, &(0..d));
+                        for ((dh, p), w) in dh[row * d..].iter_mut().zip(&p).zip(w) {
+                            *dh += w * p;
                         }
                     }
                 }

@@ -1,5 +1,7 @@
 //! The native CPU path of the forward pass.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element, Packed, View};
@@ -8,7 +10,7 @@ use rayon::prelude::*;
 use super::{CHANNELS, Conv};
 use crate::causal_conv1d::Inputs;
 use crate::causal_conv1d::forward::{Forward, ForwardArgs};
-use crate::cpu::silu;
+use crate::cpu::{silu, vectorised};
 
 /// Tokens of a piece.
 const TOKENS: usize = 256;
@@ -31,18 +33,34 @@ fn run<T: Element>(packed: &Packed, variant: &Forward, args: &ForwardArgs<'_>) {
     let tiles = args.d.div_ceil(CHANNELS);
     (0..packed.tokens().div_ceil(TOKENS) * tiles).into_par_iter().for_each(|piece| {
         let (tokens, channels) = (conv.tokens(piece / tiles, TOKENS), conv.channels(piece % tiles));
-        let mut c = vec![0.0f32; channels.len()];
-        for t in tokens {
-            conv.convolve(t, channels.clone(), &mut c);
-            // SAFETY: these channels of this token are this piece's alone.
-            let out = unsafe { out.row_mut(t, channels.clone()) };
-            for (out, &c) in out.iter_mut().zip(&c) {
-                *out = T::from_f32(if variant.silu { silu(c) } else { c });
-            }
-        }
+        vectorised(
+            #[inline(always)]
+            || run_tile(&conv, variant.silu, tokens, channels, out),
+        );
     });
     if let Some(history_out) = args.history_out {
         keep_history(&conv, history_out);
+    }
+}
+
+/// Some channels of some tokens.
+#[inline(always)]
+fn run_tile<T: Element>(
+    conv: &Conv<'_, T>,
+    with_silu: bool,
+    tokens: Range<usize>,
+    channels: Range<usize>,
+    out: Rows<'_, T>,
+) {
+    let mut c = vec![0.0f32; channels.len()];
+    for t in tokens {
+        conv.convolve(t, channels.clone(), &mut c);
+        if with_silu {
+            c.iter_mut().for_each(|c| *c = silu(*c));
+        }
+        // SAFETY: these channels of this token are this piece's alone.
+        let out = unsafe { out.row_mut(t, channels.clone()) };
+        out.iter_mut().zip(&c).for_each(|(out, c)| *out = T::from_f32(*c));
     }
 }
 

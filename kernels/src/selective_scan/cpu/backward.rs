@@ -1,6 +1,7 @@
 //! The native CPU path of the backward pass: f32, one thread a tile of channels of a group of sequences, as the blocks of the kernel.
 
 use std::f32::consts::LOG2_E;
+use std::iter::zip;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -8,7 +9,8 @@ use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element, Packed, View};
 use rayon::prelude::*;
 
-use crate::cpu::{exp2, sigmoid, silu, softplus};
+use super::{LANES, Lanes, ZEROS, load, load_states, map, store, store_states};
+use crate::cpu::{exp2, sigmoid, softplus, vectorised};
 use crate::selective_scan::backward::{Backward, BackwardArgs};
 
 /// The backward pass on host memory; the arguments have been checked.
@@ -27,7 +29,11 @@ fn run<T: Element>(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>)
     (0..args.groups * scan.tiles).into_par_iter().for_each(|piece| {
         let (group, tile) = (piece / scan.tiles, piece % scan.tiles);
         let sequences = group_starts[group] as usize..group_starts[group + 1] as usize;
-        Tile::new(&scan, tile, tile * width..((tile + 1) * width).min(d)).run(group, sequences);
+        let channels = tile * width..((tile + 1) * width).min(d);
+        vectorised(
+            #[inline(always)]
+            || Tile::new(&scan, tile, channels).run(group, sequences),
+        );
     });
 }
 
@@ -101,170 +107,263 @@ impl<'a, T: Element> Scan<'a, T> {
             ddelta_bias_parts: args.ddelta_bias_parts.map(vector),
         }
     }
-
-    /// Step size and what the softplus was taken of.
-    fn step(&self, t: usize, d: usize) -> (f32, f32) {
-        let raw = self.delta.row(t)[d].to_f32() + self.delta_bias.map_or(0.0, |bias| bias.row(0)[d]);
-        (if self.variant.softplus { softplus(raw) } else { raw }, raw)
-    }
 }
 
-/// A tile of channels, and what it sums.
+/// Some neighbouring channels of a tile: what they share, what they sum, and the states of a segment.
+struct Block {
+    channels: Range<usize>,
+    /// `(N)`
+    a: Vec<Lanes>,
+    bias: Lanes,
+    skip: Lanes,
+    /// `(N)`: what the states after the last token so far, or later ones, want of the state before it.
+    carry: Vec<Lanes>,
+    /// `(N)`, and of channels twice.
+    da: Vec<Lanes>,
+    d_skip: Lanes,
+    d_bias: Lanes,
+    /// `(L + 1, N)`: before each token and after the last.
+    h: Vec<Lanes>,
+    /// `(L, N)`
+    decay: Vec<Lanes>,
+    /// `(L)`
+    delta: Vec<Lanes>,
+}
+
+/// A tile of channels.
 struct Tile<'a, T> {
     scan: &'a Scan<'a, T>,
     tile: usize,
-    channels: Range<usize>,
-    /// `(channels, N)`, and `(channels)` twice.
-    da: Vec<f32>,
-    d_skip: Vec<f32>,
-    d_bias: Vec<f32>,
+    blocks: Vec<Block>,
 }
 
-/// The tokens of a chunk that belong to one sequence, with what they share.
+/// The tokens of a chunk that belong to one sequence.
 struct Segment {
     tokens: Range<usize>,
-    /// `(tokens, N)`
-    b: Vec<f32>,
-    c: Vec<f32>,
-    db: Vec<f32>,
-    dc: Vec<f32>,
     /// The first token starts a sequence that continues nothing.
     fresh: bool,
 }
 
 impl<'a, T: Element> Tile<'a, T> {
+    #[inline(always)]
     fn new(scan: &'a Scan<'a, T>, tile: usize, channels: Range<usize>) -> Self {
-        let width = channels.len();
-        Tile { scan, tile, channels, da: vec![0.0; width * scan.n], d_skip: vec![0.0; width], d_bias: vec![0.0; width] }
+        let starts = channels.clone().step_by(LANES);
+        let blocks = starts.map(|start| Block::new(scan, start..(start + LANES).min(channels.end))).collect();
+        Tile { scan, tile, blocks }
     }
 
-    /// The columns of this tile in rows `(_, D, N)`.
-    fn own_states(&self) -> Range<usize> {
-        self.channels.start * self.scan.n..self.channels.end * self.scan.n
-    }
-
+    #[inline(always)]
     fn run(mut self, group: usize, sequences: Range<usize>) {
         for s in sequences.rev() {
             self.sequence(s);
         }
-        let save = |rows: Option<Rows<'_, f32>>, own: Range<usize>, values: &[f32]| {
-            if let Some(rows) = rows {
-                // SAFETY: these channels of this group's row are this piece's alone.
-                unsafe { rows.row_mut(group, own) }.copy_from_slice(values);
+        let Scan { da_parts, dd_skip_parts, ddelta_bias_parts, .. } = self.scan;
+        for block in &self.blocks {
+            // SAFETY: these channels of this group's rows are this piece's alone.
+            unsafe {
+                store_states(&block.da, da_parts.row_mut(group, block.states()));
+                for (rows, lanes) in [(dd_skip_parts, &block.d_skip), (ddelta_bias_parts, &block.d_bias)] {
+                    rows.iter().for_each(|rows| store(lanes, rows.row_mut(group, block.channels.clone())));
+                }
             }
-        };
-        save(Some(self.scan.da_parts), self.own_states(), &self.da);
-        save(self.scan.dd_skip_parts, self.channels.clone(), &self.d_skip);
-        save(self.scan.ddelta_bias_parts, self.channels.clone(), &self.d_bias);
+        }
     }
 
+    #[inline(always)]
     fn sequence(&mut self, s: usize) {
         let scan = self.scan;
-        let (tokens, chunk) = (scan.packed.range(s), scan.variant.chunk as usize);
+        let (tokens, chunk, n) = (scan.packed.range(s), scan.variant.chunk as usize, scan.n);
         let initial = scan.initial_state.filter(|_| scan.packed.continued()[s]);
-        let own = self.own_states();
-        let mut carry = scan.d_final_state.map_or(vec![0.0; own.len()], |rows| rows.row(s)[own.clone()].to_vec());
+        for block in &mut self.blocks {
+            match scan.d_final_state {
+                Some(rows) => load_states(&rows.row(s)[block.states()], &mut block.carry),
+                None => block.carry.fill(ZEROS),
+            }
+        }
         let mut end = tokens.end;
         while end > tokens.start {
             let start = ((end - 1) / chunk * chunk).max(tokens.start);
-            let entering = match initial {
-                _ if start > tokens.start => scan.checkpoints.row(start / chunk)[own.clone()].to_vec(),
-                Some(rows) => rows.row(s)[own.clone()].to_vec(),
-                None => vec![0.0; own.len()],
-            };
-            self.segment(start..end, start == tokens.start && initial.is_none(), &entering, &mut carry);
+            for block in &mut self.blocks {
+                let (states, entering) = (block.states(), &mut block.h[..n]);
+                match initial {
+                    _ if start > tokens.start => load_states(&scan.checkpoints.row(start / chunk)[states], entering),
+                    Some(rows) => load_states(&rows.row(s)[states], entering),
+                    None => entering.fill(ZEROS),
+                }
+            }
+            self.segment(&Segment { tokens: start..end, fresh: start == tokens.start && initial.is_none() });
             end = start;
         }
-        if let Some(rows) = scan.d_initial_state {
+        for block in &mut self.blocks {
+            let Some(rows) = scan.d_initial_state else { break };
             if initial.is_none() {
-                carry.fill(0.0);
+                block.carry.fill(ZEROS);
             }
             // SAFETY: these states of this sequence are this piece's alone.
-            unsafe { rows.row_mut(s, own) }.copy_from_slice(&carry);
+            store_states(&block.carry, unsafe { rows.row_mut(s, block.states()) });
         }
     }
 
-    fn segment(&mut self, tokens: Range<usize>, fresh: bool, entering: &[f32], carry: &mut [f32]) {
+    #[inline(always)]
+    fn segment(&mut self, segment: &Segment) {
         let (scan, n) = (self.scan, self.scan.n);
-        let widened =
-            |rows: Rows<'_, T>| -> Vec<f32> { tokens.clone().flat_map(|t| rows.row(t)).map(|x| x.to_f32()).collect() };
-        let zeros = vec![0.0; tokens.len() * n];
-        let (b, c) = (widened(scan.b), widened(scan.c));
-        let mut segment = Segment { tokens, b, c, db: zeros.clone(), dc: zeros, fresh };
-        for (i, d) in self.channels.clone().enumerate() {
-            let own = i * n..(i + 1) * n;
-            let h = segment.states(scan, d, &entering[own.clone()]);
-            self.channel(&mut segment, i, &h, &mut carry[own]);
+        for block in &mut self.blocks {
+            block.recompute(scan, segment);
         }
         let columns = self.tile * n..(self.tile + 1) * n;
-        for (i, t) in segment.tokens.clone().enumerate() {
-            for (rows, values) in [(scan.db_parts, &segment.db), (scan.dc_parts, &segment.dc)] {
-                // SAFETY: this tile's columns of this token are this piece's alone.
-                unsafe { rows.row_mut(t, columns.clone()) }.copy_from_slice(&values[i * n..(i + 1) * n]);
-            }
-        }
-    }
-
-    /// The gradients of the `i`th channel of the tile, in reverse, from its states `h (tokens + 1, N)`.
-    fn channel(&mut self, segment: &mut Segment, i: usize, h: &[f32], carry: &mut [f32]) {
-        let (scan, n, d) = (self.scan, self.scan.n, self.channels.start + i);
-        let skip = scan.d_skip.map_or(0.0, |skip| skip.row(0)[d]);
-        let a = scan.a.row(d);
+        let (mut db, mut dc) = (vec![ZEROS; n], vec![ZEROS; n]);
         for (j, t) in segment.tokens.clone().enumerate().rev() {
-            let (delta, raw) = scan.step(t, d);
-            let (u, g) = (scan.u.row(t)[d].to_f32(), scan.g.row(t)[d].to_f32());
-            let z = scan.z.map(|z| z.row(t)[d].to_f32());
-            let dy = z.map_or(g, |z| g * silu(z));
-            let (mut over_b, mut ddelta, mut y) = (0.0f32, 0.0f32, 0.0f32);
-            for k in 0..n {
-                let (at, decay) = (j * n + k, exp2(delta * (a[k] * LOG2_E)));
-                let dh = segment.c[at] * dy + carry[k];
-                segment.db[at] += dh * (delta * u);
-                segment.dc[at] += dy * h[at + n];
-                over_b += dh * segment.b[at];
-                y += segment.c[at] * h[at + n];
-                if !(segment.fresh && j == 0) {
-                    let decayed = dh * (decay * h[at]);
-                    ddelta += a[k] * decayed;
-                    self.da[i * n + k] += delta * decayed;
+            db.fill(ZEROS);
+            dc.fill(ZEROS);
+            // Only the last block can have lanes without a channel. It comes first, so that they can be cleared.
+            for block in self.blocks.iter_mut().rev() {
+                match segment.fresh && j == 0 {
+                    true => block.token::<true, T>(scan, j, t, &mut db, &mut dc),
+                    false => block.token::<false, T>(scan, j, t, &mut db, &mut dc),
                 }
-                carry[k] = decay * dh;
+                let width = block.channels.len();
+                if width < LANES {
+                    db.iter_mut().chain(&mut dc).for_each(|lanes| lanes[width..].fill(0.0));
+                }
             }
-            ddelta += u * over_b;
-            if scan.variant.softplus {
-                ddelta *= sigmoid(raw);
-            }
-            self.d_skip[i] += dy * u;
-            self.d_bias[i] += ddelta;
-            let set = |rows: Rows<'_, T>, value: f32| {
-                // SAFETY: this channel of this token is this piece's alone.
-                let element = unsafe { rows.row_mut(t, d..d + 1) };
-                element[0] = T::from_f32(value);
-            };
-            set(scan.du, delta * over_b + skip * dy);
-            set(scan.ddelta, ddelta);
-            if let (Some(dz), Some(z)) = (scan.dz, z) {
-                let s = sigmoid(z);
-                set(dz, g * (y + skip * u) * (s * (1.0 + z * (1.0 - s))));
+            for (rows, lanes) in [(scan.db_parts, &db), (scan.dc_parts, &dc)] {
+                // SAFETY: this tile's columns of this token are this piece's alone.
+                let sums = unsafe { rows.row_mut(t, columns.clone()) };
+                zip(sums, lanes).for_each(|(to, lanes)| *to = sum(lanes));
             }
         }
     }
 }
 
-impl Segment {
-    /// The states of channel `d` before and after each token, `(tokens + 1, N)`.
-    fn states<T: Element>(&self, scan: &Scan<'_, T>, d: usize, entering: &[f32]) -> Vec<f32> {
-        let (n, a) = (scan.n, scan.a.row(d));
-        let mut h = entering.to_vec();
-        for (j, t) in self.tokens.clone().enumerate() {
-            let (delta, _) = scan.step(t, d);
-            let delta_u = delta * scan.u.row(t)[d].to_f32();
-            for k in 0..n {
-                let x = delta_u * self.b[j * n + k];
-                let before = h[j * n + k];
-                h.push(if self.fresh && j == 0 { x } else { exp2(delta * (a[k] * LOG2_E)) * before + x });
+impl Block {
+    #[inline(always)]
+    fn new<T: Element>(scan: &Scan<'_, T>, channels: Range<usize>) -> Block {
+        let (n, chunk) = (scan.n, scan.variant.chunk as usize);
+        let mut a = vec![ZEROS; n];
+        for (lane, d) in channels.clone().enumerate() {
+            zip(&mut a, scan.a.row(d)).for_each(|(to, a)| to[lane] = *a);
+        }
+        let vector = |row: Option<Rows<'_, f32>>| row.map_or(ZEROS, |row| load(row.row(0), &channels));
+        Block {
+            a,
+            bias: vector(scan.delta_bias),
+            skip: vector(scan.d_skip),
+            carry: vec![ZEROS; n],
+            da: vec![ZEROS; n],
+            d_skip: ZEROS,
+            d_bias: ZEROS,
+            h: vec![ZEROS; (chunk + 1) * n],
+            decay: vec![ZEROS; chunk * n],
+            delta: vec![ZEROS; chunk],
+            channels,
+        }
+    }
+
+    /// The columns of these channels in rows `(_, D, N)`.
+    fn states(&self) -> Range<usize> {
+        let n = self.a.len();
+        self.channels.start * n..self.channels.end * n
+    }
+
+    /// What softplus, if any, is taken of.
+    #[inline(always)]
+    fn raw<T: Element>(&self, scan: &Scan<'_, T>, t: usize) -> Lanes {
+        let mut raw = load(scan.delta.row(t), &self.channels);
+        zip(&mut raw, &self.bias).for_each(|(raw, bias)| *raw += bias);
+        raw
+    }
+
+    /// Step sizes, decays and states of a segment, from the state before it.
+    #[inline(always)]
+    fn recompute<T: Element>(&mut self, scan: &Scan<'_, T>, segment: &Segment) {
+        let n = scan.n;
+        for (j, t) in segment.tokens.clone().enumerate() {
+            let (raw, u) = (self.raw(scan, t), load(scan.u.row(t), &self.channels));
+            let delta = if scan.variant.softplus { map(raw, softplus) } else { raw };
+            self.delta[j] = delta;
+            let fresh = segment.fresh && j == 0;
+            let (before, after) = self.h[j * n..(j + 2) * n].split_at_mut(n);
+            let decays = &mut self.decay[j * n..(j + 1) * n];
+            for (((before, after), (decay, a)), b) in zip(zip(zip(before, after), zip(decays, &self.a)), scan.b.row(t))
+            {
+                let b = b.to_f32();
+                for i in 0..LANES {
+                    let x = delta[i] * u[i] * b;
+                    decay[i] = exp2(delta[i] * (a[i] * LOG2_E));
+                    after[i] = if fresh { x } else { decay[i] * before[i] + x };
+                }
             }
         }
-        h
     }
+
+    /// The gradients at token `t`, the `j`th of its segment; adds to `db (N)` and `dc (N)`.
+    #[inline(always)]
+    fn token<const FRESH: bool, T: Element>(
+        &mut self,
+        scan: &Scan<'_, T>,
+        j: usize,
+        t: usize,
+        db: &mut [Lanes],
+        dc: &mut [Lanes],
+    ) {
+        let n = scan.n;
+        let (delta, u, g) = (self.delta[j], load(scan.u.row(t), &self.channels), load(scan.g.row(t), &self.channels));
+        let z = scan.z.map(|z| load(z.row(t), &self.channels));
+        let gate = z.map(|z| map(z, sigmoid));
+        let mut dy = g;
+        if let (Some(z), Some(s)) = (z, gate) {
+            (0..LANES).for_each(|i| dy[i] = g[i] * (z[i] * s[i]));
+        }
+        let (before, after) = self.h[j * n..(j + 2) * n].split_at(n);
+        let decays = &self.decay[j * n..(j + 1) * n];
+        let (a, carry, da) = (&self.a[..n], &mut self.carry[..n], &mut self.da[..n]);
+        let (b, c, db, dc) = (&scan.b.row(t)[..n], &scan.c.row(t)[..n], &mut db[..n], &mut dc[..n]);
+        let (mut over_b, mut ddelta, mut y) = (ZEROS, ZEROS, ZEROS);
+        for k in 0..n {
+            let (b, c) = (b[k].to_f32(), c[k].to_f32());
+            for i in 0..LANES {
+                let (h, decay) = (after[k][i], decays[k][i]);
+                let dh = c * dy[i] + carry[k][i];
+                db[k][i] += dh * (delta[i] * u[i]);
+                dc[k][i] += dy[i] * h;
+                over_b[i] += dh * b;
+                y[i] += c * h;
+                if !FRESH {
+                    let decayed = dh * (decay * before[k][i]);
+                    ddelta[i] += a[k][i] * decayed;
+                    da[k][i] += delta[i] * decayed;
+                }
+                carry[k][i] = decay * dh;
+            }
+        }
+        let slope = if scan.variant.softplus { map(self.raw(scan, t), sigmoid) } else { [1.0; LANES] };
+        let (mut du, mut dz) = (ZEROS, ZEROS);
+        for i in 0..LANES {
+            ddelta[i] = (ddelta[i] + u[i] * over_b[i]) * slope[i];
+            self.d_skip[i] += dy[i] * u[i];
+            self.d_bias[i] += ddelta[i];
+            du[i] = delta[i] * over_b[i] + self.skip[i] * dy[i];
+        }
+        if let (Some(z), Some(s)) = (z, gate) {
+            for i in 0..LANES {
+                dz[i] = g[i] * (y[i] + self.skip[i] * u[i]) * (s[i] * (1.0 + z[i] * (1.0 - s[i])));
+            }
+        }
+        for (rows, lanes) in [(Some(scan.du), &du), (Some(scan.ddelta), &ddelta), (scan.dz, &dz)] {
+            // SAFETY: these channels of this token are this piece's alone.
+            rows.iter().for_each(|rows| store(lanes, unsafe { rows.row_mut(t, self.channels.clone()) }));
+        }
+    }
+}
+
+/// The sum of all lanes, by halves.
+#[inline(always)]
+fn sum(lanes: &Lanes) -> f32 {
+    let mut sums = *lanes;
+    let mut width = LANES / 2;
+    while width > 0 {
+        (0..width).for_each(|i| sums[i] += sums[i + width]);
+        width /= 2;
+    }
+    sums[0]
 }

@@ -1,17 +1,16 @@
 //! The native CPU path of the forward pass: f32, one thread a piece of channels of a sequence.
 
+use std::iter::zip;
+use std::ops::Range;
+
 use half::{bf16, f16};
 use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element, Packed};
 use rayon::prelude::*;
 
-use crate::cpu::{exp2, silu, softplus};
+use super::{LANES, Lanes, ZEROS, load, load_states, map, store, store_states};
+use crate::cpu::{exp2, silu, softplus, vectorised};
 use crate::selective_scan::forward::{Forward, ForwardArgs};
-
-/// Channels that one thread walks together: B and C of a token are read once for all of them.
-const TILE: usize = 16;
-/// Partial sums of y over the states, so that the loop over states vectorises.
-const SUMS: usize = 8;
 
 /// The forward pass on host memory; the arguments have been checked.
 pub(in crate::selective_scan) fn forward(packed: &Packed, variant: &Forward, args: &ForwardArgs<'_>) {
@@ -74,93 +73,87 @@ impl<'a, T: Element> Scan<'a, T> {
     }
 
     fn run(&self) {
-        let tiles = self.d.div_ceil(TILE);
+        let tiles = self.d.div_ceil(LANES);
         (0..self.packed.sequences() * tiles).into_par_iter().for_each(|piece| {
-            let first = piece % tiles * TILE;
-            self.run_tile(piece / tiles, first..(first + TILE).min(self.d));
+            let first = piece % tiles * LANES;
+            let channels = first..(first + LANES).min(self.d);
+            vectorised(
+                #[inline(always)]
+                || self.run_tile(piece / tiles, channels),
+            );
         });
     }
 
-    /// Channels `tile` of sequence `s`.
-    fn run_tile(&self, s: usize, tile: std::ops::Range<usize>) {
+    /// Some channels of sequence `s`.
+    #[inline(always)]
+    fn run_tile(&self, s: usize, channels: Range<usize>) {
         let n = self.variant.state as usize;
         let chunk = self.variant.chunk as usize;
-        let a2: Vec<f32> = tile.clone().flat_map(|d| self.a.row(d)).map(|a| a * std::f32::consts::LOG2_E).collect();
-        let mut h = vec![0.0f32; a2.len()];
-        let states = tile.start * n..tile.end * n;
+        let states = channels.start * n..channels.end * n;
+        let (mut a2, mut h) = (vec![ZEROS; n], vec![ZEROS; n]);
+        for (lane, d) in channels.clone().enumerate() {
+            zip(&mut a2, self.a.row(d)).for_each(|(a2, a)| a2[lane] = a * std::f32::consts::LOG2_E);
+        }
         let mut fresh = true;
         if let (true, Some(initial)) = (self.packed.continued()[s], self.initial_state) {
-            h.copy_from_slice(&initial.row(s)[states.clone()]);
+            load_states(&initial.row(s)[states.clone()], &mut h);
             fresh = false;
         }
-        let save = |to: Rows<'_, f32>, row: usize, h: &[f32]| {
+        let save = |to: Rows<'_, f32>, row: usize, h: &[Lanes]| {
             // SAFETY: these states of this sequence are this piece's alone.
-            unsafe { to.row_mut(row, states.clone()) }.copy_from_slice(h);
+            store_states(h, unsafe { to.row_mut(row, states.clone()) });
         };
-        let mut b = vec![0.0f32; n];
-        let mut c = vec![0.0f32; n];
+        let vector = |row: Option<Rows<'_, f32>>| row.map_or(ZEROS, |row| load(row.row(0), &channels));
+        let (bias, skip) = (vector(self.delta_bias), vector(self.d_skip));
         for t in self.packed.range(s) {
             if let (true, Some(checkpoints)) = (t % chunk == 0, self.checkpoints) {
                 save(checkpoints, t / chunk, &h);
             }
-            widen(self.b.row(t), &mut b);
-            widen(self.c.row(t), &mut c);
-            // SAFETY: these channels of this token are this piece's alone.
-            let out = unsafe { self.out.row_mut(t, tile.clone()) };
-            for ((out, d), (a2, h)) in
-                out.iter_mut().zip(tile.clone()).zip(a2.chunks_exact(n).zip(h.chunks_exact_mut(n)))
-            {
-                let delta = self.step_size(t, d);
-                let u = self.u.row(t)[d].to_f32();
-                let y = if fresh {
-                    step::<true>(delta, delta * u, a2, &b, &c, h)
-                } else {
-                    step::<false>(delta, delta * u, a2, &b, &c, h)
-                };
-                *out = T::from_f32(self.finish(t, d, u, y));
+            let (mut delta, u) = (load(self.delta.row(t), &channels), load(self.u.row(t), &channels));
+            zip(&mut delta, &bias).for_each(|(delta, bias)| *delta += bias);
+            if self.variant.softplus {
+                delta = map(delta, softplus);
             }
+            let (b, c) = (self.b.row(t), self.c.row(t));
+            let mut y = match fresh {
+                true => step::<true, T>(&delta, &u, &a2, b, c, &mut h),
+                false => step::<false, T>(&delta, &u, &a2, b, c, &mut h),
+            };
             fresh = false;
+            for i in 0..LANES {
+                y[i] += skip[i] * u[i];
+            }
+            if let Some(z) = self.z {
+                let z = load(z.row(t), &channels);
+                (0..LANES).for_each(|i| y[i] *= silu(z[i]));
+            }
+            // SAFETY: these channels of this token are this piece's alone.
+            store(&y, unsafe { self.out.row_mut(t, channels.clone()) });
         }
         if let Some(final_state) = self.final_state {
             save(final_state, s, &h);
         }
     }
-
-    fn step_size(&self, t: usize, d: usize) -> f32 {
-        let raw = self.delta.row(t)[d].to_f32() + self.delta_bias.map_or(0.0, |bias| bias.row(0)[d]);
-        if self.variant.softplus { softplus(raw) } else { raw }
-    }
-
-    fn finish(&self, t: usize, d: usize, u: f32, y: f32) -> f32 {
-        let y = y + self.d_skip.map_or(0.0, |skip| skip.row(0)[d] * u);
-        self.z.map_or(y, |z| y * silu(z.row(t)[d].to_f32()))
-    }
 }
 
-fn widen<T: Element>(from: &[T], to: &mut [f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = from.to_f32();
-    }
-}
-
-/// One token of one channel: updates the states, returns y.
+/// One token: updates the states `(N)`, returns y.
 #[inline(always)]
-fn step<const FRESH: bool>(delta: f32, delta_u: f32, a2: &[f32], b: &[f32], c: &[f32], h: &mut [f32]) -> f32 {
-    let mut sums = [0.0f32; SUMS];
-    let state = |a2: f32, b: f32, h: &mut f32| {
-        let x = delta_u * b;
-        *h = if FRESH { x } else { exp2(delta * a2) * *h + x };
-        *h
-    };
-    let whole = a2.len() - a2.len() % SUMS;
-    for i in (0..whole).step_by(SUMS) {
-        let (a2, b, c, h) = (&a2[i..i + SUMS], &b[i..i + SUMS], &c[i..i + SUMS], &mut h[i..i + SUMS]);
-        for j in 0..SUMS {
-            sums[j] += c[j] * state(a2[j], b[j], &mut h[j]);
+fn step<const FRESH: bool, T: Element>(
+    delta: &Lanes,
+    u: &Lanes,
+    a2: &[Lanes],
+    b: &[T],
+    c: &[T],
+    h: &mut [Lanes],
+) -> Lanes {
+    let mut y = ZEROS;
+    for ((a2, h), (b, c)) in zip(zip(a2, h), zip(b, c)) {
+        let (b, c) = (b.to_f32(), c.to_f32());
+        for i in 0..LANES {
+            let x = delta[i] * u[i] * b;
+            h[i] = if FRESH { x } else { exp2(delta[i] * a2[i]) * h[i] + x };
+            y[i] += c * h[i];
         }
     }
-    for i in whole..a2.len() {
-        sums[i - whole] += c[i] * state(a2[i], b[i], &mut h[i]);
-    }
-    sums.iter().sum()
+    y
 }
