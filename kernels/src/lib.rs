@@ -15,3 +15,4 @@ pub mod neg_exp;
 pub mod rms_norm;
 pub mod selective_scan;
 pub mod sum_rows;
+mod workspace;

@@ -4,7 +4,7 @@ use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Result, View};
 
 use super::{Inputs, check_continued, cpu};
-use crate::sum_rows;
+use crate::{sum_rows, workspace};
 
 packscan_macros::kernel! {
     /// Backward pass of the packed causal convolution.
@@ -161,8 +161,8 @@ pub fn backward(
         continued: packed.continued().view(),
         dx: gradients.x,
         d_history: gradients.history,
-        dw_parts: workspace.w.part(0, parts * d, variant.width as usize)?,
-        db_parts: if variant.bias { Some(workspace.b.part(0, parts, d)?) } else { None },
+        dw_parts: workspace::part(&workspace.w, parts * d, variant.width as usize)?,
+        db_parts: if variant.bias { Some(workspace::part(&workspace.b, parts, d)?) } else { None },
     };
     let launched = match packed.device() {
         Device::Cpu => {

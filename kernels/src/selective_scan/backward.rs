@@ -4,7 +4,7 @@ use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Result, View};
 
 use super::{Inputs, check_continued, cpu, groups_for};
-use crate::sum_rows;
+use crate::{sum_rows, workspace};
 
 packscan_macros::kernel! {
     /// Backward pass of the packed selective scan.
@@ -235,8 +235,8 @@ pub fn backward(
         ddelta: gradients.delta,
         dz: gradients.z,
         d_initial_state: gradients.initial_state,
-        db_parts: workspace.b.part(0, token_sums, 1)?,
-        dc_parts: workspace.c.part(0, token_sums, 1)?,
+        db_parts: workspace::part(&workspace.b, token_sums, 1)?,
+        dc_parts: workspace::part(&workspace.c, token_sums, 1)?,
         da_parts: workspace.a.view(),
         dd_skip_parts: variant.skip.then(|| workspace.d_skip.view()),
         ddelta_bias_parts: variant.bias.then(|| workspace.delta_bias.view()),
