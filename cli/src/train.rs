@@ -61,7 +61,7 @@ pub struct Train {
     /// Steps between checkpoints.
     #[arg(long, value_name = "N", default_value_t = 100)]
     save_every: u32,
-    /// Checkpoints that are kept.
+    /// Checkpoints that are kept; 0 writes none.
     #[arg(long, value_name = "N", default_value_t = 2)]
     keep: usize,
     /// Of the parameters and of the order of the text.

@@ -139,7 +139,8 @@ impl<'a> Run<'a> {
             self.take_step()?;
             let last = self.step == self.settings.rates.steps;
             let stopped = self.stop_asked()?;
-            if last || stopped || self.step.is_multiple_of(self.settings.save_every.max(1)) {
+            let due = last || stopped || self.step.is_multiple_of(self.settings.save_every.max(1));
+            if due && self.settings.keep > 0 {
                 self.save()?;
             }
             if stopped && !last {
@@ -169,13 +170,14 @@ impl<'a> Run<'a> {
         self.ranks.all_reduce_f64(&mut counts)?;
         let [tokens, padding] = counts;
         self.tokens += (tokens - padding) as u64;
+        // Before the evaluation, which is no part of the step.
+        let per_second = (tokens - padding) / began.elapsed().as_secs_f64().max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
         let held_out = match step.is_multiple_of(self.settings.eval_every.max(1)) || step == self.settings.rates.steps {
             true => self.source.held_out_loss(&self.learner, &*self.ranks)?,
             false => None,
         };
-        let per_second = (tokens - padding) / packs.waited_from(began);
         self.records.step(&Metrics {
             step: step.into(),
             epoch: packs.epoch,

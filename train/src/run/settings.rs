@@ -59,7 +59,7 @@ pub struct Settings {
     pub eval_every: u32,
     /// Steps between checkpoints.
     pub save_every: u32,
-    /// Checkpoints that are kept.
+    /// Checkpoints that are kept; 0 writes none, for a trial that nobody will go on with.
     pub keep: usize,
     /// Whether ranks share the state of the optimiser out among them.
     pub shard: bool,
@@ -105,9 +105,6 @@ impl Settings {
         }
         if !(0.0..1.0).contains(&held_out) {
             return wrong("held_out", held_out.to_string(), "it is a share of the text from 0, for none, to below 1");
-        }
-        if self.keep == 0 {
-            return wrong("keep", "0".to_owned(), "at least one checkpoint is kept");
         }
         if self.recompute.len() != self.model.layers {
             let rule = format!("the model has {} blocks; name a choice for each", self.model.layers);

@@ -1,7 +1,5 @@
 //! Where a run's packs come from.
 
-use std::time::{Duration, Instant};
-
 use packscan_data::{
     Corpus, CorpusOptions, Pack, PackOptions, Position, Prefetched, Scheme, Strategy, Tokenizer, prefetch,
 };
@@ -49,11 +47,6 @@ pub struct Packs {
 }
 
 impl Packs {
-    /// Seconds since `began`.
-    pub fn waited_from(&self, began: Instant) -> f64 {
-        began.elapsed().max(Duration::from_nanos(1)).as_secs_f64()
-    }
-
     /// The files that a pack's documents are from, the first few.
     pub fn names(&self, pack: usize, source: &Source) -> String {
         let mut names: Vec<String> = Vec::new();
