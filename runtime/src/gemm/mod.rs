@@ -1,8 +1,9 @@
 //! [`Gemm`]: matrix products of row-major tensors, `c = alpha * a * b` or `c += alpha * a * b`.
 //!
-//! Products are summed in f32 whatever the operands are, and only the finished sum is rounded to the type of `c`. The same call gives
-//! the same bits every time: on a GPU because cuBLASLt's algorithm is chosen once for each shape and splits no sum in a type other
-//! than f32, on the CPU because the order of a sum depends on the shape alone and not on the number of threads.
+//! Products are summed in f32 whatever the operands are, and only the finished sum is rounded to the type of `c`; cuBLASLt also
+//! rounds it once more on the way to a `c` in half precision that it is added to. The same call gives the same bits every time: on a GPU
+//! because cuBLASLt's algorithm is chosen once for each shape and splits no sum in a type other than f32, on the CPU because the order of
+//! a sum depends on the shape alone and not on the number of threads.
 
 mod api;
 mod cpu;
