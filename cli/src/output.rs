@@ -38,24 +38,5 @@ pub fn green(text: &str) -> String {
 
 /// `1,234,567`
 pub fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::thousands;
-
-    #[test]
-    fn numbers_are_grouped() {
-        let written: Vec<String> = [0, 999, 1000, 12_345, 1_234_567].into_iter().map(thousands).collect();
-        assert_eq!(written, ["0", "999", "1,000", "12,345", "1,234,567"]);
-    }
+    packscan_train::report::number::thousands(number as u64)
 }

@@ -7,15 +7,16 @@ mod api;
 mod arch;
 mod fetch;
 pub mod find;
+mod once;
 mod resources;
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub use arch::Arch;
 pub(crate) use fetch::has_wheel;
+pub(crate) use once::Once;
 pub use resources::Resources;
 
 use crate::cache::{Cache, CacheKey};
@@ -119,17 +120,8 @@ impl Nvrtc {
     /// # Errors
     /// [`Error::NoNvrtc`] if it is nowhere and is not fetched, and all errors of [`Nvrtc::provide`].
     pub fn get() -> Result<&'static Nvrtc> {
-        static NVRTC: OnceLock<Nvrtc> = OnceLock::new();
-        static SEARCH: Mutex<()> = Mutex::new(());
-        if let Some(nvrtc) = NVRTC.get() {
-            return Ok(nvrtc);
-        }
-        let _one_at_a_time = SEARCH.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(nvrtc) = NVRTC.get() {
-            return Ok(nvrtc);
-        }
-        let nvrtc = Nvrtc::provide(&Environment::current()?)?;
-        Ok(NVRTC.get_or_init(|| nvrtc))
+        static NVRTC: Once<Nvrtc> = Once::new();
+        NVRTC.get(Nvrtc::provide)
     }
 
     /// Finds NVRTC in an environment, or fetches it into the environment's cache folder.

@@ -4,10 +4,10 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fmt;
 use std::ptr;
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libloading::Library as Loaded;
 
+use crate::nvrtc::Once;
 use crate::nvrtc::find::{Environment, Library, find};
 use crate::{Error, Result};
 
@@ -101,14 +101,8 @@ unsafe impl Send for Communicator {}
 impl Api {
     /// The NCCL of this process: the first call finds it. A failed search is repeated by the next call.
     pub(super) fn get() -> Result<&'static Api> {
-        static API: OnceLock<Api> = OnceLock::new();
-        static SEARCH: Mutex<()> = Mutex::new(());
-        let _one_at_a_time = SEARCH.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(api) = API.get() {
-            return Ok(api);
-        }
-        let api = Api::provide(&Environment::current()?)?;
-        Ok(API.get_or_init(|| api))
+        static API: Once<Api> = Once::new();
+        API.get(Api::provide)
     }
 
     fn provide(environment: &Environment) -> Result<Api> {
