@@ -82,7 +82,8 @@ impl Memory {
             let passing = Memory::rows(model, sequences.next_power_of_two())?;
             passing.states.zero()?;
             passing.histories.zero()?;
-            self.blocks = vec![Rc::new(passing); model.config.layers];
+            let passing = Rc::new(passing);
+            self.blocks = vec![passing; model.config.layers];
         }
         Ok(())
     }
