@@ -46,7 +46,7 @@ fn every_fault_is_caught() {
     for fault in packscan_kernels::adamw::faults() {
         let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &DTYPES[..2]) };
+        let plan = Plan { cases: 3, level: Level::Quick, fault: Some(kernel), ..plan(device, &DTYPES[..2]) };
         // A fault in what only some variants do exists in those alone.
         let caught = jobs(&plan).iter().find_map(|job| {
             let outcome = job.run(&plan, &|| ());

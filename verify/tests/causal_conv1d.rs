@@ -47,7 +47,7 @@ fn assert_all_caught(faults: Vec<Edit>) {
     for fault in faults {
         let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[Dtype::Bf16]) };
+        let plan = Plan { cases: 3, level: Level::Quick, fault: Some(kernel), ..plan(device, &[Dtype::Bf16]) };
         let outcome = jobs(&plan)[0].run(&plan, &|| ());
         assert_eq!(outcome.error, None, "{name} in {}", outcome.id);
         let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));

@@ -45,7 +45,7 @@ fn every_fault_is_caught() {
     for fault in packscan_kernels::embedding::faults() {
         let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[Dtype::F32]) };
+        let plan = Plan { cases: 3, level: Level::Quick, fault: Some(kernel), ..plan(device, &[Dtype::F32]) };
         for job in &jobs(&plan) {
             let outcome = job.run(&plan, &|| ());
             assert_eq!(outcome.error, None, "{name} in {}", outcome.id);

@@ -82,7 +82,7 @@ fn every_fault_is_caught() {
     for fault in operators::faults().into_iter().filter(|fault| fault.kernel.starts_with("selective_scan")) {
         let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[33], &[Dtype::Bf16]) };
+        let plan = Plan { cases: 3, level: Level::Quick, fault: Some(kernel), ..plan(device, &[33], &[Dtype::Bf16]) };
         // A fault in what an option or several warps do exists only in the variant that has them all.
         let whole = jobs(&plan).into_iter().find(|job| job.id().contains("-softplus-bias-skip-gate-initial-final"));
         let outcome = whole.expect("one variant has every option").run(&plan, &|| ());

@@ -45,7 +45,7 @@ fn every_fault_is_caught() {
     for fault in packscan_kernels::sum_rows::faults() {
         let (name, kernel) = (fault.name, fault.kernel);
         let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[Dtype::F32]) };
+        let plan = Plan { cases: 3, level: Level::Quick, fault: Some(kernel), ..plan(device, &[Dtype::F32]) };
         // One thread a column has no ways to lose and no barrier to drop.
         for job in jobs(&plan).iter().filter(|job| !job.id().contains("-w1-") || name == "sum-overwrites") {
             let outcome = job.run(&plan, &|| ());
