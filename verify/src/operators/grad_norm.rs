@@ -49,15 +49,16 @@ fn shared(name: &'static str, dtype: Dtype, len: usize) -> Tensor {
     Tensor::shaped(name, dtype, Rows::Shared(len), 1)
 }
 
-fn sizes(elements: usize) -> Sizes {
-    Sizes { chunk: 8, tile: 32, multiple: 1, state: 1, elements }
+/// What one block adds up is a chunk and a tile, so that runs of several show how the grid grows.
+fn sizes(part: u32, elements: usize) -> Sizes {
+    Sizes { chunk: (part / 32).max(8) as usize, tile: 32, multiple: 1, state: 1, elements }
 }
 
 impl Operator for GradNorm {
     type Variant = Forward;
 
-    fn sizes(_: &Forward, elements: usize) -> Sizes {
-        sizes(elements)
+    fn sizes(v: &Forward, elements: usize) -> Sizes {
+        sizes(v.part, elements)
     }
 
     fn continues(_: &Forward) -> bool {
@@ -90,8 +91,8 @@ impl Operator for GradNorm {
 impl Operator for GradNormClip {
     type Variant = Clip;
 
-    fn sizes(_: &Clip, elements: usize) -> Sizes {
-        sizes(elements)
+    fn sizes(v: &Clip, elements: usize) -> Sizes {
+        sizes(v.block, elements)
     }
 
     fn continues(_: &Clip) -> bool {
