@@ -107,6 +107,19 @@ pub enum Error {
         what: String,
     },
 
+    /// A fault in a kernel that is not asked for.
+    #[error("fault {fault} is in {kernel}, of which {asked} verifies nothing; name --op {operator}, or none")]
+    FaultElsewhere {
+        /// The fault.
+        fault: &'static str,
+        /// The kernel that it is in.
+        kernel: &'static str,
+        /// The arguments that leave it out.
+        asked: String,
+        /// The operator that the kernel belongs to.
+        operator: &'static str,
+    },
+
     /// A plan with nothing in it.
     #[error("no variant fits {device}; name other states or types")]
     NothingToVerify {

@@ -40,10 +40,10 @@ pub struct Gen {
     #[arg(long, default_value = "h200", value_parser = Gpu::named, conflicts_with = "arch")]
     gpu: &'static Gpu,
     /// Tokens of the call whose time the stats predict.
-    #[arg(long, value_name = "T", default_value_t = 65_536)]
+    #[arg(long, value_name = "T", default_value_t = 65_536, value_parser = parse::size)]
     tokens: usize,
     /// Channels of the model, D, or the length of the operator's rows, for which the numbers not given are picked and the time is predicted.
-    #[arg(long, value_name = "D", default_value_t = 4096)]
+    #[arg(long, value_name = "D", default_value_t = 4096, value_parser = parse::size)]
     width: usize,
     /// Write DIR/<id> with the ending of its kind, and print that path.
     #[arg(short, long, value_name = "DIR")]

@@ -48,6 +48,14 @@ pub fn options(text: &str) -> Result<Options, Error> {
     }))
 }
 
+/// A number of tokens or channels that a pass can be predicted for.
+pub fn size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size @ 1..=0x7fff_ffff) => Ok(size),
+        _ => Err("it must be a whole number from 1 to 2147483647".to_owned()),
+    }
+}
+
 /// A size in bytes, or with KB, MB, GB or TB of a thousand each, or KiB, MiB, GiB or TiB of 1024 each.
 pub fn bytes(text: &str) -> Result<usize, String> {
     const UNITS: [(&str, f64); 9] = [

@@ -81,6 +81,7 @@ impl Verify {
         }
         let fault = self.fault.as_deref().map(operators::fault).transpose()?;
         self.check_input()?;
+        fault.as_ref().map_or(Ok(()), |fault| self.check_fault(fault))?;
         let devices = self.devices(fault.as_ref())?;
         if devices.iter().any(|device| device.arch().is_some()) {
             provide_compiler()?;
@@ -112,6 +113,17 @@ impl Verify {
             check_size(case)?;
         }
         Ok(())
+    }
+
+    /// That what is asked for has the kernel that the fault is in.
+    fn check_fault(&self, fault: &Edit) -> Result<()> {
+        let pass = operators::PASSES.iter().find(|pass| pass.kernel == fault.kernel).expect("a fault is in a pass");
+        let (asked, has) = match &self.variant {
+            Some(id) => (format!("--variant {id}"), id.split('-').next() == Some(fault.kernel)),
+            None => (format!("--op {}", self.op), self.op == "all" || self.op == pass.operator),
+        };
+        let Edit { name: fault, kernel, .. } = *fault;
+        if has { Ok(()) } else { Err(Error::FaultElsewhere { fault, kernel, asked, operator: pass.operator }) }
     }
 
     fn states(&self) -> Vec<u32> {

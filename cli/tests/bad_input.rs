@@ -29,6 +29,22 @@ fn state_sizes_outside_1_to_1024() {
 }
 
 #[test]
+fn sizes_that_no_call_has() {
+    for size in ["0", "-1", "2147483648", "many"] {
+        refused(&run(&format!("gen --emit stats --tokens={size}")), &["--tokens", size, "from 1 to 2147483647"]);
+        refused(&run(&format!("gen --op causal-conv1d --width={size}")), &["--width", size, "from 1 to 2147483647"]);
+    }
+}
+
+#[test]
+fn a_fault_in_a_kernel_that_is_left_out() {
+    let elsewhere = ["fault skip-reset is in selective_scan_fwd", "--op selective-scan"];
+    refused(&run("verify --op rms-norm --fault skip-reset"), &elsewhere);
+    let variant = "causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-bf16-silu-bias";
+    refused(&run(&format!("verify --variant {variant} --fault skip-reset")), &[variant, elsewhere[0], elsewhere[1]]);
+}
+
+#[test]
 fn a_chunk_that_does_not_fit() {
     let words = ["shared memory is", "a block on sm_90 has at most 232448", "shorter chunk"];
     refused(&run("gen --state 64 --chunk 1024"), &words);
@@ -109,7 +125,7 @@ fn unknown_names() {
 fn ids_of_variants_that_cannot_be_built() {
     refused(&run("gen --op sum-rows --pass backward"), &["backward", "forward, tokens"]);
     refused(&run("gen --op rms-norm --lanes 32"), &["--lanes", "selective scan", "rms-norm", "--id"]);
-    refused(&run("gen --op rms-norm --width 0"), &["width is 0", "take 1"]);
+    refused(&run("gen --op rms-norm --width 100000"), &["width is 100000", "take 65536"]);
     refused(&run("gen --id selective_scan_fwd-n16-l32-s32-c64-v2-bf16"), &["lanes is 32", "only 16 states"]);
     let id = "selective_scan_fwd-n1025-l32-s32-c8-v1-bf16";
     refused(&run(&format!("verify --variant {id}")), &["state is 1025", "take 1024"]);

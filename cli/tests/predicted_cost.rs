@@ -9,8 +9,9 @@ use packscan_verify::operators;
 
 /// Ids and measured milliseconds.
 const MEASURED: &str = include_str!("data/h200.csv");
-/// The least rank correlation.
-const LEAST: f64 = 0.8;
+/// The least rank correlations of forward, of backward and of all, a little below those in docs/performance.md: a kernel that changed and
+/// was not measured again shows here.
+const LEAST: [(&str, f64); 3] = [("selective_scan_fwd", 0.6), ("selective_scan_bwd", 0.9), ("selective_scan", 0.9)];
 
 fn measured() -> Vec<(&'static str, f64)> {
     let rows = MEASURED.lines().filter(|line| !line.starts_with('#'));
@@ -39,6 +40,25 @@ fn rank_correlation_is_spearmans() {
     assert_eq!(rank_correlation(&[1.0, 2.0, 3.0], &[10.0, 20.0, 21.0]), 1.0);
     assert_eq!(rank_correlation(&[1.0, 2.0, 3.0], &[3.0, 2.0, -1.0]), -1.0);
     assert_eq!(rank_correlation(&[1.0, 2.0, 3.0, 4.0], &[1.0, 3.0, 2.0, 4.0]), 0.8);
+}
+
+/// Sizes at which they were measured as well as ids: operators whose limit is memory.
+const MEMORY_BOUND: &str = include_str!("data/h200_memory_bound.csv");
+
+/// A time that is off by more has a wrong count of bytes or of blocks behind it.
+#[test]
+fn what_memory_limits_is_predicted_within_two_fifths() {
+    let gpu = Gpu::named("h200").expect("it is known");
+    for row in MEMORY_BOUND.lines().filter(|line| !line.starts_with('#')) {
+        let [id, tokens, channels, measured] = row.split(',').collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let size = |text: &str| text.parse().expect("a size");
+        let job = operators::job(id).expect("an id of the table");
+        let launches = Cost::of(&*job).and_then(|cost| cost.predict(gpu, &natural(size(tokens), size(channels))));
+        let told = launches.unwrap_or_else(|error| panic!("{id}: {error}")).iter().map(|launch| launch.ms).sum::<f64>();
+        let measured: f64 = measured.parse().expect("milliseconds");
+        println!("| {id} | {told:.3} | {measured:.3} |");
+        assert!((1.0 / 1.4..1.4).contains(&(told / measured)), "{id}: {told:.3} ms predicted, {measured:.3} measured");
+    }
 }
 
 #[test]
@@ -74,6 +94,8 @@ fn the_order_of_measured_times_is_predicted() {
         println!("{} variants of {kernel}: {:.3}", measured.len(), rank_correlation(&predicted, &measured));
         rank_correlation(&predicted, &measured)
     };
-    let [_, _, all] = ["selective_scan_fwd", "selective_scan_bwd", ""].map(correlation);
-    assert!(all >= LEAST, "the rank correlation over all fell to {all:.3}");
+    for (kernel, least) in LEAST {
+        let found = correlation(kernel);
+        assert!(found >= least, "the rank correlation of {kernel} fell to {found:.3}, below {least}");
+    }
 }

@@ -22,7 +22,7 @@ pub struct Record {
     pub source: String,
     /// Grid, block and shared memory.
     pub config: LaunchConfig,
-    /// Name and size in bytes of each tensor.
+    /// Name of each tensor and how many bytes of it move at least: all, and those of one that is updated in place both ways.
     pub tensors: Vec<(&'static str, usize)>,
     /// What the emulator counted.
     pub counts: emulator::Counts,
@@ -83,7 +83,8 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
 }
 
 fn bytes_of(t: &Bound<'_>) -> usize {
-    t.rows * t.cols * t.dtype.bytes()
+    let ways = if matches!(t.tensor.access, Access::InOut) { 2 } else { 1 };
+    ways * t.rows * t.cols * t.dtype.bytes()
 }
 
 /// Checks everything that the declaration of a kernel says about a call, and returns its tensors. The native CPU paths call it too.

@@ -15,6 +15,9 @@ pub trait Operator: Send + Sync + 'static {
     /// Its kernel.
     type Variant: Variant;
 
+    /// The inputs that are incoming gradients; a forward pass has none.
+    const INCOMING: &'static [&'static str] = &[];
+
     /// What random cases for a variant look like, at most `elements` elements each.
     fn sizes(variant: &Self::Variant, elements: usize) -> Sizes;
 
@@ -129,6 +132,9 @@ impl From<Failure> for Trouble {
 const POISONS: [(&str, f32); 4] =
     [("other numbers", 0.0), ("NaN", f32::NAN), ("infinities", f32::INFINITY), ("huge values", f32::MAX)];
 
+/// The most sequences that are run each alone, for what they add: together they cost about as much as their pack.
+const MOST_ALONE: usize = 8;
+
 /// Checks every property of one case, each only if those before it held; returns the largest error as a share of its bound.
 ///
 /// # Errors
@@ -148,6 +154,7 @@ pub(crate) fn check<O: Operator>(device: &Device, variant: &O::Variant, case: &C
     bench.accumulation(&packed, &inputs, &outputs)?;
     // Where nothing belongs to a sequence, nothing can pass between two.
     if !inputs.iter().all(|t| matches!(t.rows, Rows::Shared(_))) {
+        bench.sums(&packed, &inputs, &outputs, &book)?;
         bench.isolation(&packed, &inputs, &outputs)?;
         bench.invariance(&packed, &inputs, &outputs)?;
     }
@@ -237,35 +244,85 @@ impl<O: Operator> Bench<'_, O> {
         Ok(())
     }
 
-    /// One sequence's data replaced: every other sequence keeps every bit.
+    /// What is added up over all sequences is the sum of what each adds alone, within the bounds of both.
+    fn sums(
+        &self,
+        packed: &Packed,
+        inputs: &[Tensor],
+        outputs: &[Tensor],
+        book: &[Vec<Bounded>],
+    ) -> Result<(), Trouble> {
+        let sequences: Vec<usize> = (0..packed.sequences()).filter(|&s| !packed.range(s).is_empty()).collect();
+        if !outputs.iter().any(|t| t.accumulated) || !(2..=MOST_ALONE).contains(&sequences.len()) {
+            return Ok(());
+        }
+        let during = "the sum of each sequence alone";
+        let mut sums: Vec<Vec<Bounded>> =
+            book.iter().map(|all| all.iter().map(|x| Bounded { value: 0.0, error: x.error }).collect()).collect();
+        for s in sequences {
+            let (alone, moved) = reordered(packed, inputs, &[s]);
+            let got = self.run(&alone, self.usual(), &moved, during)?;
+            let bounds = O::book(self.variant, &alone, &moved);
+            for ((sum, got), bounds) in std::iter::zip(&mut sums, &got).zip(&bounds).filter(|part| part.0.1.accumulated)
+            {
+                for ((sum, got), bound) in std::iter::zip(sum, &got.values).zip(bounds) {
+                    *sum = Bounded { value: sum.value + f64::from(*got), error: sum.error + bound.error };
+                }
+            }
+        }
+        for (got, want) in std::iter::zip(outputs, &sums).filter(|pair| pair.0.accumulated) {
+            agrees(got, want, packed).map_err(failed(Property::Accumulation, during))?;
+        }
+        Ok(())
+    }
+
+    /// One sequence's data replaced, all of it and a part alone, an incoming gradient if there is one: every other sequence keeps every bit.
     fn isolation(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Tensor]) -> Result<(), Trouble> {
         let mut random = Random::new(self.case.seed, "victim");
         let victims: Vec<usize> = (0..packed.sequences()).filter(|&s| !packed.range(s).is_empty()).collect();
         if victims.is_empty() || packed.sequences() < 2 {
             return Ok(());
         }
-        for (what, poison) in POISONS {
-            let victim = victims[random.below(victims.len())];
-            // Everything of the sequence, or one of its tensors: an incoming gradient alone, say.
-            let only = Some(random.below(2 * inputs.len())).filter(|&i| i < inputs.len());
-            let tensors = only.map_or("all its tensors", |i| inputs[i].name);
-            let during = format!("sequence {victim} set to {what} in {tensors}");
-            let poisoned: Vec<Tensor> = inputs
-                .iter()
-                .enumerate()
-                .map(|(i, t)| match only {
-                    Some(only) if only != i => t.clone(),
-                    _ => poisoned(t, packed, victim, poison, &mut random),
-                })
-                .collect();
-            let got = self.run(packed, self.usual(), &poisoned, &during)?;
-            for (got, want) in std::iter::zip(&got, outputs) {
-                let own = got.rows.of_sequence(packed, victim);
-                let others = (0..got.rows.count(packed)).filter(|r| !own.contains(r));
-                let others = others.filter(|_| !matches!(got.rows, Rows::Shared(_)));
-                same_bits(got, want, others.map(|r| (r, r)), packed)
-                    .map_err(failed(Property::Isolation, during.clone()))?;
+        let owned: Vec<&str> = inputs.iter().filter(|t| !matches!(t.rows, Rows::Shared(_))).map(|t| t.name).collect();
+        let first = random.below(victims.len());
+        for (i, (what, poison)) in POISONS.into_iter().enumerate() {
+            // NaN and infinities in turn, so that one of them has a sequence behind it and one of them a sequence before it.
+            let victim = victims[(first + i) % victims.len()];
+            // One tensor may show what all together hide: a huge step size makes every state forget a huge input.
+            let mut part: Vec<&str> = owned.iter().copied().filter(|name| O::INCOMING.contains(name)).collect();
+            if part.is_empty() {
+                part.push(owned[random.below(owned.len())]);
             }
+            for names in [&owned, &part] {
+                let all = names.len() == owned.len();
+                let tensors = if all { "all its tensors".to_owned() } else { names.join(" and ") };
+                let during = format!("sequence {victim} set to {what} in {tensors}");
+                let poisoned: Vec<Tensor> = inputs
+                    .iter()
+                    .map(|t| match names.contains(&t.name) {
+                        true => poisoned(t, packed, victim, poison, &mut random),
+                        false => t.clone(),
+                    })
+                    .collect();
+                let got = self.run(packed, self.usual(), &poisoned, &during)?;
+                self.others_keep(packed, victim, &got, outputs).map_err(failed(Property::Isolation, during))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every row of another sequence than `victim` has the same bits.
+    fn others_keep(
+        &self,
+        packed: &Packed,
+        victim: usize,
+        got: &[Tensor],
+        outputs: &[Tensor],
+    ) -> Result<(), Box<Mismatch>> {
+        for (got, want) in std::iter::zip(got, outputs).filter(|pair| !matches!(pair.0.rows, Rows::Shared(_))) {
+            let own = got.rows.of_sequence(packed, victim);
+            let others = (0..got.rows.count(packed)).filter(|r| !own.contains(r));
+            same_bits(got, want, others.map(|r| (r, r)), packed)?;
         }
         Ok(())
     }
@@ -278,14 +335,7 @@ impl<O: Operator> Bench<'_, O> {
         let reversed: Vec<usize> = std::iter::once(stranger).chain((0..sequences).rev()).collect();
         let alone = vec![random.below(sequences)];
         for (order, during) in [(reversed, "sequences in reverse after one of them"), (alone, "one sequence alone")] {
-            let lengths: Vec<usize> = order.iter().map(|&s| packed.range(s).len()).collect();
-            let marks: Vec<bool> = order.iter().map(|&s| packed.continued()[s]).collect();
-            let other = Packed::from_lengths(&lengths).and_then(|p| p.with_continued(&marks)).map_err(|e| Failure {
-                property: Property::Invariance,
-                during: during.into(),
-                detail: e.to_string(),
-            })?;
-            let moved: Vec<Tensor> = inputs.iter().map(|t| repacked(t, packed, &order)).collect();
+            let (other, moved) = reordered(packed, inputs, &order);
             let got = self.run(&other, self.usual(), &moved, during)?;
             for (got, want) in std::iter::zip(&got, outputs) {
                 if !matches!(got.rows, Rows::Tokens | Rows::Sequences) {
@@ -317,11 +367,20 @@ fn poisoned(tensor: &Tensor, packed: &Packed, victim: usize, poison: f32, random
     tensor
 }
 
-/// The tensor of the pack whose sequences are those of `packed` in another order.
-fn repacked(tensor: &Tensor, packed: &Packed, order: &[usize]) -> Tensor {
-    if matches!(tensor.rows, Rows::Shared(_)) {
-        return tensor.clone();
-    }
-    let rows = order.iter().flat_map(|&s| tensor.rows.of_sequence(packed, s));
-    Tensor { values: rows.flat_map(|r| tensor.row(r)).copied().collect(), ..tensor.clone() }
+/// The pack with the sequences `order` of another, and its tensors.
+fn reordered(packed: &Packed, tensors: &[Tensor], order: &[usize]) -> (Packed, Vec<Tensor>) {
+    let lengths: Vec<usize> = order.iter().map(|&s| packed.range(s).len()).collect();
+    let marks: Vec<bool> = order.iter().map(|&s| packed.continued()[s]).collect();
+    let other = Packed::from_lengths(&lengths).and_then(|p| p.with_continued(&marks));
+    let moved = |tensor: &Tensor| {
+        if matches!(tensor.rows, Rows::Shared(_)) {
+            return tensor.clone();
+        }
+        let rows = order.iter().flat_map(|&s| tensor.rows.of_sequence(packed, s));
+        Tensor { values: rows.flat_map(|r| tensor.row(r)).copied().collect(), ..tensor.clone() }
+    };
+    (other.expect("sequences of a legal pack"), tensors.iter().map(moved).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,12 @@
 //! - **watched**: nothing that the device can see goes wrong. On the emulator that is bounds, unwritten reads, races, barriers and
 //!   provenance; elsewhere that what lies beside and between the outputs stays untouched;
 //! - **agreement** with the book, element by element, within the bound that `Bounded` derives;
-//! - **isolation**, bitwise: replace one sequence's data by other numbers, NaN, infinities or huge values, and no bit of another
-//!   sequence changes;
+//! - **isolation**, bitwise: replace one sequence's data, or its incoming gradients alone, by other numbers, NaN, infinities or huge values,
+//!   and no bit of another sequence changes;
 //! - **invariance**, bitwise: a sequence gives the same bits alone, elsewhere in the pack and at another alignment to the chunk;
 //! - **determinism**, bitwise: runs under other schedules and groupings agree;
-//! - **accumulation**, bitwise: what an operator adds to doubles when it runs twice.
+//! - **accumulation**: what an operator adds to doubles when it runs twice, to the bit, and is the sum of what each sequence adds alone,
+//!   within the bounds of all.
 
 mod case;
 mod check;

@@ -1,57 +1,19 @@
 //! The suites of the causal convolution, on the emulator, on the CPU and on a GPU where there is one; and the faults that they must catch.
 
+#[macro_use]
+mod common;
+
 use packscan_kernels::causal_conv1d::{backward_faults, forward_faults};
-use packscan_runtime::{Device, Dtype, Edit};
-use packscan_verify::operators::{self, DTYPES};
-use packscan_verify::{Job, Level, Plan};
+use packscan_runtime::{Dtype, Edit};
 
-fn plan(device: Device, dtypes: &[Dtype]) -> Plan {
-    Plan { states: vec![1], dtypes: dtypes.to_vec(), device, cases: 8, seed: 1, level: Level::Full, fault: None }
-}
-
-fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
-    operators::jobs("causal-conv1d", plan).expect("the operator exists")
-}
-
-fn assert_all_held(plan: &Plan) {
-    for outcome in jobs(plan).iter().map(|job| job.run(plan, &|| ())) {
-        if let Some((case, failure)) = outcome.failure {
-            panic!("{} on {}, case {case}: {failure}", outcome.id, plan.device);
-        }
-        assert_eq!(outcome.error, None, "{}", outcome.id);
-        assert!(outcome.worst <= 1.0 && outcome.cases >= plan.cases as usize, "{outcome:?}");
-        println!("{}: {} cases, worst {:.3}, {:?}", outcome.id, outcome.cases, outcome.worst, outcome.time);
-    }
-}
-
-#[test]
-fn every_property_holds_on_the_emulator() {
-    assert_all_held(&plan(Device::emulator(0), &DTYPES));
-}
-
-#[test]
-fn every_property_holds_on_the_cpu() {
-    assert_all_held(&plan(Device::Cpu, &DTYPES));
-}
-
-#[test]
-fn every_property_holds_on_the_gpu() {
-    match Device::cuda(0) {
-        Ok(device) => assert_all_held(&plan(device, &DTYPES)),
-        Err(error) => println!("skipped: {error}"),
-    }
-}
+every_property_holds!("causal-conv1d", common::plan);
 
 /// Every fault must be caught in the hand-picked variant, which has every option.
 fn assert_all_caught(faults: Vec<Edit>) {
     for fault in faults {
-        let (name, kernel) = (fault.name, fault.kernel);
-        let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[Dtype::Bf16]) };
-        let outcome = jobs(&plan)[0].run(&plan, &|| ());
-        assert_eq!(outcome.error, None, "{name} in {}", outcome.id);
-        let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));
-        println!("{name} in {}: caught with {case} by {failure}", outcome.id);
+        let name = fault.name;
+        let (plan, jobs) = common::sabotaged("causal-conv1d", fault, &[1], &[Dtype::Bf16]);
+        assert!(common::catches(&plan, &*jobs[0], name), "{name} escaped");
     }
 }
 

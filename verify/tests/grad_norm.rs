@@ -1,58 +1,13 @@
 //! The suites of the norm of gradients, on the emulator, on the CPU and on a GPU where there is one; and the faults that they must catch.
 
-use packscan_runtime::{Device, Dtype};
-use packscan_verify::operators::{self, DTYPES};
-use packscan_verify::{Job, Level, Plan};
+#[macro_use]
+mod common;
 
-fn plan(device: Device, dtypes: &[Dtype]) -> Plan {
-    Plan { states: vec![1], dtypes: dtypes.to_vec(), device, cases: 8, seed: 1, level: Level::Full, fault: None }
-}
+use packscan_kernels::grad_norm::faults;
 
-fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
-    operators::jobs("grad-norm", plan).expect("the operator exists")
-}
-
-fn assert_all_held(plan: &Plan) {
-    for outcome in jobs(plan).iter().map(|job| job.run(plan, &|| ())) {
-        println!("{}: {} cases in {:?}, {:.2} of the bound", outcome.id, outcome.cases, outcome.time, outcome.worst);
-        if let Some((case, failure)) = outcome.failure {
-            panic!("{} on {}, case {case}: {failure}", outcome.id, plan.device);
-        }
-        assert_eq!(outcome.error, None, "{}", outcome.id);
-        assert!(outcome.worst <= 1.0 && outcome.cases >= plan.cases as usize, "{outcome:?}");
-    }
-}
-
-#[test]
-fn every_property_holds_on_the_emulator() {
-    assert_all_held(&plan(Device::emulator(0), &DTYPES));
-}
-
-#[test]
-fn every_property_holds_on_the_cpu() {
-    assert_all_held(&plan(Device::Cpu, &DTYPES));
-}
-
-#[test]
-fn every_property_holds_on_the_gpu() {
-    match Device::cuda(0) {
-        Ok(device) => assert_all_held(&plan(device, &DTYPES)),
-        Err(error) => println!("skipped: {error}"),
-    }
-}
+every_property_holds!("grad-norm", common::plan);
 
 #[test]
 fn every_fault_is_caught() {
-    for fault in packscan_kernels::grad_norm::faults() {
-        let (name, kernel) = (fault.name, fault.kernel);
-        let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &DTYPES[..2]) };
-        // A fault in what only some variants do exists in those alone.
-        let caught = jobs(&plan).iter().find_map(|job| {
-            let outcome = job.run(&plan, &|| ());
-            assert_eq!(outcome.error, None, "{name} in {}", outcome.id);
-            outcome.failure.map(|(case, failure)| format!("{name} in {}: caught with {case} by {failure}", outcome.id))
-        });
-        println!("{}", caught.unwrap_or_else(|| panic!("{name} escaped")));
-    }
+    common::assert_each_is_caught("grad-norm", faults());
 }

@@ -241,6 +241,11 @@ fn rows_that_lie_apart_on_the_emulator() {
     assert_strides_change_nothing(&Device::emulator(0), &[5, 0, 9, 12], 2560);
 }
 
+#[test]
+fn rows_that_lie_apart_on_the_cpu() {
+    assert_strides_change_nothing(&Device::Cpu, &[5, 0, 9, 12], 2560);
+}
+
 /// 8.8 GB of bf16: the last two sequences lie beyond 2^32 elements, the last but two across.
 #[test]
 fn rows_beyond_four_billion_elements_on_the_gpu() {

@@ -1,37 +1,17 @@
 //! The suite of the selective scan, on the emulator, on the CPU and on a GPU where there is one; and the faults that it must catch.
 
+mod common;
+
 use packscan_runtime::{Device, Dtype};
 use packscan_verify::operators::{self, DTYPES, STATES, option_jobs};
-use packscan_verify::{Job, Level, Plan};
+use packscan_verify::{Level, Plan};
 
 fn plan(device: Device, states: &[u32], dtypes: &[Dtype]) -> Plan {
-    Plan {
-        states: states.to_vec(),
-        dtypes: dtypes.to_vec(),
-        device,
-        cases: 6,
-        seed: 1,
-        level: Level::Full,
-        fault: None,
-    }
-}
-
-fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
-    operators::jobs("selective-scan", plan).expect("the operator exists")
+    Plan { states: states.to_vec(), dtypes: dtypes.to_vec(), cases: 6, ..common::plan(device) }
 }
 
 fn assert_all_held(plan: &Plan) {
-    assert_jobs_hold(plan, &jobs(plan));
-}
-
-fn assert_jobs_hold(plan: &Plan, jobs: &[Box<dyn Job>]) {
-    for outcome in jobs.iter().map(|job| job.run(plan, &|| ())) {
-        if let Some((case, failure)) = outcome.failure {
-            panic!("{} on {}, case {case}: {failure}", outcome.id, plan.device);
-        }
-        assert_eq!(outcome.error, None, "{}", outcome.id);
-        assert!(outcome.worst <= 1.0 && outcome.cases >= plan.cases as usize, "{outcome:?}");
-    }
+    common::assert_held(plan, &common::jobs("selective-scan", plan));
 }
 
 /// Every state size in both mappings, the types in turn: what depends on the state does not depend on how a number is stored.
@@ -73,20 +53,17 @@ fn every_property_holds_on_the_gpu() {
 #[test]
 fn every_combination_of_options_holds() {
     let plan = Plan { cases: 1, level: Level::Quick, ..plan(Device::emulator(0), &[], &[]) };
-    assert_jobs_hold(&plan, &option_jobs(3, Dtype::F32));
+    common::assert_held(&plan, &option_jobs(3, Dtype::F32));
 }
 
 #[test]
 fn every_fault_is_caught() {
     // Other operators' tests look for the faults of theirs.
     for fault in operators::faults().into_iter().filter(|fault| fault.kernel.starts_with("selective_scan")) {
-        let (name, kernel) = (fault.name, fault.kernel);
-        let device = Device::emulator(0).sabotaged(fault).expect("the emulator compiles");
-        let plan = Plan { fault: Some(kernel), ..plan(device, &[33], &[Dtype::Bf16]) };
+        let name = fault.name;
+        let (plan, jobs) = common::sabotaged("selective-scan", fault, &[33], &[Dtype::Bf16]);
         // A fault in what an option or several warps do exists only in the variant that has them all.
-        let whole = jobs(&plan).into_iter().find(|job| job.id().contains("-softplus-bias-skip-gate-initial-final"));
-        let outcome = whole.expect("one variant has every option").run(&plan, &|| ());
-        let (case, failure) = outcome.failure.unwrap_or_else(|| panic!("{name} escaped in {}", outcome.id));
-        println!("{name} in {}: caught with {case} by {failure}", outcome.id);
+        let whole = jobs.iter().find(|job| job.id().contains("-softplus-bias-skip-gate-initial-final"));
+        assert!(common::catches(&plan, &**whole.expect("one variant has every option"), name), "{name} escaped");
     }
 }

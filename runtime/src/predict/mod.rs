@@ -12,9 +12,9 @@
 //! time       = sqrt(compute^2 + memory^2)            the two overlap, but not wholly
 //! ```
 //!
-//! Units are [`Unit::ALL`]; memory moves every tensor once. The constants below were fitted on an H200 (`docs/performance.md` has the
-//! table) and are the same for every kernel. The model knows no stalls, no caches and not what the compiler makes of PTX,
-//! so it is for choosing among variants and for seeing what limits one, not for promises.
+//! Units are [`Unit::ALL`]; memory moves every tensor once, and one that is updated in place twice. The constants below were fitted on an
+//! H200 (`docs/performance.md` has the table) and are the same for every kernel. The model knows no stalls, no caches and not what the
+//! compiler makes of PTX, so it is for choosing among variants and for seeing what limits one, not for promises.
 
 mod gpu;
 mod growth;

@@ -42,8 +42,9 @@ fn step(seed: u64) -> Step {
 impl Operator for AdamW {
     type Variant = Forward;
 
-    fn sizes(_: &Forward, elements: usize) -> Sizes {
-        Sizes { chunk: 8, tile: 32, multiple: 1, state: 1, elements }
+    /// One block's parameters are a chunk and a tile, so that runs of several show how the grid grows.
+    fn sizes(v: &Forward, elements: usize) -> Sizes {
+        Sizes { chunk: (v.block * v.vec / 32).max(8) as usize, tile: 32, multiple: 1, state: 1, elements }
     }
 
     fn continues(_: &Forward) -> bool {

@@ -122,6 +122,8 @@ struct EmbeddingBackward;
 impl Operator for EmbeddingBackward {
     type Variant = Backward;
 
+    const INCOMING: &'static [&'static str] = &["dout"];
+
     fn sizes(v: &Backward, elements: usize) -> Sizes {
         let vec = v.vec as usize;
         Sizes { chunk: 8, tile: v.packets as usize * vec, multiple: vec, state: 1, elements }

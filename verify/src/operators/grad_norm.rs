@@ -49,15 +49,16 @@ fn shared(name: &'static str, dtype: Dtype, len: usize) -> Tensor {
     Tensor::shaped(name, dtype, Rows::Shared(len), 1)
 }
 
-fn sizes(elements: usize) -> Sizes {
-    Sizes { chunk: 8, tile: 32, multiple: 1, state: 1, elements }
+/// What one block adds up is a chunk and a tile, so that runs of several show how the grid grows.
+fn sizes(part: u32, elements: usize) -> Sizes {
+    Sizes { chunk: (part / 32).max(8) as usize, tile: 32, multiple: 1, state: 1, elements }
 }
 
 impl Operator for GradNorm {
     type Variant = Forward;
 
-    fn sizes(_: &Forward, elements: usize) -> Sizes {
-        sizes(elements)
+    fn sizes(v: &Forward, elements: usize) -> Sizes {
+        sizes(v.part, elements)
     }
 
     fn continues(_: &Forward) -> bool {
@@ -90,21 +91,23 @@ impl Operator for GradNorm {
 impl Operator for GradNormClip {
     type Variant = Clip;
 
-    fn sizes(_: &Clip, elements: usize) -> Sizes {
-        sizes(elements)
+    fn sizes(v: &Clip, elements: usize) -> Sizes {
+        sizes(v.block, elements)
     }
 
     fn continues(_: &Clip) -> bool {
         false
     }
 
-    /// In one of four cases a sum is not finite.
+    /// In one of four cases a sum is not finite: NaN in the fixed case with seed 0, infinite in that with seed 3.
     fn inputs(_: &Clip, packed: &Packed, case: &Case) -> Vec<Tensor> {
         let random = |shape, low, high| Tensor::random(shape, packed, case.seed, |r: &mut Random| r.between(low, high));
         let mut parts = random(shared("parts", Dtype::F32, case.tokens() * case.channels), 0.0, 4.0);
-        let len = parts.values.len();
-        if let (0, Some(sum)) = (case.seed % 4, parts.values.get_mut(case.seed as usize / 8 % len.max(1))) {
-            *sum = if case.seed.is_multiple_of(8) { f32::NAN } else { f32::INFINITY };
+        let place = case.seed as usize / 8 % parts.values.len().max(1);
+        match (case.seed % 8, parts.values.get_mut(place)) {
+            (0, Some(sum)) => *sum = f32::NAN,
+            (3, Some(sum)) => *sum = f32::INFINITY,
+            _ => {}
         }
         vec![parts, random(shared("max_norm", Dtype::F32, 1), 0.1, 40.0)]
     }

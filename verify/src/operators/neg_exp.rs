@@ -44,8 +44,9 @@ struct NegExp;
 #[derive(Debug)]
 struct NegExpBackward;
 
-fn sizes(elements: usize) -> Sizes {
-    Sizes { chunk: 8, tile: 32, multiple: 1, state: 1, elements }
+/// One block's parameters are a chunk and a tile, so that runs of several show how the grid grows.
+fn sizes(block: u32, vec: u32, elements: usize) -> Sizes {
+    Sizes { chunk: (block * vec / 32).max(8) as usize, tile: 32, multiple: 1, state: 1, elements }
 }
 
 /// Parameters belong to nobody.
@@ -56,8 +57,8 @@ fn parameters(name: &'static str, case: &Case) -> Tensor {
 impl Operator for NegExp {
     type Variant = Forward;
 
-    fn sizes(_: &Forward, elements: usize) -> Sizes {
-        sizes(elements)
+    fn sizes(v: &Forward, elements: usize) -> Sizes {
+        sizes(v.block, v.vec, elements)
     }
 
     fn continues(_: &Forward) -> bool {
@@ -88,8 +89,8 @@ impl Operator for NegExp {
 impl Operator for NegExpBackward {
     type Variant = Backward;
 
-    fn sizes(_: &Backward, elements: usize) -> Sizes {
-        sizes(elements)
+    fn sizes(v: &Backward, elements: usize) -> Sizes {
+        sizes(v.block, v.vec, elements)
     }
 
     fn continues(_: &Backward) -> bool {

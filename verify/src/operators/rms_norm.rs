@@ -192,6 +192,8 @@ struct NormBackward;
 impl Operator for NormBackward {
     type Variant = Backward;
 
+    const INCOMING: &'static [&'static str] = &["dy", "incoming"];
+
     fn sizes(v: &Backward, elements: usize) -> Sizes {
         sizes(v.lanes, v.width.div_ceil(v.lanes), elements)
     }

@@ -114,8 +114,9 @@ impl Operator for SumTokens {
     type Variant = Tokens;
 
     fn sizes(v: &Tokens, elements: usize) -> Sizes {
-        let vec = v.vec as usize;
-        Sizes { chunk: 8, tile: 2 * vec, multiple: vec, state: Self::rows(v), elements }
+        // Two packets of a block's tokens are a chunk and a tile, so that runs of several show how the grid grows.
+        let (vec, chunk) = (v.vec as usize, (v.packets / 2).max(8) as usize);
+        Sizes { chunk, tile: 2 * vec, multiple: vec, state: Self::rows(v), elements }
     }
 
     fn continues(_: &Tokens) -> bool {

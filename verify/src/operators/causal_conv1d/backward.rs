@@ -29,6 +29,8 @@ struct CausalConv1dBackward;
 impl Operator for CausalConv1dBackward {
     type Variant = Backward;
 
+    const INCOMING: &'static [&'static str] = &["g", "d_history_out"];
+
     fn sizes(v: &Backward, elements: usize) -> Sizes {
         let Backward { run, ahead, ways, packets, vec, .. } = *v;
         sizes(Mapping { run, ahead, ways, packets, vec }, elements)

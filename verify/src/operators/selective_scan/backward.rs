@@ -29,6 +29,8 @@ struct SelectiveScanBackward;
 impl Operator for SelectiveScanBackward {
     type Variant = Backward;
 
+    const INCOMING: &'static [&'static str] = &["g", "d_final_state"];
+
     fn sizes(v: &Backward, elements: usize) -> Sizes {
         Sizes {
             chunk: v.chunk as usize,
