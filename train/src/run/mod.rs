@@ -139,8 +139,8 @@ impl<'a> Run<'a> {
             self.take_step()?;
             let last = self.step == self.settings.rates.steps;
             let stopped = self.stop_asked()?;
-            if last || stopped || self.step.is_multiple_of(self.settings.save_every.max(1)) {
-                self.save()?;
+            if last || stopped || self.step.is_multiple_of(self.settings.save_every) {
+                self.save(last || stopped)?;
             }
             if stopped && !last {
                 return Ok(Ending::Stopped);
@@ -163,19 +163,20 @@ impl<'a> Run<'a> {
         let rate = self.settings.rates.at(step);
         let report = self.learner.step(&packs.device, &self.settings.rates, rate)?;
         self.step = step;
-        self.count_skipped(&report, &packs)?;
+        let diverged = self.count_skipped(&report, &packs);
 
         let mut counts = [packs.tokens as f64, packs.padding as f64];
         self.ranks.all_reduce_f64(&mut counts)?;
         let [tokens, padding] = counts;
         self.tokens += (tokens - padding) as u64;
+        // Evaluating is no part of the step.
+        let per_second = (tokens - padding) / packs.waited_from(began);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
-        let held_out = match step.is_multiple_of(self.settings.eval_every.max(1)) || step == self.settings.rates.steps {
+        let held_out = match step.is_multiple_of(self.settings.eval_every) || step == self.settings.rates.steps {
             true => self.source.held_out_loss(&self.learner, &*self.ranks)?,
             false => None,
         };
-        let per_second = (tokens - padding) / packs.waited_from(began);
         self.records.step(&Metrics {
             step: step.into(),
             epoch: packs.epoch,
@@ -191,7 +192,7 @@ impl<'a> Run<'a> {
             skipped: report.skipped,
             elapsed_s,
         });
-        Ok(())
+        diverged
     }
 
     /// Ends the run where step after step is skipped.
@@ -203,7 +204,8 @@ impl<'a> Run<'a> {
         let culprit = report.losses.iter().position(|loss| !loss.is_finite());
         let what = match culprit {
             Some(pack) => format!("the loss of pack {pack} ({}) is not finite", packs.names(pack, &self.source)),
-            None => "a gradient is not finite, though every loss is".to_owned(),
+            None if report.loss.is_finite() => "a gradient is not finite, though every loss is".to_owned(),
+            None => "the loss of another rank's pack is not finite".to_owned(),
         };
         self.records.note(&format!("step {} was skipped: {what}", self.step));
         match self.skipped_in_a_row < MOST_SKIPPED {
@@ -212,12 +214,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on.
-    fn save(&mut self) -> Result<()> {
+    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on. It is an error where the run ends here.
+    fn save(&mut self, ends: bool) -> Result<()> {
         let Some(progressed) = &self.progressed else { return Ok(()) };
         let state = serde_json::to_value(progressed).expect("numbers become JSON");
         let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep);
         if let Err(error) = saved {
+            if ends {
+                return Err(Error::Unsaved { step: self.step, error: Box::new(error) });
+            }
             self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step));
         }
         self.ranks.progress(self.step.into())?;
