@@ -72,19 +72,32 @@ pub struct Train {
 }
 
 /// Arguments that a run was begun with and goes on with: given once more they would be passed over in silence.
-const OF_THE_RUN: [&str; 12] = [
+const OF_THE_RUN: [&str; 25] = [
     "files",
     "model",
     "init",
     "output",
-    "Packing",
-    "Learning",
     "dtype",
     "shard",
     "eval_every",
     "save_every",
     "keep",
     "seed",
+    "tokenizer",
+    "text_field",
+    "skip_bad",
+    "tokens",
+    "packs",
+    "scheme",
+    "batch",
+    "strategy",
+    "cut",
+    "held_out",
+    "learning_rate",
+    "final_share",
+    "warmup",
+    "decay",
+    "clip",
 ];
 
 /// How text becomes packs.

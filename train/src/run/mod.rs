@@ -241,7 +241,10 @@ fn learner(
     let Settings { model: config, text, recompute, .. } = settings;
     let io: Dtype = settings.io()?;
     let model = match (&resumed, pretrained) {
-        (Some(checkpoint), _) => checkpoint.model(device, io)?,
+        (Some(checkpoint), _) => {
+            checkpoint.check(config)?;
+            checkpoint.model(device, io)?
+        }
         (None, Some(pretrained)) => pretrained.model(device, io)?,
         (None, None) => Model::new(device, io, config, &Layout::of(config).fresh(settings.seed))?,
     };
