@@ -179,7 +179,8 @@ impl<'a> Run<'a> {
         };
         self.records.step(&Metrics {
             step: step.into(),
-            epoch: packs.epoch,
+            // Every token of the text comes once in an epoch.
+            epoch: self.tokens as f64 / self.source.corpus.total_tokens() as f64,
             loss: report.loss,
             held_out_loss: held_out,
             gradient_norm: report.gradient_norm.into(),

@@ -45,8 +45,6 @@ pub struct Packs {
     pub padding: usize,
     /// Where the text goes on.
     pub position: Position,
-    /// Passes over the text that are behind, about.
-    pub epoch: f64,
     documents: Vec<Vec<u32>>,
 }
 
@@ -143,9 +141,8 @@ impl Source {
         }
         let (tokens, padding) = mine.iter().fold((0, 0), |(t, p), pack| (t + pack.tokens.len(), p + pack.padding));
         let device = mine.iter().map(|pack| on_device(pack, model)).collect::<Result<_>>()?;
-        let epoch = position.epoch as f64 + (position.document as f64 / self.corpus.documents() as f64).min(1.0);
         let documents = mine.into_iter().map(|pack| pack.documents).collect();
-        Ok(Packs { device, tokens, padding, position, epoch, documents })
+        Ok(Packs { device, tokens, padding, position, documents })
     }
 
     /// Mean loss of the text that was held out, of its first packs.
