@@ -25,8 +25,35 @@ pub enum Error {
         folder: PathBuf,
     },
 
+    /// A run that has taken all its steps.
+    #[error("steps is {steps}; the run in {} has taken {taken} steps, take more with --steps", folder.display())]
+    NothingLeft {
+        /// The folder.
+        folder: PathBuf,
+        /// Steps that it has taken.
+        taken: u32,
+        /// Steps that it is to take.
+        steps: u32,
+    },
+
+    /// A path from nowhere.
+    #[error("{} cannot be made a whole path: {source}; name a whole one", path.display())]
+    NoPath {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A text of which nothing is to be predicted.
+    #[error("the text has {documents} documents of one token each, and nothing to predict; name longer ones")]
+    NothingPredicted {
+        /// How many.
+        documents: usize,
+    },
+
     /// A run that never saved a checkpoint.
-    #[error("{} has no whole checkpoint to go on from; begin anew in another folder", folder.display())]
+    #[error("{} has no whole checkpoint to go on from; remove the folder, or begin anew in another", folder.display())]
     NothingToResume {
         /// The folder.
         folder: PathBuf,

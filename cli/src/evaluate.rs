@@ -7,9 +7,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use packscan_data::{CorpusOptions, PackOptions, Packs, Plans, Scheme, Strategy};
 use packscan_train::Evaluator;
-use packscan_train::report::open_corpus;
+use packscan_train::report::{left_out, open_corpus};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::saved::Saved;
 use crate::{Verdict, output};
@@ -46,6 +46,7 @@ impl Eval {
         options.text_field.clone_from(&self.text_field);
         options.skip_bad = self.skip_bad;
         let corpus = open_corpus(&options, &saved.tokenizer, true)?;
+        left_out(&corpus).iter().for_each(|line| output::note(line));
 
         let device = self.machine.device(None)?;
         let model = saved.pretrained.model(&device, self.machine.dtype(&device))?;
@@ -67,7 +68,10 @@ impl Eval {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        let mean = evaluator.loss / evaluator.predicted.max(1) as f64;
+        if evaluator.predicted == 0 {
+            return Err(Error::NothingPredicted { documents: corpus.documents() });
+        }
+        let mean = evaluator.loss / evaluator.predicted as f64;
         let seconds = began.elapsed().as_secs_f64();
         output::results(format!(
             "loss        {mean:.4} nats a token\nperplexity  {:.3}\npredicted   {} tokens of {} in {} documents\nspeed       {} tokens/s\n",

@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use packscan::runtime::cache;
 use packscan_data::{Corpus, CorpusOptions, PackOptions, Plans, Scheme, Strategy, Tokenizer};
 use packscan_train::report::plot::Size;
-use packscan_train::report::{lengths_plot, open_corpus};
+use packscan_train::report::{left_out, lengths_plot, open_corpus};
 
 use crate::error::{Error, Result};
 use crate::output::thousands;
@@ -181,29 +181,12 @@ impl Pack {
                 thousands(cut)
             );
         }
-        out += &left_out(corpus);
+        left_out(corpus).iter().for_each(|line| out += &format!("{line}\n"));
         if tokenizer.end().is_none() {
             out += "the tokenizer names no token that ends a document: none is added\n";
         }
         format!("{out}\n{}\n", table(rows))
     }
-}
-
-/// What is not in the corpus, a line for each kind.
-fn left_out(corpus: &Corpus) -> String {
-    let skipped = corpus.skipped();
-    let mut out = String::new();
-    let first = skipped.first_bad.as_deref().map(|first| format!(", the first: {first}")).unwrap_or_default();
-    for (count, what) in [
-        (skipped.binary_files, "files in folders that are no text".to_owned()),
-        (skipped.empty_documents, "documents without a token".to_owned()),
-        (skipped.bad_records, format!("bad records{first}")),
-    ] {
-        if count > 0 {
-            out += &format!("left out: {} {what}\n", thousands(count as usize));
-        }
-    }
-    out
 }
 
 fn table(rows: &[Row]) -> String {

@@ -15,6 +15,8 @@ pub struct Saved {
     pub pretrained: Pretrained,
     /// The tokenizer that was named, or that of its run, or the one beside it, or bytes.
     pub tokenizer: Tokenizer,
+    /// Its file; none for bytes.
+    pub tokenizer_file: Option<PathBuf>,
 }
 
 impl Saved {
@@ -24,10 +26,10 @@ impl Saved {
         let settings = run.as_deref().map(Settings::read).transpose()?;
         let beside = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
         let of_run: Option<PathBuf> = settings.and_then(|settings| settings.text.tokenizer);
-        let tokenizer = tokenizer.map(Path::to_owned).or(of_run).or(beside);
-        let tokenizer = Tokenizer::open(tokenizer.as_deref())?;
+        let tokenizer_file = tokenizer.map(Path::to_owned).or(of_run).or(beside);
+        let tokenizer = Tokenizer::open(tokenizer_file.as_deref())?;
         let mut pretrained = Pretrained::open(&folder)?;
         pretrained.config = pretrained.config.for_vocabulary(tokenizer.vocabulary())?;
-        Ok(Saved { pretrained, tokenizer })
+        Ok(Saved { pretrained, tokenizer, tokenizer_file })
     }
 }

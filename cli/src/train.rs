@@ -1,6 +1,6 @@
 //! `packscan train`: a model from text.
 
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueEnum};
@@ -15,6 +15,7 @@ use packscan_train::{ModelConfig, Rates};
 
 use crate::error::{Error, Result};
 use crate::machine::Machine;
+use crate::saved::Saved;
 use crate::{Verdict, output, parse};
 
 /// What to train, on what, and how.
@@ -28,8 +29,9 @@ pub struct Train {
     /// Start from the weights of this folder, a checkpoint or a Hugging Face model, whose sizes then hold.
     #[arg(long, value_name = "FOLDER", conflicts_with = "model")]
     init: Option<PathBuf>,
-    /// Go on with the run of this folder; its settings hold, but for --steps, --recompute and --device.
-    #[arg(long, value_name = "FOLDER")]
+    /// Go on with the run of this folder; its settings hold, but for --steps (the learning rate then falls until that one),
+    /// --recompute, --memory and --device.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = OF_THE_RUN)]
     resume: Option<PathBuf>,
     /// Steps of the whole run.
     #[arg(long, value_name = "N")]
@@ -69,10 +71,39 @@ pub struct Train {
     seed: u64,
 }
 
+/// Arguments that a run was begun with and goes on with: given once more they would be passed over in silence.
+const OF_THE_RUN: [&str; 25] = [
+    "files",
+    "model",
+    "init",
+    "output",
+    "dtype",
+    "shard",
+    "eval_every",
+    "save_every",
+    "keep",
+    "seed",
+    "tokenizer",
+    "text_field",
+    "skip_bad",
+    "tokens",
+    "packs",
+    "scheme",
+    "batch",
+    "strategy",
+    "cut",
+    "held_out",
+    "learning_rate",
+    "final_share",
+    "warmup",
+    "decay",
+    "clip",
+];
+
 /// How text becomes packs.
 #[derive(Debug, Args)]
 struct Packing {
-    /// A tokenizer.json; without one the model reads bytes.
+    /// A tokenizer.json [default: with --init the one of that model, else bytes].
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// The field of JSONL records and the column of Parquet files that hold the text.
@@ -100,7 +131,7 @@ struct Packing {
     #[arg(long, value_enum, default_value = "stop")]
     cut: CutName,
     /// Share of the text to hold out and evaluate on; 0 for none.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02, allow_negative_numbers = true)]
     held_out: f64,
 }
 
@@ -108,19 +139,19 @@ struct Packing {
 #[derive(Debug, Args)]
 struct Learning {
     /// Learning rate after warm-up [default: by the width of the model].
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     learning_rate: Option<f32>,
     /// The last step's rate as a share of that.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, allow_negative_numbers = true)]
     final_share: f32,
     /// Steps of warm-up [default: a tenth of all, at most 1000].
     #[arg(long, value_name = "N")]
     warmup: Option<u32>,
     /// Weight decay of matrices.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     decay: f32,
     /// The largest norm of the gradients; 0 clips nothing.
-    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    #[arg(long, value_name = "NORM", default_value_t = 1.0, allow_negative_numbers = true)]
     clip: f32,
 }
 
@@ -167,10 +198,15 @@ impl Packing {
         }
     }
 
-    fn text(&self, files: &[PathBuf]) -> Text {
-        Text {
-            paths: if files.is_empty() { vec![PathBuf::from(".")] } else { files.to_vec() },
-            tokenizer: self.tokenizer.clone(),
+    /// Paths become whole ones, so that the run goes on from any folder.
+    fn text(&self, files: &[PathBuf], tokenizer: Option<&Path>) -> Result<Text> {
+        let whole =
+            |path: &Path| path::absolute(path).map_err(|source| Error::NoPath { path: path.to_owned(), source });
+        let here = [PathBuf::from(".")];
+        let files = if files.is_empty() { &here } else { files };
+        Ok(Text {
+            paths: files.iter().map(|file| whole(file)).collect::<Result<_>>()?,
+            tokenizer: tokenizer.map(whole).transpose()?,
             text_field: self.text_field.clone(),
             skip_bad: self.skip_bad,
             tokens: self.tokens,
@@ -181,7 +217,7 @@ impl Packing {
                 CutName::Flow => Cut::Flow,
             },
             held_out: self.held_out,
-        }
+        })
     }
 }
 
@@ -209,7 +245,7 @@ impl Train {
     pub fn run(&self) -> Result<Verdict> {
         let world = World::from_environment()?;
         let device = self.machine.device(world.as_ref())?;
-        let ranks = world.as_ref().map_or(1, |world| world.size);
+        let (ranks, first) = world.as_ref().map_or((1, true), |world| (world.size, world.rank == 0));
         let Begun { mut settings, folder, resumed, pretrained } = match &self.resume {
             Some(folder) => self.resumed(folder)?,
             None => self.fresh(&device)?,
@@ -228,17 +264,24 @@ impl Train {
             output::note("stopping after this step; once more ends at once");
         };
         ctrlc::set_handler(stop).map_err(Error::Signal)?;
+        let note = |line: String| {
+            if first {
+                output::note(&line)
+            }
+        };
+        let kept = settings.keep > 0;
         let start = Start { settings, folder: &folder, device, world, resumed, pretrained, stop: &STOP };
         match run::train(start)? {
             Ending::Finished => {
-                output::note(&format!(
-                    "done: {0}/run.html shows the run; `packscan generate {0}` goes on from a prompt",
-                    folder.display()
-                ));
+                let rest = match kept {
+                    true => format!("`packscan generate {}` goes on from a prompt", folder.display()),
+                    false => "no checkpoint was kept".to_owned(),
+                };
+                note(format!("done: {}/run.html shows the run; {rest}", folder.display()));
                 Ok(Verdict::Good)
             }
             Ending::Stopped => {
-                output::note(&format!("stopped; `packscan train --resume {}` goes on", folder.display()));
+                note(format!("stopped; `packscan train --resume {}` goes on", folder.display()));
                 Ok(Verdict::Interrupted)
             }
         }
@@ -246,17 +289,17 @@ impl Train {
 
     /// The settings of a new run.
     fn fresh(&self, device: &Device) -> Result<Begun> {
-        let tokenizer = Tokenizer::open(self.packing.tokenizer.as_deref())?;
         let steps = self.steps.unwrap_or(200);
-        let (name, config, pretrained) = match &self.init {
+        let tokenizer = self.packing.tokenizer.as_deref();
+        let (name, config, pretrained, tokenizer) = match &self.init {
             Some(folder) => {
-                let pretrained = Pretrained::open(&checkpoint::model_folder(folder)?.0)?;
-                let config = pretrained.config.clone().for_vocabulary(tokenizer.vocabulary())?;
-                (folder.display().to_string(), config, Some(pretrained))
+                let Saved { pretrained, tokenizer_file, .. } = Saved::open(folder, tokenizer)?;
+                (folder.display().to_string(), pretrained.config.clone(), Some(pretrained), tokenizer_file)
             }
             None => {
-                let config = ModelConfig::named(&self.model)?.for_vocabulary(tokenizer.vocabulary())?;
-                (self.model.clone(), config, None)
+                let entries = Tokenizer::open(tokenizer)?.vocabulary();
+                let config = ModelConfig::named(&self.model)?.for_vocabulary(entries)?;
+                (self.model.clone(), config, None, tokenizer.map(Path::to_owned))
             }
         };
         let settings = Settings {
@@ -267,7 +310,7 @@ impl Train {
             save_every: self.save_every,
             keep: self.keep,
             shard: self.shard,
-            text: self.packing.text(&self.files),
+            text: self.packing.text(&self.files, tokenizer.as_deref())?,
             rates: self.learning.rates(config.width, steps),
             model: config,
             name,
@@ -288,6 +331,11 @@ impl Train {
         let (newest, skipped) = checkpoint::newest(folder)?;
         skipped.iter().for_each(|skipped| output::note(&skipped.to_string()));
         match newest {
+            Some(checkpoint) if checkpoint.step >= settings.rates.steps => Err(Error::NothingLeft {
+                folder: folder.to_owned(),
+                taken: checkpoint.step,
+                steps: settings.rates.steps,
+            }),
             Some(checkpoint) => {
                 let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
                 Ok(Begun { settings, folder, resumed, pretrained: None })
@@ -349,8 +397,8 @@ fn plan(settings: &Settings, shards: usize) -> Result<String> {
 
 /// `runs/tiny`, or `runs/tiny-2` where that is taken.
 fn free_folder(name: &str) -> PathBuf {
-    let stem = Path::new(name).file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy());
-    let stem = if name.contains('/') { stem.into_owned() } else { name.to_owned() };
-    let numbered = |n: u32| Path::new("runs").join(if n == 1 { stem.clone() } else { format!("{stem}-{n}") });
+    let last = Path::new(name).file_name().map_or_else(|| "model".into(), |last| last.to_string_lossy());
+    let stem = last.strip_suffix(".toml").unwrap_or(&last);
+    let numbered = |n: u32| Path::new("runs").join(if n == 1 { stem.to_owned() } else { format!("{stem}-{n}") });
     (1..).map(numbered).find(|folder| !folder.exists()).expect("some number is free")
 }

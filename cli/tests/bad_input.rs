@@ -4,19 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Ran, command, finish, run};
-
-/// Asserts that the command refuses, in words that contain all of these.
-#[track_caller]
-fn refused(ran: &Ran, words: &[&str]) {
-    assert_eq!(ran.code, 2, "{ran:#?}");
-    assert!(ran.err.contains("error:"), "{ran:#?}");
-    for word in words {
-        assert!(ran.err.contains(word), "{word:?} is not in\n{}", ran.err);
-    }
-    assert!(!ran.err.contains("panicked"), "{}", ran.err);
-    assert_eq!(ran.out, "", "nothing is printed that could be taken for a result");
-}
+use common::{Ran, command, finish, refused, run};
 
 #[test]
 fn state_sizes_outside_1_to_1024() {

@@ -11,7 +11,7 @@ use packscan_verify::operators;
 const MEASURED: &str = include_str!("data/h200.csv");
 /// The least rank correlations of forward, of backward and of all, a little below those in docs/performance.md: a kernel that changed and
 /// was not measured again shows here.
-const LEAST: [(&str, f64); 3] = [("selective_scan_fwd", 0.6), ("selective_scan_bwd", 0.9), ("selective_scan", 0.9)];
+const LEAST: [(&str, f64); 3] = [("selective_scan_fwd", 0.5), ("selective_scan_bwd", 0.8), ("selective_scan", 0.9)];
 
 fn measured() -> Vec<(&'static str, f64)> {
     let rows = MEASURED.lines().filter(|line| !line.starts_with('#'));

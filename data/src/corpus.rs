@@ -1,8 +1,8 @@
 //! A corpus: files, tokenised once.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, fs};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -79,6 +79,7 @@ impl Corpus {
     /// # Errors
     /// Those of files, records and the cache, and [`Error::Empty`] where no token is left.
     pub fn open(options: &CorpusOptions, tokenizer: &Tokenizer, mut progress: impl FnMut(&Progress)) -> Result<Corpus> {
+        tag(&options.cache);
         let sources = files::find(&options.paths)?;
         if sources.is_empty() {
             return Err(nothing_in(options, &Skipped::default()));
@@ -90,6 +91,7 @@ impl Corpus {
             None => {
                 let failed = |source| Error::Cache { folder: corpora.clone(), source };
                 let writer = Writer::new(&corpora, tokenizer.vocabulary()).map_err(failed)?;
+                tag(&options.cache);
                 let mut build = Build { options, tokenizer, sources: &sources, writer, skipped: Skipped::default() };
                 build.run(&mut progress)?;
                 if build.writer.documents() == 0 {
@@ -203,6 +205,15 @@ impl Corpus {
 impl fmt::Debug for Corpus {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         write!(out, "Corpus {{ documents: {}, tokens: {} }}", self.documents(), self.total_tokens())
+    }
+}
+
+/// Marks the cache as one, where it is there, so that a corpus of a folder around it passes it over and backups do too.
+fn tag(cache: &Path) {
+    let path = cache.join("CACHEDIR.TAG");
+    if cache.is_dir() && !path.exists() {
+        // Whatever keeps the tag from being written keeps tokens from being, and is told there.
+        let _ = fs::write(path, "Signature: 8a477f597d28d172789f06886806bc55\n# What packscan can make again.\n");
     }
 }
 

@@ -79,7 +79,9 @@ pub enum Error {
     },
 
     /// A share that leaves one side with nothing.
-    #[error("held out: {share} of {tokens} tokens; the share lies between 0 and 1 and leaves two tokens on each side")]
+    #[error(
+        "held out: {share} of {tokens} tokens; the share lies between 0 and 1 and leaves two tokens on each side; take another share, or 0 to hold out nothing"
+    )]
     HeldOut {
         /// The share.
         share: f64,

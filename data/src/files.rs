@@ -106,9 +106,13 @@ fn ending(path: &Path) -> Option<String> {
     path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase)
 }
 
+/// Files that mark a folder whose content nobody wrote as text.
+const LEFT_OUT: [&str; 2] = ["CACHEDIR.TAG", "run.toml"];
+
 /// The files that these paths name, and those in the folders that they name, in the order of their names.
 ///
-/// In folders, what is hidden is left out, and so are build folders: those called `target`, and those with a `CACHEDIR.TAG`.
+/// In folders, what is hidden is left out, and so are build folders, those called `target` or with a `CACHEDIR.TAG`, and what
+/// training wrote, folders with a `run.toml`: a run in the folder that it reads would otherwise be its own text.
 /// Symbolic links to folders are not followed, since they may lead in circles.
 pub fn find(paths: &[PathBuf]) -> Result<Vec<Source>> {
     let mut found = Vec::new();
@@ -144,7 +148,7 @@ fn walk(folder: &Path, found: &mut Vec<Source>) -> Result<()> {
             continue;
         }
         if kind.is_dir() {
-            if name != "target" && !path.join("CACHEDIR.TAG").exists() {
+            if name != "target" && !LEFT_OUT.iter().any(|mark| path.join(mark).exists()) {
                 walk(&path, found)?;
             }
         } else if path.is_file() {
@@ -169,7 +173,8 @@ mod tests {
     fn folders_are_walked_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
-        for name in ["b/z.txt", "a.txt", "c.JSONL.gz", ".git/x", ".hidden", "target/y", "built/y", "b/p.parquet"] {
+        let left_out = [".git/x", ".hidden", "target/y", "built/y", "b/tiny/run.toml", "b/tiny/metrics.jsonl"];
+        for name in ["b/z.txt", "a.txt", "c.JSONL.gz", "b/p.parquet"].into_iter().chain(left_out) {
             let path = root.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "text").unwrap();

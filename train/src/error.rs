@@ -66,6 +66,18 @@ pub enum Error {
         what: String,
     },
 
+    /// A run that ended without its last checkpoint.
+    #[error(
+        "the run ended, but its last checkpoint, of step {step}, was NOT saved: {error}; make room and go on from the one before with \
+         --resume"
+    )]
+    Unsaved {
+        /// The step.
+        step: u32,
+        /// What kept it from being saved.
+        error: Box<Error>,
+    },
+
     /// Numbers that are none.
     #[error("{what} are not finite numbers; the model has diverged, take an earlier checkpoint")]
     NotFinite {
@@ -74,7 +86,7 @@ pub enum Error {
     },
 
     /// A file of settings that cannot be read as such.
-    #[error("{} is no model: {source}", path.display())]
+    #[error("{} does not say what it should: {source}", path.display())]
     Toml {
         /// The file.
         path: PathBuf,

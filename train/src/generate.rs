@@ -107,7 +107,11 @@ impl<'a> Generator<'a> {
     /// outside the vocabulary.
     pub fn new(model: &'a Model, sampling: Sampling, prompts: &[&[u32]], entries: usize) -> Result<Generator<'a>> {
         sampling.check()?;
-        if let Some(empty) = prompts.iter().position(|prompt| prompt.is_empty()).or(prompts.is_empty().then_some(0)) {
+        if prompts.is_empty() {
+            let rule = "at least one text is made; take 1".to_owned();
+            return Err(Error::Config { field: "batch", got: "0".to_owned(), rule });
+        }
+        if let Some(empty) = prompts.iter().position(|prompt| prompt.is_empty()) {
             let rule =
                 "a text goes on from at least one token; give some text, or the token that ends documents".to_owned();
             return Err(Error::Config { field: "prompt", got: format!("empty (prompt {empty})"), rule });

@@ -79,11 +79,10 @@ impl Memory {
     pub fn reserve(&mut self, model: &Model, sequences: usize) -> Result<()> {
         let room = self.blocks.first().map_or(0, |rows| rows.states.len() / self.lengths.0);
         if room < sequences && !self.kept.is_empty() {
-            let passing = Memory::rows(model, sequences.next_power_of_two())?;
+            let passing = Rc::new(Memory::rows(model, sequences.next_power_of_two())?);
             passing.states.zero()?;
             passing.histories.zero()?;
-            let passing = Rc::new(passing);
-            self.blocks = vec![passing; model.config.layers];
+            self.blocks = (0..model.config.layers).map(|_| passing.clone()).collect();
         }
         Ok(())
     }

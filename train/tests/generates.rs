@@ -58,8 +58,8 @@ fn a_batch_draws_for_each_text_alone() {
 fn a_prompt_has_at_least_one_token() {
     let config = config(true);
     let model = Model::new(&Device::Cpu, Dtype::F32, &config, &values(&Layout::of(&config))).unwrap();
-    for prompts in [&[][..], &[&[3u32][..], &[]]] {
+    for (prompts, words) in [(&[][..], "batch is 0"), (&[&[3u32][..], &[]], "prompt is empty (prompt 1)")] {
         let error = Generator::new(&model, Sampling::default(), prompts, config.vocabulary).unwrap_err().to_string();
-        assert!(error.starts_with("prompt is empty"), "{error}");
+        assert!(error.starts_with(words), "{error}");
     }
 }

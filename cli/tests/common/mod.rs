@@ -1,6 +1,7 @@
 //! Running the command.
 #![allow(dead_code, reason = "each test uses a part")]
-#![allow(dead_code)] // Each test file uses some of it.
+
+pub mod training;
 
 use assert_cmd::Command;
 
@@ -27,6 +28,18 @@ pub fn finish(mut command: Command) -> Ran {
     let output = command.output().expect("the command starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ran { code: output.status.code().expect("an exit code"), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// Asserts that the command refuses, in words that contain all of these.
+#[track_caller]
+pub fn refused(ran: &Ran, words: &[&str]) {
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    assert!(ran.err.contains("error:"), "{ran:#?}");
+    for word in words {
+        assert!(ran.err.contains(word), "{word:?} is not in\n{}", ran.err);
+    }
+    assert!(!ran.err.contains("panicked"), "{}", ran.err);
+    assert_eq!(ran.out, "", "nothing is printed that could be taken for a result");
 }
 
 /// Runs it with arguments that have no space in them.

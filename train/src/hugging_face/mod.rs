@@ -105,6 +105,10 @@ impl Pretrained {
             let rule = format!("it is no folder; name one with {CONFIG} and {WEIGHTS}");
             return Err(Error::saved(folder, rule));
         }
+        if !folder.join(CONFIG).is_file() {
+            let rule = format!("it has no {CONFIG}; name a run, a checkpoint, or a folder with {CONFIG} and {WEIGHTS}");
+            return Err(Error::saved(folder, rule));
+        }
         let (config, names) = config::read(&folder.join(CONFIG))?;
         let files = weight_files(folder)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>>>()?;
         let mut place = BTreeMap::new();

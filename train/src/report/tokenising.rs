@@ -26,3 +26,16 @@ pub fn open_corpus(options: &CorpusOptions, tokenizer: &Tokenizer, shown: bool) 
     bar.finish_and_clear();
     corpus
 }
+
+/// What is not in a corpus, a line for each kind.
+pub fn left_out(corpus: &Corpus) -> Vec<String> {
+    let skipped = corpus.skipped();
+    let first = skipped.first_bad.as_deref().map(|first| format!(", the first: {first}")).unwrap_or_default();
+    let kinds = [
+        (skipped.binary_files, "files in folders that are no text".to_owned()),
+        (skipped.empty_documents, "documents without a token".to_owned()),
+        (skipped.bad_records, format!("bad records{first}")),
+    ];
+    let some = kinds.into_iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, what)| format!("left out: {} {what}", thousands(count))).collect()
+}

@@ -139,9 +139,9 @@ impl<'a> Run<'a> {
             self.take_step()?;
             let last = self.step == self.settings.rates.steps;
             let stopped = self.stop_asked()?;
-            let due = last || stopped || self.step.is_multiple_of(self.settings.save_every.max(1));
+            let due = last || stopped || self.step.is_multiple_of(self.settings.save_every);
             if due && self.settings.keep > 0 {
-                self.save()?;
+                self.save(last || stopped)?;
             }
             if stopped && !last {
                 return Ok(Ending::Stopped);
@@ -164,7 +164,7 @@ impl<'a> Run<'a> {
         let rate = self.settings.rates.at(step);
         let report = self.learner.step(&packs.device, &self.settings.rates, rate)?;
         self.step = step;
-        self.count_skipped(&report, &packs)?;
+        let diverged = self.count_skipped(&report, &packs);
 
         let mut counts = [packs.tokens as f64, packs.padding as f64];
         self.ranks.all_reduce_f64(&mut counts)?;
@@ -174,13 +174,14 @@ impl<'a> Run<'a> {
         let per_second = (tokens - padding) / began.elapsed().as_secs_f64().max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
-        let held_out = match step.is_multiple_of(self.settings.eval_every.max(1)) || step == self.settings.rates.steps {
+        let held_out = match step.is_multiple_of(self.settings.eval_every) || step == self.settings.rates.steps {
             true => self.source.held_out_loss(&self.learner, &*self.ranks)?,
             false => None,
         };
         self.records.step(&Metrics {
             step: step.into(),
-            epoch: packs.epoch,
+            // Every token of the text comes once in an epoch.
+            epoch: self.tokens as f64 / self.source.corpus.total_tokens() as f64,
             loss: report.loss,
             held_out_loss: held_out,
             gradient_norm: report.gradient_norm.into(),
@@ -193,7 +194,7 @@ impl<'a> Run<'a> {
             skipped: report.skipped,
             elapsed_s,
         });
-        Ok(())
+        diverged
     }
 
     /// Ends the run where step after step is skipped.
@@ -205,7 +206,8 @@ impl<'a> Run<'a> {
         let culprit = report.losses.iter().position(|loss| !loss.is_finite());
         let what = match culprit {
             Some(pack) => format!("the loss of pack {pack} ({}) is not finite", packs.names(pack, &self.source)),
-            None => "a gradient is not finite, though every loss is".to_owned(),
+            None if report.loss.is_finite() => "a gradient is not finite, though every loss is".to_owned(),
+            None => "the loss of another rank's pack is not finite".to_owned(),
         };
         self.records.note(&format!("step {} was skipped: {what}", self.step));
         match self.skipped_in_a_row < MOST_SKIPPED {
@@ -214,12 +216,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on.
-    fn save(&mut self) -> Result<()> {
+    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on. It is an error where the run ends here.
+    fn save(&mut self, ends: bool) -> Result<()> {
         let Some(progressed) = &self.progressed else { return Ok(()) };
         let state = serde_json::to_value(progressed).expect("numbers become JSON");
         let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep);
         if let Err(error) = saved {
+            if ends {
+                return Err(Error::Unsaved { step: self.step, error: Box::new(error) });
+            }
             self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step));
         }
         self.ranks.progress(self.step.into())?;
@@ -238,7 +243,10 @@ fn learner(
     let Settings { model: config, text, recompute, .. } = settings;
     let io: Dtype = settings.io()?;
     let model = match (&resumed, pretrained) {
-        (Some(checkpoint), _) => checkpoint.model(device, io)?,
+        (Some(checkpoint), _) => {
+            checkpoint.check(config)?;
+            checkpoint.model(device, io)?
+        }
         (None, Some(pretrained)) => pretrained.model(device, io)?,
         (None, None) => Model::new(device, io, config, &Layout::of(config).fresh(settings.seed))?,
     };

@@ -74,7 +74,7 @@ impl Records {
             settings.model.layers,
             settings.dtype
         ));
-        progress.note(&format!("text: {}", source.describe()));
+        source.describe().iter().for_each(|line| progress.note(line));
         progress.note(&format!("run: {}", folder.display()));
         let model = format!("{} ({} wide, {} blocks)", settings.name, settings.model.width, settings.model.layers);
         let open = Open {
@@ -130,9 +130,6 @@ impl Records {
     /// Writes the page.
     pub fn page(&mut self, status: Status) {
         let Some(open) = &mut self.open else { return };
-        if status != Status::Running {
-            open.progress = None;
-        }
         open.page_written = Instant::now();
         let page = Page {
             name: &open.name,
@@ -147,6 +144,12 @@ impl Records {
         };
         if let Err(error) = page.write(&open.folder.join("run.html")) {
             self.loud(&format!("run.html: {error}"));
+        }
+        // What comes after the last page does not mix with a bar.
+        if status != Status::Running
+            && let Some(open) = &mut self.open
+        {
+            open.progress = None;
         }
     }
 }

@@ -106,6 +106,11 @@ impl Settings {
         if !(0.0..1.0).contains(&held_out) {
             return wrong("held_out", held_out.to_string(), "it is a share of the text from 0, for none, to below 1");
         }
+        for (field, every) in [("eval_every", self.eval_every), ("save_every", self.save_every)] {
+            if every == 0 {
+                return wrong(field, "0".to_owned(), "take at least 1; the last step has one in any case");
+            }
+        }
         if self.recompute.len() != self.model.layers {
             let rule = format!("the model has {} blocks; name a choice for each", self.model.layers);
             return wrong("recompute", format!("{} choices", self.recompute.len()), &rule);
@@ -126,9 +131,17 @@ impl Settings {
     /// Those of a run folder.
     ///
     /// # Errors
-    /// [`Error::File`] and [`Error::Toml`].
+    /// [`Error::Saved`] for a folder without a run, [`Error::File`] and [`Error::Toml`].
     pub fn read(folder: &Path) -> Result<Settings> {
         let path = folder.join(FILE);
+        if !path.is_file() {
+            let run = folder.parent().filter(|parent| parent.join(FILE).is_file());
+            let cure = run.map_or_else(
+                || "name the folder that a run wrote to".to_owned(),
+                |run| format!("name that of the run, {}", run.display()),
+            );
+            return Err(Error::saved(folder, format!("it has no {FILE}, so it is no run; {cure}")));
+        }
         let text = std::fs::read_to_string(&path).map_err(|source| Error::file("read", &path, source))?;
         toml::from_str(&text).map_err(|source| Error::Toml { path, source: Box::new(source) })
     }

@@ -8,7 +8,7 @@ use packscan_runtime::{Packed, cache};
 
 use super::{DevicePack, Settings};
 use crate::report::number::thousands;
-use crate::report::open_corpus;
+use crate::report::{left_out, open_corpus};
 use crate::{Learner, Model, Result};
 
 /// Packs made ahead of the step under way, for each pack of a step.
@@ -24,6 +24,8 @@ pub struct Source {
     pub corpus: Corpus,
     held_out: Option<Corpus>,
     packs: Prefetched,
+    /// Documents that are longer than a sequence can be.
+    cut: usize,
     /// Packs of a step, on each rank.
     each: usize,
     tokens: usize,
@@ -41,8 +43,6 @@ pub struct Packs {
     pub padding: usize,
     /// Where the text goes on.
     pub position: Position,
-    /// Passes over the text that are behind, about.
-    pub epoch: f64,
     documents: Vec<Vec<u32>>,
 }
 
@@ -90,21 +90,30 @@ impl Source {
             None => packscan_data::Packs::new(&corpus, options)?,
         };
         let (rank, size) = (ranks.rank(), ranks.size());
+        let cut = packs.cut_documents();
         let packs = prefetch(packs, AHEAD * text.packs * size)?;
-        Ok(Source { tokenizer, corpus, held_out, packs, each: text.packs, tokens: text.tokens, rank, ranks: size })
+        Ok(Source { tokenizer, corpus, held_out, packs, cut, each: text.packs, tokens: text.tokens, rank, ranks: size })
     }
 
-    /// A line about the text.
-    pub fn describe(&self) -> String {
+    /// Lines about the text: how much there is, and what is not as one might think.
+    pub fn describe(&self) -> Vec<String> {
         let held = match &self.held_out {
             Some(held) => format!(", {} tokens held out", thousands(held.total_tokens())),
             None => String::new(),
         };
-        format!(
-            "{} documents, {} tokens{held}",
-            thousands(self.corpus.documents() as u64),
-            thousands(self.corpus.total_tokens())
-        )
+        let (documents, tokens) = (self.corpus.documents() as u64, self.corpus.total_tokens());
+        let mut lines = vec![format!("text: {} documents, {} tokens{held}", thousands(documents), thousands(tokens))];
+        lines.extend(left_out(&self.corpus));
+        if self.cut > 0 {
+            lines.push(format!(
+                "cut: {} documents are longer than a sequence can be; --strategy split carries their state on, or take more --tokens",
+                thousands(self.cut as u64)
+            ));
+        }
+        if self.tokenizer.end().is_none() {
+            lines.push("the tokenizer names no token that ends a document: none is added".to_owned());
+        }
+        lines
     }
 
     /// The packs of the next step that are this rank's: of those of all ranks a run of neighbours.
@@ -125,9 +134,8 @@ impl Source {
         }
         let (tokens, padding) = mine.iter().fold((0, 0), |(t, p), pack| (t + pack.tokens.len(), p + pack.padding));
         let device = mine.iter().map(|pack| on_device(pack, model)).collect::<Result<_>>()?;
-        let epoch = position.epoch as f64 + (position.document as f64 / self.corpus.documents() as f64).min(1.0);
         let documents = mine.into_iter().map(|pack| pack.documents).collect();
-        Ok(Packs { device, tokens, padding, position, epoch, documents })
+        Ok(Packs { device, tokens, padding, position, documents })
     }
 
     /// Mean loss of the text that was held out, of its first packs.

@@ -1,0 +1,220 @@
+//! `packscan train` as a user sees it: what a run leaves, that it goes on bit for bit after whatever ended it, and what a bad step does.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::training::Bench;
+use packscan_train::report::{Metrics, read_metrics};
+
+/// Twelve steps, with packs of 2,048 of some tenths of a second each: slow enough to be stopped in between.
+const STEPS: &str = "text --model model.toml --steps 12 --save-every 4 --keep 9 --eval-every 5";
+
+fn metrics(run: &Path) -> Vec<Metrics> {
+    read_metrics(&run.join("metrics.jsonl")).expect("the metrics can be read")
+}
+
+#[test]
+fn a_run_learns_and_leaves_its_files() {
+    let bench = Bench::new();
+    let ran =
+        bench.good("train text --model model.toml --tokens 512 --steps 40 --eval-every 20 --save-every 10 -o run");
+    let files = ["metrics.jsonl", "run.html", "run.toml", "step-00000030", "step-00000040"];
+    assert_eq!(bench.names("run"), files);
+    for told in ["parameters in 2 blocks", "text: ", "cut: ", "step 40/40", "held out", "packscan generate run"] {
+        assert!(ran.err.contains(told), "{told:?} is not in\n{}", ran.err);
+    }
+    let all = metrics(&bench.path("run"));
+    assert_eq!(all.iter().map(|m| m.step).collect::<Vec<_>>(), (1..=40).collect::<Vec<_>>());
+    let mean = |part: &[Metrics]| part.iter().map(|m| m.loss).sum::<f64>() / part.len() as f64;
+    assert!(mean(&all[35..]) < 0.8 * mean(&all[..5]), "{} to {}", mean(&all[..5]), mean(&all[35..]));
+    let held_out: Vec<u64> = all.iter().filter(|m| m.held_out_loss.is_some()).map(|m| m.step).collect();
+    assert_eq!(held_out, [20, 40]);
+    assert!(all.iter().all(|m| m.tokens > 0 && m.tokens_per_second > 0.0 && m.elapsed_s > 0.0 && !m.skipped));
+    let page = fs::read_to_string(bench.path("run/run.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("width = 32"), "the page has pictures and the settings");
+}
+
+#[test]
+fn a_trial_keeps_no_checkpoint() {
+    let bench = Bench::new();
+    let ran = bench.good("train text --model model.toml --tokens 256 --steps 2 --keep 0 -o run");
+    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.html", "run.toml"]);
+    assert!(ran.err.contains("no checkpoint was kept"), "{}", ran.err);
+}
+
+#[test]
+fn a_run_in_the_folder_that_it_reads_is_not_its_own_text() {
+    let bench = Bench::new();
+    for run in ["runs/model", "runs/model-2"] {
+        let ran = bench.good("train --model model.toml --tokens 256 --steps 2");
+        assert!(ran.err.contains(&format!("run: {run}\n")), "{}", ran.err);
+    }
+    bench.good("train --resume runs/model --steps 3");
+    // From another folder too.
+    let run = bench.path("runs/model-2");
+    let mut elsewhere = bench.command("train --steps 3 --resume");
+    elsewhere.arg(&run).current_dir(bench.path("text"));
+    let ran = common::finish(elsewhere);
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    assert_eq!(metrics(&run).len(), 3);
+}
+
+/// Starts a run and waits until `ready`, which must be before it ends.
+fn begun(bench: &Bench, arguments: &str, ready: impl Fn() -> bool) -> Child {
+    let command = bench.command(arguments);
+    let mut child = Command::new(command.get_program());
+    child.args(command.get_args()).current_dir(bench.path("")).env("PACKSCAN_CACHE", bench.path("cache"));
+    let mut child = child.stderr(Stdio::piped()).spawn().expect("the command starts");
+    let begun = Instant::now();
+    while !ready() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the run does not get there");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be stopped");
+        sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+/// Asserts that two runs ended alike, in every bit of what they learnt.
+fn assert_same(bench: &Bench, how: &str) {
+    let (whole, again) = (bench.path("whole"), bench.path("again"));
+    let last = bench.names("whole/step-00000012");
+    assert_eq!(bench.names("again/step-00000012"), last, "{how}");
+    assert_eq!(
+        how.contains("split"),
+        last.contains(&"memory.safetensors".to_owned()),
+        "{how}: a document was cut there"
+    );
+    for name in last.iter().filter(|name| *name != "state.json") {
+        let read = |run: &Path| fs::read(run.join("step-00000012").join(name)).unwrap();
+        assert!(read(&whole) == read(&again), "{how}: {name} differs");
+    }
+    let told = |run: &Path| -> Vec<(u64, u64, u64, f64)> {
+        metrics(run).iter().map(|m| (m.step, m.loss.to_bits(), m.gradient_norm.to_bits(), m.epoch)).collect()
+    };
+    assert_eq!(told(&whole), told(&again), "{how}");
+}
+
+/// Twelve steps equal some steps, SIGKILL, and the rest.
+fn check_killed(how: &str) {
+    let bench = Bench::new();
+    bench.good(&format!("train {STEPS} {how} -o whole"));
+    let saved = bench.path("again/step-00000004");
+    let mut killed = begun(&bench, &format!("train {STEPS} {how} -o again"), || saved.exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(!bench.path("again/step-00000012").exists(), "{how}: it was killed too late");
+    bench.good("train --resume again");
+    assert_same(&bench, how);
+}
+
+#[test]
+fn a_killed_run_goes_on_bit_for_bit() {
+    check_killed("--tokens 2048");
+    check_killed("--tokens 2048 --dtype bf16");
+}
+
+#[test]
+fn a_killed_run_goes_on_bit_for_bit_inside_a_document() {
+    check_killed("--strategy split --cut flow --tokens 1024 --packs 2");
+    check_killed("--strategy split --tokens 2048 --dtype bf16");
+}
+
+#[test]
+fn a_killed_run_of_the_baselines_goes_on_bit_for_bit() {
+    check_killed("--scheme single --tokens 2048");
+    check_killed("--scheme padded --batch 4 --tokens 2048");
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_finishes_the_step_and_saves() {
+    let bench = Bench::new();
+    bench.good(&format!("train {STEPS} --tokens 2048 -o whole"));
+    let run = bench.path("again");
+    let two = || fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|text| text.lines().count() >= 2);
+    let stopped = begun(&bench, &format!("train {STEPS} --tokens 2048 -o again"), two);
+    let kill = Command::new("kill").args(["-INT", &stopped.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = stopped.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("stopping after this step") && told.contains("--resume again"), "{told}");
+    let step = metrics(&run).len();
+    assert!((2..12).contains(&step), "it was stopped after {step} steps");
+    assert!(run.join(format!("step-{step:08}")).exists(), "{:?}", bench.names("again"));
+    // What is computed again in the backward pass changes no bit either.
+    bench.good("train --resume again --recompute full");
+    assert_same(&bench, "");
+}
+
+/// Makes what the model reads of one byte NaN: packs without it stay as they are.
+fn spoil(checkpoint: &Path, byte: u8) {
+    let path = checkpoint.join("model.safetensors");
+    let mut file = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let about: serde_json::Value = serde_json::from_slice(&file[8..8 + header]).unwrap();
+    let embedding = &about["backbone.embeddings.weight"];
+    let width = embedding["shape"][1].as_u64().unwrap() as usize;
+    let start = 8 + header + embedding["data_offsets"][0].as_u64().unwrap() as usize + 4 * width * usize::from(byte);
+    file[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(path, file).unwrap();
+}
+
+#[test]
+fn a_step_that_is_not_finite_is_skipped_and_ten_in_a_row_end_the_run() {
+    let bench = Bench::new();
+    bench.good("train text --model model.toml --tokens 256 --steps 1 -o spoilt");
+    spoil(&bench.path("spoilt/step-00000001"), b'~');
+    for (folder, words) in [("mixed", "plain words\n"), ("bad", "a ~ in each\n")] {
+        fs::create_dir(bench.path(folder)).unwrap();
+        (0..12).for_each(|i| fs::write(bench.path(folder).join(format!("{i}.txt")), words.repeat(8)).unwrap());
+    }
+    fs::write(bench.path("mixed/wavy.txt"), "one ~ is enough\n".repeat(6)).unwrap();
+
+    let start = "--init spoilt --scheme single --tokens 256 --held-out 0 --save-every 5";
+    let ran = bench.good(&format!("train mixed {start} --steps 13 -o mixed-run"));
+    assert_eq!(ran.err.matches("was skipped").count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("wavy.txt) is not finite") && ran.err.contains("1 skipped"), "{}", ran.err);
+    let all = metrics(&bench.path("mixed-run"));
+    assert_eq!(all.iter().filter(|m| m.skipped).count(), 1);
+    assert!(all.iter().all(|m| m.skipped == m.loss.is_nan()), "only the loss of the skipped step is none");
+
+    let ran = bench.run(&format!("train bad {start} --steps 50 -o bad-run"));
+    assert_eq!(ran.code, 2, "{ran:#?}");
+    let words = ["10 steps in a row were skipped", "step 10", "the loss of pack 0", ".txt", "lower learning rate"];
+    common::refused(&ran, &words);
+    assert_eq!(metrics(&bench.path("bad-run")).len(), 10);
+    let page = fs::read_to_string(bench.path("bad-run/run.html")).unwrap();
+    assert!(page.contains("skipped (10)"), "the page shows them");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_loud_and_the_run_goes_on() {
+    let bench = Bench::new();
+    bench.good("train text --model model.toml --tokens 256 --steps 2 -o run");
+    let saved = bench.names("run/step-00000002");
+    let command = bench.command("train --resume run --steps 202");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 150; exec \"$0\" \"$@\""]);
+    limited.arg(command.get_program()).args(command.get_args());
+    limited.current_dir(bench.path("")).env("PACKSCAN_CACHE", bench.path("cache")).env("NO_COLOR", "1");
+    let output = limited.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("WARNING: the checkpoint of step 100 was NOT saved: cannot write"), "{told}");
+    // The run went on to its end; that its last checkpoint is not there is an error.
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("step 202/202") && told.contains("its last checkpoint, of step 202, was NOT saved"),
+        "{told}"
+    );
+    assert_eq!(metrics(&bench.path("run")).len(), 202);
+    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.html", "run.toml", "step-00000002"]);
+    assert_eq!(bench.names("run/step-00000002"), saved);
+    bench.good("eval run text/lib.rs");
+}
