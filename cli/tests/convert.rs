@@ -56,7 +56,7 @@ fn bad_input_leaves_nothing() {
         }
     };
     refused(&scratch.path().join("nowhere"), &to, &[], &["nowhere cannot be used", "no folder"]);
-    refused(scratch.path(), &to, &[], &["cannot read", "config.json"]);
+    refused(scratch.path(), &to, &[], &["it has no config.json"]);
     refused(&fixture(), &to, &["--dtype", "u32"], &["u32", "f32, f16, bf16"]);
     refused(&fixture(), &to, &["--layout", "other"], &["other", "hf, original"]);
     refused(&fixture(), &to, &["--max-shard", "5XB"], &["5XB", "GB"]);
