@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn ids_are_shortened() {
-        let numbers = "n16-l32-s4-c64-v2-bf16";
+        let numbers = "n16-l32-s4-c64-b1-v2-bf16";
         let of = |options: &str| parts(Forward::SPEC, &format!("selective_scan_fwd-{numbers}{options}"));
         assert_eq!(of(""), (numbers.to_owned(), "none".to_owned()));
         assert_eq!(of("-softplus-gate"), (numbers.to_owned(), "softplus gate".to_owned()));

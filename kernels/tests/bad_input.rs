@@ -50,7 +50,7 @@ impl Scan {
             last: false,
             checkpoints: true,
         };
-        let variant = scan::Backward { chunk: 8, vec: 1, ..scan::default_backward(&problem) };
+        let variant = scan::Backward { chunk: 8, kept: 8, walk: 1, vec: 1, ..scan::default_backward(&problem) };
         let filled = |len| halves(&device, len);
         Scan {
             tokens: (0..6).map(|_| filled(T * D)).collect(),

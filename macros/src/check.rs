@@ -195,7 +195,7 @@ impl Checker {
             }
             Some(_) => {}
         }
-        Some(Launch { grid: from.grid?, threads: from.threads?, shared: from.shared })
+        Some(Launch { grid: from.grid?, threads: from.threads?, shared: from.shared, resident: from.resident })
     }
 
     fn tensor(&mut self, from: parse::Tensor) -> Option<Tensor> {

@@ -89,10 +89,12 @@ pub fn methods(spec: &Spec) -> TokenStream {
     let zero: Expr = syn::parse_quote!(0);
     let threads = number(spec, "threads", &spec.launch.threads);
     let shared = number(spec, "shared_bytes", spec.launch.shared.as_ref().unwrap_or(&zero));
+    let one: Expr = syn::parse_quote!(1);
+    let resident = number(spec, "resident", spec.launch.resident.as_ref().unwrap_or(&one));
     let grid = grid(spec);
     let dims = dims(spec);
     let bind = bind(spec);
-    quote!(#threads #shared #grid #dims #bind)
+    quote!(#threads #shared #resident #grid #dims #bind)
 }
 
 fn number(spec: &Spec, name: &str, expr: &Expr) -> TokenStream {

@@ -91,17 +91,18 @@ pub struct Strided {
     pub by: Option<Expr>,
 }
 
-/// `launch { grid: [x, y, z], threads: expr, shared: expr }`.
+/// `launch { grid: [x, y, z], threads: expr, shared: expr, resident: expr }`.
 pub struct Launch {
     pub span: Span,
     pub grid: Option<Vec<Expr>>,
     pub grid_span: Span,
     pub threads: Option<Expr>,
     pub shared: Option<Expr>,
+    pub resident: Option<Expr>,
 }
 
 const SECTIONS: [&str; 6] = ["variant", "derived", "rules", "dims", "tensors", "launch"];
-const LAUNCH_KEYS: [&str; 3] = ["grid", "threads", "shared"];
+const LAUNCH_KEYS: [&str; 4] = ["grid", "threads", "shared", "resident"];
 
 impl Parse for Declaration {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
@@ -265,7 +266,7 @@ impl Parse for Tensor {
 impl Launch {
     fn parse(input: ParseStream<'_>, brace: Brace) -> Result<Self> {
         let span = brace.span.join();
-        let mut launch = Self { span, grid: None, grid_span: span, threads: None, shared: None };
+        let mut launch = Self { span, grid: None, grid_span: span, threads: None, shared: None, resident: None };
         let mut seen = Vec::new();
         while !input.is_empty() {
             let key: Ident = input.parse()?;
@@ -277,7 +278,8 @@ impl Launch {
                     (launch.grid, launch.grid_span) = (Some(grid), grid_span);
                 }
                 "threads" => launch.threads = Some(input.parse()?),
-                _ => launch.shared = Some(input.parse()?),
+                "shared" => launch.shared = Some(input.parse()?),
+                _ => launch.resident = Some(input.parse()?),
             }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;

@@ -134,6 +134,8 @@ pub struct Launch {
     pub grid: Vec<Expr>,
     pub threads: Expr,
     pub shared: Option<Expr>,
+    /// Blocks that one multiprocessor shall hold.
+    pub resident: Option<Expr>,
 }
 
 impl Docs {

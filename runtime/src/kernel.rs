@@ -210,6 +210,9 @@ pub trait Variant: Clone + fmt::Debug + fmt::Display + PartialEq + Send + Sync +
     /// Dynamic shared memory of a block, in bytes.
     fn shared_bytes(&self) -> usize;
 
+    /// Blocks that one multiprocessor shall hold at least: the compiler leaves registers for as many.
+    fn resident(&self) -> usize;
+
     /// Blocks of a call.
     fn grid(&self, extents: Extents<'_>) -> [usize; 3];
 
@@ -378,9 +381,10 @@ pub fn source<V: Variant>(variant: &V) -> String {
     let _ = write!(
         out,
         "#line 1 \"entry of the variant\"\n\
-         extern \"C\" __global__ void __launch_bounds__({threads}) {symbol}(const __grid_constant__ Args args) {{\n    \
+         extern \"C\" __global__ void __launch_bounds__({threads}, {resident}) {symbol}(const __grid_constant__ Args args) {{\n    \
          {name}(args);\n}}\n",
         threads = variant.threads(),
+        resident = variant.resident(),
         symbol = symbol(&id),
         name = spec.name,
     );

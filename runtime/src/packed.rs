@@ -192,21 +192,29 @@ impl Packed {
         (0..self.sequences()).flat_map(|s| std::iter::repeat_n(s as u32, self.range(s).len())).collect()
     }
 
-    /// Cuts the pack between sequences into `groups` runs of as nearly equal numbers of tokens as the sequences allow: run `g`
+    /// Cuts the pack between sequences into `groups` runs of which the longest has as few tokens as the sequences allow: run `g`
     /// is sequences `starts[g]` to `starts[g + 1]`, `[groups + 1]`. A run may be empty. No groups count as one.
     pub fn group_starts(&self, groups: usize) -> Vec<u32> {
-        let (tokens, sequences) = (self.tokens() as u64, self.sequences() as u32);
-        let groups = groups.max(1);
-        let mut starts: Vec<u32> = (0..groups as u64)
-            .map(|g| {
-                let target = (g * tokens / groups as u64) as u32;
-                let after = self.cu_seqlens.partition_point(|&start| start < target);
-                let before = after.saturating_sub(1);
-                let nearer = self.cu_seqlens[after] - target < target.saturating_sub(self.cu_seqlens[before]);
-                (if nearer { after } else { before }) as u32
-            })
-            .collect();
-        starts.push(sequences);
+        let (mut too_few, mut enough) = (0, self.tokens() as u32);
+        while enough - too_few > 1 {
+            let most = too_few + (enough - too_few) / 2;
+            if self.runs_of(most, groups).last() == Some(&(self.sequences() as u32)) {
+                enough = most;
+            } else {
+                too_few = most;
+            }
+        }
+        self.runs_of(enough, groups)
+    }
+
+    /// Runs of as many whole sequences as fit `most` tokens, the first `groups` of them.
+    fn runs_of(&self, most: u32, groups: usize) -> Vec<u32> {
+        let mut starts = vec![0];
+        for _ in 0..groups.max(1) {
+            let first = starts[starts.len() - 1] as usize;
+            let end = self.cu_seqlens[first].saturating_add(most);
+            starts.push(self.cu_seqlens.partition_point(|&start| start <= end) as u32 - 1);
+        }
         starts
     }
 

@@ -119,28 +119,55 @@ template <unsigned WIDTH, unsigned SIZE> __device__ inline void put(float* to, c
     }
 }
 
-// Row `t` of a tensor whose rows lie `stride` elements apart. The host checks that a stride in bytes fits 32 bits, so one wide
+// Row `t` of a tensor whose rows lie `stride` elements apart. The host checks that a stride in bytes fits 32 bits, so that one wide
 // multiplication makes the address.
 template <typename T> __device__ inline T* row_at(T* first, unsigned t, long long stride) {
-    const unsigned long long bytes = (unsigned long long)t * unsigned(stride * sizeof(T));
-    return reinterpret_cast<T*>(reinterpret_cast<unsigned long long>(first) + bytes);
+    return (T*)((char*)first + (unsigned long long)t * (unsigned(stride) * unsigned(sizeof(T))));
 }
+
+// A column of a tensor, for a thread that visits many of its rows. The pointer stays in registers, where the compiler would rather
+// make it again for every row.
+template <typename T> struct Column {
+    T* first;
+    long long stride;
+
+    __device__ Column(T* tensor, unsigned column, long long stride) : first(tensor + column), stride(stride) {
+        asm("" : "+l"(first));
+        __builtin_assume(__isGlobal(first));
+    }
+    __device__ T* row(unsigned t) const { return row_at(first, t, stride); }
+};
 
 // Sums COUNT values, a power of two, over the lanes whose numbers differ in the bits HIGH, HIGH/2, .., LOW: the same tree for every value, whichever
 // way. While a lane has several values, each exchange halves those that it cares for, so that COUNT sums over as many lanes cost
 // COUNT - 1 shuffles. Afterwards the lane has `folded(..)` values in v[0..], those from index `rank * folded(..)` on, where
 // rank is its number among the lanes; if lanes outnumber values, `lanes / COUNT` neighbours have the same one.
+//
+// An exchange chooses what to keep and what to send, two instructions a value. The first SORTED exchanges need no choice: there every lane has
+// arranged its values so that it keeps the first half: of COUNT groups of values, group i lies where group i ^ turn(rank, lanes, COUNT) would.
 constexpr unsigned folded(unsigned high, unsigned low, unsigned count) {
     for (unsigned mask = high; mask >= low && mask > 0; mask /= 2) count = count > 1 ? count / 2 : 1;
     return count;
 }
 
+__device__ inline unsigned turn(unsigned rank, unsigned lanes, unsigned count) {
+    return lanes > count ? rank / (lanes / count) : rank * (count / lanes);
+}
+
+// What a lane has of SIZE values folded over N neighbouring lanes: how many, and how many neighbours have the same ones.
+template <unsigned N, unsigned SIZE> struct Folded {
+    static constexpr unsigned COUNT = folded(N / 2, 1, SIZE), SHARE = N * COUNT / SIZE;
+};
+
 // The first COUNT of the values, by a template for each exchange, so that every index is a constant and the values stay in registers.
-template <unsigned HIGH, unsigned LOW, unsigned COUNT, unsigned SIZE> __device__ inline void fold_first(float (&v)[SIZE]) {
+template <unsigned HIGH, unsigned LOW, unsigned SORTED, unsigned COUNT, unsigned SIZE> __device__ inline void fold_first(float (&v)[SIZE]) {
     if constexpr (HIGH >= LOW && HIGH > 0) {
         constexpr unsigned LEFT = COUNT > 1 ? COUNT / 2 : 1;
         if constexpr (COUNT == 1) {
             v[0] += __shfl_xor_sync(0xffffffff, v[0], HIGH);
+        } else if constexpr (SORTED > 1) {
+#pragma unroll
+            for (unsigned j = 0; j < LEFT; ++j) v[j] += __shfl_xor_sync(0xffffffff, v[j + LEFT], HIGH);
         } else {
             const bool upper = threadIdx.x & HIGH;
 #pragma unroll
@@ -150,12 +177,13 @@ template <unsigned HIGH, unsigned LOW, unsigned COUNT, unsigned SIZE> __device__
                 v[j] = kept + __shfl_xor_sync(0xffffffff, sent, HIGH);
             }
         }
-        fold_first<HIGH / 2, LOW, LEFT>(v);
+        fold_first<HIGH / 2, LOW, (SORTED > 1 ? SORTED / 2 : 1), LEFT>(v);
     }
 }
 
-template <unsigned HIGH, unsigned LOW, unsigned COUNT> __device__ inline void fold(float (&v)[COUNT]) {
-    fold_first<HIGH, LOW, COUNT>(v);
+// SORTED is how many groups of neighbouring values are sorted, a power of two.
+template <unsigned HIGH, unsigned LOW, unsigned SORTED = 1, unsigned COUNT> __device__ inline void fold(float (&v)[COUNT]) {
+    fold_first<HIGH, LOW, SORTED, COUNT>(v);
 }
 
 // Reductions over a block, in an order that depends on its number of threads alone: a butterfly in each warp, whose result is

@@ -77,6 +77,14 @@ fn groups_cut_between_sequences_and_share_the_work() {
     let work: Vec<usize> =
         starts.windows(2).map(|pair| (pair[0]..pair[1]).map(|s| packed.range(s as usize).len()).sum()).collect();
     assert_eq!(work, [20, 20, 20]);
+    // The longest run is the shortest possible: no other place of two cuts does better.
+    let lengths = [7, 1, 0, 9, 4, 4, 2, 8, 1, 3];
+    let packed = Packed::from_lengths(&lengths).unwrap();
+    let longest =
+        |starts: &[usize]| starts.windows(2).map(|p| lengths[p[0]..p[1]].iter().sum::<usize>()).max().unwrap();
+    let got: Vec<usize> = packed.group_starts(3).iter().map(|&s| s as usize).collect();
+    let best = (0..=10).flat_map(|i| (i..=10).map(move |j| longest(&[0, i, j, 10]))).min().unwrap();
+    assert_eq!((got[3], longest(&got)), (10, best));
     // More groups than sequences leaves some with none.
     let starts = Packed::from_lengths(&[4]).unwrap().group_starts(4);
     assert_eq!((starts.len(), starts[0], starts[4]), (5, 0, 1));

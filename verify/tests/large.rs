@@ -402,8 +402,8 @@ const PASSES: [(&str, &str); 4] = [
 #[test]
 fn seventy_thousand_channels_on_the_emulator() {
     for id in [
-        "selective_scan_fwd-n1-l8-s1-c128-v4-f32",
-        "selective_scan_bwd-n1-l8-s1-c128-v4-f32",
+        "selective_scan_fwd-n1-l8-s1-c128-b1-v4-f32",
+        "selective_scan_bwd-n1-l8-k8-s1-w1-c128-b1-v4-f32",
         "causal_conv1d_fwd-k2-l32-a4-w4-p32-v4-f32",
         "causal_conv1d_bwd-k2-l64-a4-w4-p32-v4-f32",
     ] {

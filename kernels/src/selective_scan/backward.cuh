@@ -3,8 +3,8 @@
 // What. From the gradient of out, the inputs and the states that forward saved at chunk starts: the gradients of u, delta, z, B, C for
 // every token, and of A, D, the bias of delta and the initial states. Shapes and options are in backward.rs, the derivation in README.md.
 //
-// How. As in forward a block owns CHANNELS channels of one group of whole sequences, and LANES neighbouring lanes share a channel. It walks
-// the group's chunks from the last to the first. For each chunk
+// How. As in forward a block owns CHANNELS channels of one group of whole sequences, and LANES neighbouring lanes share WALK channels. It
+// walks the group's chunks from the last to the first. For each chunk
 //   1. every thread turns the words that it loaded during the previous chunk into (delta, delta*u, dy), B and C in shared memory, with
 //      dy = g * silu(z),
 //   2. the loads of the next chunk are issued,
@@ -14,30 +14,45 @@
 //   4. every thread finishes du, ddelta and dz of the channels that it loaded, and dB and dC of the chunk are summed over warps.
 // Two barriers a chunk: after 1 and after 3. What step 4 reads of step 1 is what the same thread wrote.
 //
+// A lane keeps the states of KEPT tokens at a time. Where a chunk has more, it first computes the state before each such part, at the cost of
+// forward's arithmetic for all parts but the last. So registers set KEPT, and memory for checkpoints the chunk.
+//
 // Sums over channels do not end with a block: each writes its dB and dC of a token beside those of other blocks, its part of dA, dD
 // and the bias beside those of other groups, and `sum_rows` adds them in order. No float atomics, so gradients are repeatable to the bit;
 // and since every sum has one order, a sequence's per-token gradients have the same bits wherever it lies.
 //
-// The trick. Chunks without a boundary, nearly all, run straight-line code with the states of the chunk in registers. The others run
-// the same arithmetic token by token, with the states in local memory, so that boundaries cost code once and time rarely.
+// The trick. dB and dC are sums over channels of two numbers for each state, and to add them by shuffles costs as much as the rest. Three
+// things make it cheap: a lane adds its own WALK channels first; an exchange halves what a lane still cares for (`fold`); and lanes
+// keep the states of a run in such orders that an exchange has nothing to choose. For that B and C lie in shared memory in TURNS orders.
+// The sums over states do the same with the orders in which lanes walk their channels.
+//
+// Chunks without a boundary, nearly all, run straight-line code with their states in registers. The others run the same arithmetic token
+// by token, with the states in local memory, so that boundaries cost code once and time rarely.
 //
 // A boundary is a choice here too: where a token starts a sequence the carry is set, not multiplied, and the decayed
 // old state does not enter. Gradients of initial states are the carry that is set aside there.
 //
-// Cost an element (t, d, n): 11 float instructions and 2 exponentials (the decay is recomputed, which is cheaper than to keep it), about 7
-// for the sums over channels. Bytes an element (t, d): u, delta, z, g read, du, ddelta, dz written, 4*N/CHUNK of checkpoints,
-// 8*N/CHANNELS of parts of dB and dC.
+// Cost an element (t, d, n), N = 16, LANES 4, WALK 2: 13 float instructions and 2 exponentials (the decay is recomputed, which is cheaper than
+// to keep it), 3 for the sums over channels and lanes, 20 in all with loads; 7 more to stage and finish, which a channel's states share. Bytes
+// an element (t, d): u, delta, z, g read, du, ddelta, dz written, 4*N/CHUNK of checkpoints, 8*N/CHANNELS of parts of dB and dC.
 //
-// Dropped: keeping the decays of a chunk in registers as well; half the blocks fit then.
+// What limits it (65536 x 4096, N = 16, bf16, chunks of 8): 62 % of issue slots, 57 % of the passes of the load and store unit (a shared load
+// takes four where each lane gets 16 bytes, however many share them, and a shuffle one), 45 % of special functions, with two warps a scheduler.
+//
+// Dropped: keeping the decays of a chunk in registers as well (half the blocks fit); three blocks instead of two (5.98 ms for 5.84: spills take
+// the place of stalls); delta, dy and slopes of step 4 read again from shared memory (5.92 for 5.75); loads issued in the middle of step 3
+// (6.57 for 6.40 with chunks of 16); more than two channels a lane.
 
-constexpr unsigned WARPS = THREADS / 32;
-// Values of dB, then of dC, that a lane has before and after the sum over the channels of its warp, and how many lanes then have
-// the same ones.
-constexpr unsigned HALF = power_of_two_from(LANE_STATES), PARTS = 2 * HALF;
-constexpr unsigned OWN_PARTS = folded(16, LANES, PARTS), SAME_PARTS = 32 / LANES * OWN_PARTS / PARTS;
+constexpr unsigned WARPS = THREADS / 32, RANKS = 32 / LANES;
+// What dB and dC of a token need of a lane: for each place in a run, for each run and, to make their number a power of two, some more, two values.
+constexpr unsigned RUNS = power_of_two_from(LANE_STATES / RUN), PARTS = RUN * RUNS * 2;
 // Whether the states of a chunk fit registers.
-constexpr bool STRAIGHT = CHUNK * LANE_STATES <= 96;
+constexpr bool STRAIGHT = KEPT * WALK * LANE_STATES <= 96;
 constexpr unsigned NEVER = 0xffffffff;
+
+// Where a row of `step` has a channel. Threads that move VEC neighbouring channels each would meet in the same banks; so the channels of eight
+// are in another order in each of eight such neighbours.
+__device__ constexpr unsigned banked(unsigned channel) { return CHANNELS % 8 == 0 ? channel ^ channel / 8 % 8 : channel; }
 
 // Sums over the states of a token and channel.
 struct Sums {
@@ -48,9 +63,9 @@ struct Sums {
 
 // Shared memory of a block; `backward.rs` computes the same size.
 struct alignas(16) Staged {
+    float parts[WARPS][CHUNK][2][ROW];  // dB and dC, summed over the channels of a warp
     float4 step[CHUNK][CHANNELS];       // (delta, delta*u, dy, -)
     Projections projections;
-    float parts[WARPS][CHUNK][2][ROW];  // dB and dC, summed over the channels of a warp
     Sums sums[CHUNK];
 };
 // What is left of a block at its end: parts of the gradients of D and the bias.
@@ -61,29 +76,36 @@ struct Leftover {
 static_assert(sizeof(Staged) <= SHARED_BYTES && sizeof(Leftover) <= SHARED_BYTES, "backward.rs computes another size");
 
 struct Mover : Tile {
+    Column<const io_t> from_u, from_delta, from_g, from_z;
+    Column<io_t> to_du, to_ddelta, to_dz;
     float d_skip[VEC], d_bias[VEC];  // gradients, summed over the rows of this thread
-    Io u[PASSES], delta[PASSES], g[PASSES], z[PASSES];
+    // Of the chunk in shared memory, for step 4: delta, dy, and the slopes that delta and z came through, times the gradients where they are known.
+    Io u[PASSES];
+    float delta[PASSES][VEC], dy[PASSES][VEC], delta_slope[PASSES][VEC], z_slope[PASSES][VEC];
     Io next_u[PASSES], next_delta[PASSES], next_g[PASSES], next_z[PASSES];
 
-    __device__ Mover(const Args& args, unsigned begin, unsigned end) : Tile(args, begin, end) {
+    __device__ Mover(const Args& args, unsigned begin, unsigned end)
+        : Tile(args, begin, end), from_u(args.u, d, args.u_stride), from_delta(args.delta, d, args.delta_stride),
+          from_g(args.g, d, args.g_stride), from_z(args.z, d, args.z_stride), to_du(args.du, d, args.du_stride),
+          to_ddelta(args.ddelta, d, args.ddelta_stride), to_dz(args.dz, d, args.dz_stride) {
 #pragma unroll
         for (unsigned i = 0; i < VEC; ++i) d_skip[i] = d_bias[i] = 0.0f;
+#pragma unroll
+        for (unsigned k = 0; k < PASSES; ++k) next_u[k] = next_delta[k] = next_g[k] = next_z[k] = zeros<VEC, io_t>();
     }
 
-    // Step 2: starts the loads of the chunk at `base`. What lies outside the group stays zero and adds nothing.
+    // Step 2: starts the loads of a chunk at `base` that has tokens of the group. Channels that do not exist stay zero and add nothing.
     __device__ void prefetch(unsigned base) {
+        prefetch_projections(base);
+        if (count == 0) return;
 #pragma unroll
         for (unsigned k = 0; k < PASSES; ++k) {
-            const unsigned t = base + row_of(k);
-            next_u[k] = next_delta[k] = next_g[k] = next_z[k] = zeros<VEC, io_t>();
-            if (has(base, k)) {
-                next_u[k] = load<VEC>(row_at(args.u + d, t, args.u_stride));
-                next_delta[k] = load<VEC>(row_at(args.delta + d, t, args.delta_stride));
-                next_g[k] = load<VEC>(row_at(args.g + d, t, args.g_stride));
-                if constexpr (GATE) next_z[k] = load<VEC>(row_at(args.z + d, t, args.z_stride));
-            }
+            const unsigned t = token_of(base, k);
+            next_u[k] = load<VEC>(from_u.row(t));
+            next_delta[k] = load<VEC>(from_delta.row(t));
+            next_g[k] = load<VEC>(from_g.row(t));
+            if constexpr (GATE) next_z[k] = load<VEC>(from_z.row(t));
         }
-        prefetch_projections(base);
     }
 
     // Step 1: what was loaded goes to shared memory.
@@ -91,17 +113,19 @@ struct Mover : Tile {
 #pragma unroll
         for (unsigned k = 0; k < PASSES; ++k) {
             u[k] = next_u[k];
-            delta[k] = next_delta[k];
-            g[k] = next_g[k];
-            z[k] = next_z[k];
             if (!is_row(k)) continue;
 #pragma unroll
             for (unsigned i = 0; i < VEC; ++i) {
-                float step = delta[k][i] + bias[i];
-                if constexpr (SOFTPLUS) step = softplus(step);
-                float dy = g[k][i];
-                if constexpr (GATE) dy = dy * silu(z[k][i]);
-                shared.step[row_of(k)][column + i] = make_float4(step, step * u[k][i], dy, 0.0f);
+                const float raw = next_delta[k][i] + bias[i], g = next_g[k][i];
+                delta[k][i] = SOFTPLUS ? softplus(raw) : raw;
+                if constexpr (SOFTPLUS) delta_slope[k][i] = sigmoid(raw);
+                dy[k][i] = g;
+                if constexpr (GATE) {
+                    const float gate = next_z[k][i], s = sigmoid(gate);
+                    dy[k][i] = g * (gate * s);
+                    z_slope[k][i] = g * (s * fma(gate, 1.0f - s, 1.0f));
+                }
+                shared.step[row_of(k)][banked(column + i)] = make_float4(delta[k][i], delta[k][i] * u[k][i], dy[k][i], 0.0f);
             }
         }
         stage_projections(shared.projections);
@@ -113,30 +137,30 @@ struct Mover : Tile {
         for (unsigned k = 0; k < PASSES; ++k) {
             if (!has(base, k)) continue;
             const unsigned r = row_of(k), t = base + r;
-            float du[VEC], ddelta[VEC], dz[VEC];
+            float over_b[VEC], over_a[VEC], y[VEC], du[VEC], ddelta[VEC], dz[VEC];
+            constexpr unsigned WIDE = SUM_PAD % VEC == 0 ? VEC : 1;
+            get<WIDE>(&shared.sums[r].du[column], over_b);
+            get<WIDE>(&shared.sums[r].ddelta[column], over_a);
+            if constexpr (GATE) get<WIDE>(&shared.sums[r].y[column], y);
 #pragma unroll
             for (unsigned i = 0; i < VEC; ++i) {
-                const float4 step = shared.step[r][column + i];
-                const float u = this->u[k][i], dy = step.z;
-                const float over_b = shared.sums[r].du[column + i];
-                du[i] = step.x * over_b;
+                const float u = this->u[k][i];
+                du[i] = delta[k][i] * over_b[i];
                 if constexpr (SKIP) {
-                    du[i] = fma(skip[i], dy, du[i]);
-                    d_skip[i] = fma(dy, u, d_skip[i]);
+                    du[i] = fma(skip[i], dy[k][i], du[i]);
+                    d_skip[i] = fma(dy[k][i], u, d_skip[i]);
                 }
-                ddelta[i] = fma(u, over_b, shared.sums[r].ddelta[column + i]);
-                if constexpr (SOFTPLUS) ddelta[i] = ddelta[i] * sigmoid(delta[k][i] + bias[i]);
+                ddelta[i] = fma(u, over_b[i], LN2 * over_a[i]);
+                if constexpr (SOFTPLUS) ddelta[i] = ddelta[i] * delta_slope[k][i];
                 if constexpr (BIAS) d_bias[i] += ddelta[i];
                 if constexpr (GATE) {
-                    float y = shared.sums[r].y[column + i];
-                    if constexpr (SKIP) y = fma(skip[i], u, y);
-                    const float gate = z[k][i], s = sigmoid(gate);
-                    dz[i] = g[k][i] * y * (s * fma(gate, 1.0f - s, 1.0f));
+                    if constexpr (SKIP) y[i] = fma(skip[i], u, y[i]);
+                    dz[i] = z_slope[k][i] * y[i];
                 }
             }
-            store<VEC>(row_at(args.du + d, t, args.du_stride), du);
-            store<VEC>(row_at(args.ddelta + d, t, args.ddelta_stride), ddelta);
-            if constexpr (GATE) store<VEC>(row_at(args.dz + d, t, args.dz_stride), dz);
+            store<VEC>(to_du.row(t), du);
+            store<VEC>(to_ddelta.row(t), ddelta);
+            if constexpr (GATE) store<VEC>(to_dz.row(t), dz);
         }
     }
 
@@ -165,50 +189,48 @@ struct Mover : Tile {
             left.d_bias[row][column + i] = d_bias[i];
         }
         __syncthreads();
-        const unsigned tid = threadIdx.x, channel = blockIdx.x * CHANNELS + tid;
-        if (tid >= CHANNELS || channel >= args.d) return;
-        float skip = 0.0f, bias = 0.0f;
-        for (unsigned r = 0; r < ROWS_A_PASS; ++r) {
-            skip += left.d_skip[r][tid];
-            bias += left.d_bias[r][tid];
+        for (unsigned c = threadIdx.x; c < CHANNELS; c += THREADS) {
+            const unsigned channel = blockIdx.x * CHANNELS + c;
+            if (channel >= args.d) return;
+            float skip = 0.0f, bias = 0.0f;
+            for (unsigned r = 0; r < ROWS_A_PASS; ++r) {
+                skip += left.d_skip[r][c];
+                bias += left.d_bias[r][c];
+            }
+            const unsigned long long at = (unsigned long long)blockIdx.y * args.d + channel;
+            if constexpr (SKIP) args.dd_skip_parts[at] = skip;
+            if constexpr (BIAS) args.ddelta_bias_parts[at] = bias;
         }
-        const unsigned long long at = (unsigned long long)blockIdx.y * args.d + channel;
-        if constexpr (SKIP) args.dd_skip_parts[at] = skip;
-        if constexpr (BIAS) args.ddelta_bias_parts[at] = bias;
     }
 };
 
-// The states that one lane keeps of its channel, walked backwards.
-struct Scanner : Channel {
+// The states that one lane keeps of its channels, walked backwards.
+struct Scanner : Walk {
     unsigned begin, end;           // tokens of the group
     unsigned first_seq, seq;       // first sequence of the group; that of the last token not yet walked
     unsigned start;                // first token of `seq`
-    float a[LANE_STATES], a2[LANE_STATES];  // A, A * log2(e)
-    float carry[LANE_STATES];      // exp(delta*A) * dh of the token after
-    float da[LANE_STATES];         // gradient of A so far
-    float entering[LANE_STATES], next_entering[LANE_STATES];  // the state that the chunk's first token receives
+    States a2;                     // A * log2(e)
+    States carry;                  // exp(delta*A) * dh of the token after
+    States da;                     // gradient of A so far
+    States entering, next_entering;  // the state that the chunk's first token receives
 
     __device__ Scanner(const Args& args, unsigned first_seq, unsigned last_seq, unsigned begin, unsigned end)
-        : Channel(args), begin(begin), end(end), first_seq(first_seq), seq(last_seq), start(NEVER) {
-        restore(a, args.a, 0);
+        : Walk(args), begin(begin), end(end), first_seq(first_seq), seq(last_seq), start(NEVER) {
+        restore(a2, args.a, 0);
 #pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) {
-            a2[i] = a[i] * LOG2E;
-            carry[i] = da[i] = next_entering[i] = 0.0f;
-        }
+        for (unsigned w = 0; w < WALK; ++w)
+#pragma unroll
+            for (unsigned i = 0; i < LANE_STATES; ++i) a2[w][i] = a2[w][i] * LOG2E;
+        clear(da);
+        clear(next_entering);
         enter_previous();
     }
 
     __device__ bool is_continued(unsigned s) const { return INITIAL && args.continued[s] != 0; }
 
-    __device__ void clear_carry() {
-#pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) carry[i] = 0.0f;
-    }
-
     // The carry before the start of sequence `seq` is the gradient of its initial state, if it has one.
     __device__ void leave() {
-        if (!is_continued(seq)) clear_carry();
+        if (!is_continued(seq)) clear(carry);
         if constexpr (INITIAL) save(carry, args.d_initial_state, seq);
     }
 
@@ -218,119 +240,151 @@ struct Scanner : Channel {
             --seq;
             start = args.cu_seqlens[seq];
             if constexpr (LAST) restore(carry, args.d_final_state, seq);
-            else clear_carry();
+            else clear(carry);
             if (args.cu_seqlens[seq + 1] != start) return;
             leave();
         }
         start = NEVER;
-        clear_carry();
+        clear(carry);
     }
 
-    // Starts the load of the state that enters the chunk at `base`.
+    // Starts the load of the state that enters the chunk at `base`. What does not exist stays zero.
     __device__ void prefetch(unsigned base) {
-        if (base >= begin && base < end) restore(next_entering, args.checkpoints, base / CHUNK);
+        if (base >= begin && base < end) fetch(next_entering, args.checkpoints, base / CHUNK);
     }
 
-    __device__ void take_entering() {
-#pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) entering[i] = next_entering[i];
-    }
+    __device__ void take_entering() { arrange(entering, next_entering); }
 
     // The states after token `r`, from those before it.
-    template <bool FRESH> __device__ void step(const Staged& shared, unsigned r, float (&h)[LANE_STATES]) const {
-        const float4 step = shared.step[r][channel];
+    template <bool FRESH> __device__ void step(const Staged& shared, unsigned r, States& h) const {
+        float2 step[WALK];
+#pragma unroll
+        for (unsigned w = 0; w < WALK; ++w) step[w] = *reinterpret_cast<const float2*>(&shared.step[r][banked(channel_of(w))]);
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN];
-            get<RUN>(&shared.projections.b[r][state_of(i)], b);
+            get<RUN>(&shared.projections.b[r][order][run_of(i)], b);
 #pragma unroll
-            for (unsigned j = 0; j < RUN; ++j) {
-                const float x = step.y * b[j];
-                h[i + j] = FRESH ? x : fma(ex2(step.x * a2[i + j]), h[i + j], x);
+            for (unsigned w = 0; w < WALK; ++w) {
+#pragma unroll
+                for (unsigned j = 0; j < RUN; ++j) {
+                    const float x = step[w].y * b[j];
+                    h[w][i + j] = FRESH ? x : fma(ex2(step[w].x * a2[w][i + j]), h[w][i + j], x);
+                }
             }
         }
     }
 
-    // Token `r` in reverse, given the states before and after it: this lane's part of the sums over states, and through `shared` of
-    // those over channels.
+    // Token `r` in reverse, given the states before and after it: this lane's part of the sums over states of each channel, and through
+    // `shared` of those over channels. `ddelta` is to be scaled by ln(2).
     template <bool FRESH> __device__ void step_back(
-        Staged& shared, unsigned r, const float (&before)[LANE_STATES], const float (&after)[LANE_STATES],
-        float& du, float& ddelta, float& y) {
-        const float4 step = shared.step[r][channel];
+        Staged& shared, unsigned r, const States& before, const States& after,
+        float (&du)[WALK], float (&ddelta)[WALK], float (&y)[WALK]) {
+        float4 step[WALK];
+#pragma unroll
+        for (unsigned w = 0; w < WALK; ++w) {
+            step[w] = shared.step[r][banked(channel_of(w))];
+            du[w] = ddelta[w] = y[w] = 0.0f;
+        }
         float parts[PARTS] = {};
-        du = ddelta = y = 0.0f;
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN], c[RUN];
-            get<RUN>(&shared.projections.b[r][state_of(i)], b);
-            get<RUN>(&shared.projections.c[r][state_of(i)], c);
+            get<RUN>(&shared.projections.b[r][order][run_of(i)], b);
+            get<RUN>(&shared.projections.c[r][order][run_of(i)], c);
 #pragma unroll
             for (unsigned j = 0; j < RUN; ++j) {
-                const unsigned n = i + j;
-                const float decay = ex2(step.x * a2[n]);
-                const float dh = fma(c[j], step.z, carry[n]);
-                parts[n] = dh * step.y;
-                parts[HALF + n] = step.z * after[n];
-                du = fma(dh, b[j], du);
-                if constexpr (!FRESH) {
-                    const float dh_decayed = dh * (decay * before[n]);
-                    ddelta = fma(a[n], dh_decayed, ddelta);
-                    da[n] = fma(step.x, dh_decayed, da[n]);
+                float& db = parts[(j * RUNS + i / RUN) * 2];
+                float& dc = parts[(j * RUNS + i / RUN) * 2 + 1];
+#pragma unroll
+                for (unsigned w = 0; w < WALK; ++w) {
+                    const unsigned n = i + j;
+                    const float decay = ex2(step[w].x * a2[w][n]);
+                    const float dh = fma(c[j], step[w].z, carry[w][n]);
+                    carry[w][n] = decay * dh;
+                    db = w == 0 ? dh * step[w].y : fma(dh, step[w].y, db);
+                    dc = w == 0 ? step[w].z * after[w][n] : fma(step[w].z, after[w][n], dc);
+                    du[w] = fma(dh, b[j], du[w]);
+                    if constexpr (!FRESH) {
+                        const float decayed = carry[w][n] * before[w][n];
+                        ddelta[w] = fma(a2[w][n], decayed, ddelta[w]);
+                        da[w][n] = fma(step[w].x, decayed, da[w][n]);
+                    }
+                    if constexpr (GATE) y[w] = fma(c[j], after[w][n], y[w]);
                 }
-                if constexpr (GATE) y = fma(c[j], after[n], y);
-                carry[n] = decay * dh;
             }
         }
-        fold<16, LANES>(parts);
-        const unsigned rank = threadIdx.x % 32 / LANES;
-        if (rank % SAME_PARTS == 0) {
+        fold<16, LANES, TURNS>(parts);
+        using Own = Folded<RANKS, PARTS>;
+        if (rank % Own::SHARE == 0) {
 #pragma unroll
-            for (unsigned j = 0; j < OWN_PARTS; ++j) {
-                const unsigned k = rank / SAME_PARTS * OWN_PARTS + j, i = k % HALF;
-                if (HALF == LANE_STATES || i < LANE_STATES) shared.parts[threadIdx.x / 32][r][k / HALF][state_of(i)] = parts[j];
+            for (unsigned k = 0; k < Own::COUNT; ++k) {
+                const unsigned part = rank / Own::SHARE * Own::COUNT + k, run = part / 2 % RUNS;
+                if (RUNS * RUN == LANE_STATES || run < LANE_STATES / RUN)
+                    shared.parts[threadIdx.x / 32][r][part % 2][run_of(run * RUN) + part / 2 / RUNS] = parts[k];
+            }
+        }
+    }
+
+    // TOKENS tokens from `r` on in reverse, of which none but a FRESH one starts a sequence; h[j] and h[j + 1] are the states around each.
+    template <bool FRESH, unsigned TOKENS, unsigned SIZE> __device__ void walk_back(Staged& shared, unsigned r, const States (&h)[SIZE], unsigned first) {
+        float du[WALK * TOKENS], ddelta[WALK * TOKENS], y[WALK * TOKENS];
+#pragma unroll
+        for (unsigned j = TOKENS; j-- > 0;) {
+            float token_du[WALK], token_ddelta[WALK], token_y[WALK];
+            step_back<FRESH>(shared, r + j, h[first + j], h[first + j + 1], token_du, token_ddelta, token_y);
+#pragma unroll
+            for (unsigned w = 0; w < WALK; ++w) {
+                du[w * TOKENS + j] = token_du[w];
+                ddelta[w * TOKENS + j] = token_ddelta[w];
+                y[w * TOKENS + j] = token_y[w];
+            }
+        }
+        fold<LANES / 2, 1, SWAPS>(du);
+        fold<LANES / 2, 1, SWAPS>(ddelta);
+        if constexpr (GATE) fold<LANES / 2, 1, SWAPS>(y);
+        using Own = Folded<LANES, WALK * TOKENS>;
+        if (lane % Own::SHARE == 0) {
+#pragma unroll
+            for (unsigned j = 0; j < Own::COUNT; ++j) {
+                const unsigned k = lane / Own::SHARE * Own::COUNT + j, channel = slot * WALK + k / TOKENS;
+                Sums& sums = shared.sums[r + k % TOKENS];
+                sums.du[channel] = du[j];
+                sums.ddelta[channel] = ddelta[j];
+                if constexpr (GATE) sums.y[channel] = y[j];
             }
         }
     }
 
     // Step 3 for a chunk inside one sequence.
     __device__ void scan_straight(Staged& shared) {
-        float h[CHUNK + 1][LANE_STATES];
+        States starts[CHUNK / KEPT];
+        copy(starts[0], entering);
+#pragma unroll 1
+        for (unsigned part = 1; part < CHUNK / KEPT; ++part) {
 #pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) h[0][i] = entering[i];
-#pragma unroll
-        for (unsigned r = 0; r < CHUNK; ++r) {
-#pragma unroll
-            for (unsigned i = 0; i < LANE_STATES; ++i) h[r + 1][i] = h[r][i];
-            step<false>(shared, r, h[r + 1]);
+            for (unsigned r = 0; r < KEPT; ++r) step<false>(shared, (part - 1) * KEPT + r, entering);
+            copy(starts[part], entering);
         }
+#pragma unroll 1
+        for (unsigned part = CHUNK / KEPT; part-- > 0;) {
+            const unsigned first = part * KEPT;
+            States h[KEPT + 1];
+            copy(h[0], starts[part]);
 #pragma unroll
-        for (unsigned g = CHUNK; g > 0; g -= GROUP) {
-            float du[GROUP], ddelta[GROUP], y[GROUP];
-#pragma unroll
-            for (unsigned j = GROUP; j-- > 0;) {
-                const unsigned r = g - GROUP + j;
-                step_back<false>(shared, r, h[r], h[r + 1], du[j], ddelta[j], y[j]);
+            for (unsigned r = 0; r < KEPT; ++r) {
+                copy(h[r + 1], h[r]);
+                step<false>(shared, first + r, h[r + 1]);
             }
-            fold<LANES / 2, 1>(du);
-            fold<LANES / 2, 1>(ddelta);
-            if constexpr (GATE) fold<LANES / 2, 1>(y);
-            if (lane % SHARE == 0) {
 #pragma unroll
-                for (unsigned j = 0; j < OWN; ++j) {
-                    Sums& sums = shared.sums[g - GROUP + lane / SHARE * OWN + j];
-                    sums.du[channel] = du[j];
-                    sums.ddelta[channel] = ddelta[j];
-                    if constexpr (GATE) sums.y[channel] = y[j];
-                }
-            }
+            for (unsigned g = KEPT; g > 0; g -= GROUP) walk_back<false, GROUP>(shared, first + g - GROUP, h, g - GROUP);
         }
     }
 
     // Step 3 for a chunk with boundaries, token by token.
     __device__ void scan_tokens(Staged& shared, unsigned base) {
-        float received[CHUNK][LANE_STATES], h[LANE_STATES];
-#pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) h[i] = entering[i];
+        States received[CHUNK], h[2];
+        copy(h[0], entering);
         unsigned s = seq;
         while (s > first_seq && args.cu_seqlens[s] > base) --s;
 #pragma unroll 1
@@ -339,36 +393,24 @@ struct Scanner : Channel {
             if (t - begin >= end - begin) continue;
             while (args.cu_seqlens[s + 1] <= t) ++s;
             const bool starts = t == args.cu_seqlens[s];
-            if (INITIAL && starts && is_continued(s)) restore(h, args.initial_state, s);
-#pragma unroll
-            for (unsigned i = 0; i < LANE_STATES; ++i) received[r][i] = h[i];
-            if (starts && !is_continued(s)) step<true>(shared, r, h);
-            else step<false>(shared, r, h);
+            if (INITIAL && starts && is_continued(s)) restore(h[0], args.initial_state, s);
+            copy(received[r], h[0]);
+            if (starts && !is_continued(s)) step<true>(shared, r, h[0]);
+            else step<false>(shared, r, h[0]);
         }
 #pragma unroll 1
         for (unsigned r = CHUNK; r-- > 0;) {
             const unsigned t = base + r;
             if (t - begin >= end - begin) continue;
             const bool starts = t == start;
-            float before[LANE_STATES], after[LANE_STATES];
-#pragma unroll
-            for (unsigned i = 0; i < LANE_STATES; ++i) before[i] = after[i] = received[r][i];
-            float du[1], ddelta[1], y[1];
+            copy(h[0], received[r]);
+            copy(h[1], h[0]);
             if (starts && !is_continued(seq)) {
-                step<true>(shared, r, after);
-                step_back<true>(shared, r, before, after, du[0], ddelta[0], y[0]);
+                step<true>(shared, r, h[1]);
+                walk_back<true, 1>(shared, r, h, 0);
             } else {
-                step<false>(shared, r, after);
-                step_back<false>(shared, r, before, after, du[0], ddelta[0], y[0]);
-            }
-            fold<LANES / 2, 1>(du);
-            fold<LANES / 2, 1>(ddelta);
-            if constexpr (GATE) fold<LANES / 2, 1>(y);
-            if (lane == 0) {
-                Sums& sums = shared.sums[r];
-                sums.du[channel] = du[0];
-                sums.ddelta[channel] = ddelta[0];
-                if constexpr (GATE) sums.y[channel] = y[0];
+                step<false>(shared, r, h[1]);
+                walk_back<false, 1>(shared, r, h, 0);
             }
             if (starts) {
                 leave();

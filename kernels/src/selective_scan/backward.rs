@@ -14,10 +14,16 @@ packscan_macros::kernel! {
             state: "n" in 1..=1024,
             /// Chunk length, L: tokens whose states are recomputed at a time. Forward must have saved a state each L tokens.
             chunk: "l" in 8..=64,
+            /// Tokens of a chunk whose states a lane keeps at a time; of more than one such part, the states before each are computed first.
+            kept: "k" in [2, 4, 8, 16, 32, 64],
             /// Lanes of a warp that share a channel.
             lanes: "s" in [1, 2, 4, 8, 16, 32],
+            /// Channels that such lanes walk together.
+            walk: "w" in [1, 2, 4, 8],
             /// Channels of a block.
             channels: "c" in 1..=1024,
+            /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
+            resident: "b" in 1..=32,
             /// Neighbouring channels, or states of B and C where N allows, that one load moves.
             vec: "v" in [1, 2, 4, 8],
             /// Type of the activations and their gradients; states and sums are always f32.
@@ -36,27 +42,33 @@ packscan_macros::kernel! {
             last: flag "final",
         }
         derived {
-            threads = channels * lanes,
+            threads = channels / walk * lanes,
             lane_states = state.div_ceil(lanes),
             state_vec = if state.is_multiple_of(vec) { vec } else { 1 },
             // Tokens summed over lanes at once.
-            group = (16 / lane_states).clamp(1, 4).next_power_of_two(),
-            sum_pad = if lanes > 1 { 32 / lanes } else { 0 },
+            group = (lanes / walk).clamp(1, 4).min(kept),
+            sum_pad = if lanes > walk { 32 / lanes * walk } else { 0 },
             // States of a channel, padded.
             row = lanes * lane_states,
-            staged = chunk * (16 * channels + 8 * row + 8 * row * (threads / 32) + 12 * (channels + sum_pad)),
-            leftover = 8 * lanes * vec * channels,
+            // Neighbouring states that a lane has of a channel.
+            run = if lane_states.is_multiple_of(4) { 4 } else if lane_states.is_multiple_of(2) { 2 } else { 1 },
+            // Orders in which the lanes of a warp keep them.
+            turns = run.min(32 / lanes),
+            staged = chunk * (16 * channels + 8 * row * turns + 8 * row * (threads / 32) + 12 * (channels + sum_pad)),
+            leftover = 8 * lanes * vec / walk * channels,
             shared_bytes = staged.max(leftover).next_multiple_of(16),
         }
         rules {
             lanes <= state, lanes: "a channel has only {state} states to share among lanes", "take at most {state} lanes";
             lane_states <= 64, lanes: "a lane keeps its {lane_states} states in registers, 64 at most", "take at least {} lanes", state.div_ceil(64).next_power_of_two();
             chunk.is_multiple_of(2), chunk: "a chunk is even, so that what is staged stays aligned", "take {}", chunk + 1;
-            chunk.is_multiple_of(group), chunk: "a chunk is a whole number of the {group} tokens that are summed at once", "take {}", chunk.next_multiple_of(group);
+            chunk.is_multiple_of(kept), kept: "a chunk of {chunk} tokens is a whole number of the parts that are kept at a time", "take {}", 1 << chunk.trailing_zeros().clamp(1, 6);
             channels.is_multiple_of(vec), channels: "a block's channels are a whole number of loads of {vec}", "take {}", channels.next_multiple_of(vec);
             vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();
-            threads.is_multiple_of(32), channels: "a block has whole warps, so channels * lanes is a multiple of 32", "take {}", channels.next_multiple_of(32 / lanes);
-            threads <= 1024, channels: "a block has at most 1024 threads, channels * lanes", "take {}", 1024 / lanes;
+            channels.is_multiple_of(walk), channels: "lanes walk {walk} channels together", "take {}", channels.next_multiple_of(walk);
+            (lanes * vec).is_multiple_of(walk), walk: "the block moves whole rows: lanes * vec is a multiple of the channels walked together", "take {}", lanes * vec;
+            threads.is_multiple_of(32), channels: "a block has whole warps, so channels / walk * lanes is a multiple of 32", "take {}", channels.next_multiple_of(32 / lanes * walk);
+            threads <= 1024, channels: "a block has at most 1024 threads, channels / walk * lanes", "take {}", 1024 / lanes * walk;
         }
         dims {
             /// Channels, D.
@@ -116,7 +128,7 @@ packscan_macros::kernel! {
             /// Gradient of the bias of delta, summed over the tokens of each group.
             ddelta_bias_parts: out f32 [G, D] if bias,
         }
-        launch { grid: [P, G], threads: threads, shared: shared_bytes }
+        launch { grid: [P, G], threads: threads, shared: shared_bytes, resident: resident }
     }
 }
 

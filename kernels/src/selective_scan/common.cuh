@@ -1,39 +1,46 @@
 // What both passes of the packed selective scan share: how a block's threads are laid over channels, states and tokens.
 //
-// A block owns CHANNELS channels of one group of whole sequences. It uses its THREADS = CHANNELS * LANES threads in two ways.
+// A block owns CHANNELS channels of one group of whole sequences. It uses its THREADS = CHANNELS / WALK * LANES threads in two ways.
 //
 // To move data, a thread always has the same VEC neighbouring channels and every ROWS_A_PASS-th token of a chunk (`Tile`), so that a warp
 // reads whole rows and each thread keeps what belongs to its channels, the bias of delta and the skip weight, in registers.
 //
-// To compute, LANES neighbouring lanes share a channel (`Channel`). Each keeps LANE_STATES of its N states in registers, in runs of RUN
-// neighbours: register i of lane l holds state (i / RUN) * LANES * RUN + l * RUN + i % RUN, so that one wide access serves a run and
-// the lanes of a channel together read consecutive banks. Where LANES do not divide N the last states are padding: B and C are zero
-// there, so they stay zero and add nothing.
+// To compute, LANES neighbouring lanes, a slot, share WALK neighbouring channels (`Walk`). Of each a lane keeps LANE_STATES of its N states
+// in registers, in runs of RUN neighbours: register i of lane l holds state (i / RUN) * LANES * RUN + l * RUN + i % RUN, so that one wide
+// access serves a run and the lanes of a channel together read consecutive banks. Where LANES do not divide N the last states are padding:
+// B and C are zero there, so they stay zero and add nothing.
+//
+// Sums over lanes are cheaper where lanes have arranged their values (`fold`). So lanes walk their channels in different orders, and
+// in backward, where states are summed over channels, lanes of different channels keep the states of a run in different orders: TURNS of them.
 
-constexpr unsigned ROWS_A_PASS = LANES * VEC;            // rows of a (CHUNK, CHANNELS) tile that the block moves at once
+constexpr unsigned ROWS_A_PASS = LANES * VEC / WALK;     // rows of a (CHUNK, CHANNELS) tile that the block moves at once
 constexpr unsigned PASSES = div_ceil(CHUNK, ROWS_A_PASS);
 constexpr unsigned STATE_PACKETS = CHUNK * (STATE / STATE_VEC);
 constexpr unsigned STATE_PASSES = div_ceil(STATE_PACKETS, THREADS);
-constexpr unsigned RUN = LANE_STATES % 4 == 0 ? 4 : LANE_STATES % 2 == 0 ? 2 : 1;
-// Sums over the lanes of a channel for GROUP tokens at once: how many of them a lane then has, and how many lanes have the same.
-constexpr unsigned OWN = folded(LANES / 2, 1, GROUP), SHARE = LANES * OWN / GROUP;
+constexpr unsigned SWAPS = least(WALK, LANES);           // orders in which the lanes of a slot walk its channels
 
 using Io = Packet<io_t, VEC>;
 using StateIo = Packet<io_t, STATE_VEC>;
 
-// B and C of a chunk in shared memory, ROW states a token with the padding.
+// B and C of a chunk in shared memory, ROW states a token with the padding, in every order in which lanes keep a run.
 struct Projections {
-    float b[CHUNK][ROW];
-    float c[CHUNK][ROW];
+    float b[CHUNK][TURNS][ROW];
+    float c[CHUNK][TURNS][ROW];
 };
+
+// Where order `k` has state `n`.
+constexpr unsigned turned_state(unsigned n, unsigned k) { return n ^ k * (RUN / TURNS); }
 
 // States that only pad a row are zero for good; the next barrier shows them to everyone.
 __device__ inline void clear_padding(Projections& shared) {
     if constexpr (ROW != STATE) {
         for (unsigned i = threadIdx.x; i < CHUNK * (ROW - STATE); i += THREADS) {
             const unsigned r = i / (ROW - STATE), n = STATE + i % (ROW - STATE);
-            shared.b[r][n] = 0.0f;
-            shared.c[r][n] = 0.0f;
+#pragma unroll
+            for (unsigned k = 0; k < TURNS; ++k) {
+                shared.b[r][k][turned_state(n, k)] = 0.0f;
+                shared.c[r][k][turned_state(n, k)] = 0.0f;
+            }
         }
     }
 }
@@ -54,6 +61,8 @@ struct Tile {
         d = blockIdx.x * CHANNELS + column;
         count = d < args.d ? end - begin : 0;
 #pragma unroll
+        for (unsigned k = 0; k < STATE_PASSES; ++k) next_b[k] = next_c[k] = zeros<STATE_VEC, io_t>();
+#pragma unroll
         for (unsigned i = 0; i < VEC; ++i) {
             bias[i] = BIAS && d < args.d ? args.delta_bias[d + i] : 0.0f;
             skip[i] = SKIP && d < args.d ? args.d_skip[d + i] : 0.0f;
@@ -67,18 +76,20 @@ struct Tile {
     // Whether pass `k` has something to move for the chunk at `base`: a token of the group, of channels that exist.
     __device__ bool has(unsigned base, unsigned k) const { return is_row(k) && base + row_of(k) - begin < count; }
 
-    // Starts the loads of B and C of the chunk at `base`. What lies outside the group stays zero.
+    // The token that pass `k` loads for the chunk at `base`: its own, or in place of one outside the group the group's first, so that loads
+    // need no condition, which would have to wait for them. Nobody uses what is loaded there.
+    __device__ unsigned token_of(unsigned base, unsigned k) const { return within(base + row_of(k)); }
+    __device__ unsigned within(unsigned t) const { return t - begin < state_count ? t : begin; }
+
+    // Starts the loads of B and C of a chunk at `base` that has tokens of the group.
     __device__ void prefetch_projections(unsigned base) {
 #pragma unroll
         for (unsigned k = 0; k < STATE_PASSES; ++k) {
             const unsigned packet = threadIdx.x + k * THREADS;
-            const unsigned t = base + packet / (STATE / STATE_VEC);
+            const unsigned t = within(base + packet / (STATE / STATE_VEC));
             const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            next_b[k] = next_c[k] = zeros<STATE_VEC, io_t>();
-            if (packet < STATE_PACKETS && t - begin < state_count) {
-                next_b[k] = load<STATE_VEC>(row_at(args.b + n, t, args.b_stride));
-                next_c[k] = load<STATE_VEC>(row_at(args.c + n, t, args.c_stride));
-            }
+            next_b[k] = load<STATE_VEC>(row_at(args.b + n, t, args.b_stride));
+            next_c[k] = load<STATE_VEC>(row_at(args.c + n, t, args.c_stride));
         }
     }
 
@@ -90,57 +101,137 @@ struct Tile {
             if (packet >= STATE_PACKETS) continue;
             const unsigned r = packet / (STATE / STATE_VEC);
             const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            float b[STATE_VEC], c[STATE_VEC];
 #pragma unroll
-            for (unsigned i = 0; i < STATE_VEC; ++i) {
-                b[i] = next_b[k][i];
-                c[i] = next_c[k][i];
+            for (unsigned k_turn = 0; k_turn < TURNS; ++k_turn) {
+                put_turned(shared.b[r][k_turn], next_b[k], n, k_turn);
+                put_turned(shared.c[r][k_turn], next_c[k], n, k_turn);
             }
-            put<ROW % STATE_VEC == 0 ? STATE_VEC : 1>(&shared.b[r][n], b);
-            put<ROW % STATE_VEC == 0 ? STATE_VEC : 1>(&shared.c[r][n], c);
+        }
+    }
+
+    // States from `n` on into a row that has them in order `k_turn`.
+    __device__ static void put_turned(float (&row)[ROW], const StateIo& states, unsigned n, unsigned k_turn) {
+        if constexpr (ROW % STATE_VEC == 0 && (TURNS == 1 || STATE_VEC % RUN == 0)) {
+            float values[STATE_VEC];
+#pragma unroll
+            for (unsigned i = 0; i < STATE_VEC; ++i) values[i] = states[turned_state(i, k_turn)];
+            put<STATE_VEC>(&row[n], values);
+        } else {
+#pragma unroll
+            for (unsigned i = 0; i < STATE_VEC; ++i) row[turned_state(n + i, k_turn)] = states[i];
         }
     }
 };
 
-// The channel that a lane shares, and the states of it that the lane keeps.
-struct Channel {
-    const Args& args;
-    unsigned channel, lane;        // of the tile, of the channel
-    unsigned d;                    // channel in the tensors
+// States of the channels that a lane walks.
+using States = float[WALK][LANE_STATES];
 
-    __device__ Channel(const Args& args) : args(args) {
-        channel = threadIdx.x / LANES;
+__device__ inline void clear(States& h) {
+#pragma unroll
+    for (unsigned w = 0; w < WALK; ++w)
+#pragma unroll
+        for (unsigned i = 0; i < LANE_STATES; ++i) h[w][i] = 0.0f;
+}
+
+__device__ inline void copy(States& to, const States& from) {
+#pragma unroll
+    for (unsigned w = 0; w < WALK; ++w)
+#pragma unroll
+        for (unsigned i = 0; i < LANE_STATES; ++i) to[w][i] = from[w][i];
+}
+
+// The channels that a lane walks together with its neighbours, and the states of them that it keeps.
+struct Walk {
+    const Args& args;
+    unsigned slot, lane;           // of the block, of the slot
+    unsigned swap;                 // the lane's order of the channels: its w-th one is number w ^ swap of the slot
+    unsigned rank;                 // of the slot in its warp
+    unsigned order;                // in which the lane keeps the states of a run
+
+    __device__ Walk(const Args& args) : args(args) {
+        slot = threadIdx.x / LANES;
         lane = threadIdx.x % LANES;
-        d = blockIdx.x * CHANNELS + channel;
+        swap = turn(lane, LANES, WALK);
+        rank = threadIdx.x % 32 / LANES;
+        order = TURNS == 1 ? 0 : rank / (32 / LANES / TURNS);
     }
 
-    // The state in register `i`; for the first of a run also that of the run.
-    __device__ unsigned state_of(unsigned i) const { return (i - i % RUN) * LANES + lane * RUN + i % RUN; }
+    // Number in the tile, and in the tensors, of channel `w` of the lane.
+    __device__ unsigned channel_of(unsigned w) const { return slot * WALK + (w ^ swap); }
+    __device__ unsigned d_of(unsigned w) const { return blockIdx.x * CHANNELS + channel_of(w); }
 
-    // States of this channel from row `row` of a (_, D, STATE) tensor, zeros where there are none, and back.
-    __device__ void restore(float (&h)[LANE_STATES], const float* from, unsigned row) const {
-        const float* states = from + ((long long)row * args.d + d) * STATE;
+    // Where the run of register `i` starts in a row.
+    __device__ unsigned run_of(unsigned i) const { return (i - i % RUN) * LANES + lane * RUN; }
+    // The state in register `i`.
+    __device__ unsigned state_of(unsigned i) const { return run_of(i) + turned_state(i % RUN, order); }
+
+    // States of the lane's channels from row `row` of a (_, D, STATE) tensor, zeros where there are none.
+    __device__ void restore(States& h, const float* from, unsigned row) const {
+        States raw;
+        clear(raw);
+        fetch(raw, from, row);
+        arrange(h, raw);
+    }
+
+    // The same in the tensor's order; where there are none, `raw` is left as it is.
+    __device__ void fetch(States& raw, const float* from, unsigned row) const {
 #pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) {
-            const unsigned n = state_of(i);
-            h[i] = d < args.d && n < STATE ? states[n] : 0.0f;
+        for (unsigned w = 0; w < WALK; ++w) {
+            if (d_of(w) >= args.d) continue;
+            const float* states = from + ((long long)row * args.d + d_of(w)) * STATE;
+#pragma unroll
+            for (unsigned i = 0; i < LANE_STATES; i += RUN) {
+                if constexpr (STATE % RUN == 0) {
+                    float run[RUN];
+                    if (ROW != STATE && run_of(i) >= STATE) continue;
+                    get<RUN>(states + run_of(i), run);
+#pragma unroll
+                    for (unsigned j = 0; j < RUN; ++j) raw[w][i + j] = run[j];
+                } else {
+#pragma unroll
+                    for (unsigned j = 0; j < RUN; ++j)
+                        if (run_of(i) + j < STATE) raw[w][i + j] = states[run_of(i) + j];
+                }
+            }
         }
     }
 
-    __device__ void save(const float (&h)[LANE_STATES], float* to, unsigned row) const {
-        if (d >= args.d) return;
-        float* states = to + ((long long)row * args.d + d) * STATE;
+    // From the tensor's order to the lane's: pairs of halves of a run change places, of quarters, and so on.
+    __device__ void arrange(States& h, const States& raw) const {
+        copy(h, raw);
 #pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; i += RUN) {
-            float run[RUN];
+        for (unsigned bit = RUN / 2; bit >= RUN / TURNS && bit > 0; bit /= 2) {
+            const bool swapped = order * (RUN / TURNS) & bit;
 #pragma unroll
-            for (unsigned j = 0; j < RUN; ++j) run[j] = h[i + j];
-            if constexpr (STATE % RUN == 0) {
-                if (state_of(i) < STATE) put<RUN>(states + state_of(i), run);
-            } else {
+            for (unsigned w = 0; w < WALK; ++w) {
 #pragma unroll
-                for (unsigned j = 0; j < RUN; ++j)
-                    if (state_of(i + j) < STATE) states[state_of(i + j)] = run[j];
+                for (unsigned i = 0; i < LANE_STATES; ++i) {
+                    if (i & bit) continue;
+                    const float low = h[w][i], high = h[w][i | bit];
+                    h[w][i] = swapped ? high : low;
+                    h[w][i | bit] = swapped ? low : high;
+                }
+            }
+        }
+    }
+
+    __device__ void save(const States& h, float* to, unsigned row) const {
+#pragma unroll
+        for (unsigned w = 0; w < WALK; ++w) {
+            if (d_of(w) >= args.d) continue;
+            float* states = to + ((long long)row * args.d + d_of(w)) * STATE;
+#pragma unroll
+            for (unsigned i = 0; i < LANE_STATES; i += RUN) {
+                if constexpr (STATE % RUN == 0 && TURNS == 1) {
+                    float run[RUN];
+#pragma unroll
+                    for (unsigned j = 0; j < RUN; ++j) run[j] = h[w][i + j];
+                    if (run_of(i) < STATE) put<RUN>(states + run_of(i), run);
+                } else {
+#pragma unroll
+                    for (unsigned j = 0; j < RUN; ++j)
+                        if (state_of(i + j) < STATE) states[state_of(i + j)] = h[w][i + j];
+                }
             }
         }
     }

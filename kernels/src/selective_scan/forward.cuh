@@ -25,7 +25,11 @@
 // 3 shared loads for each 4 states. Bytes an element (t, d): u, delta, z read, out written, 4*N/CHUNK for a checkpoint.
 // The limit is the special-function pipe: 16 exponentials a clock and multiprocessor.
 //
-// Dropped: saving exponentials at padded states (LANES that do not divide STATE waste some; the tuner sees it).
+// A load whose result is only taken under a condition is waited for at once, by the move that takes it. So loads here have no condition: a
+// token outside the group reads the group's first (1.83 ms for 2.05, with 8 tokens summed at once instead of 4).
+//
+// Dropped: saving exponentials at padded states (LANES that do not divide STATE waste some; the tuner sees it); lanes that walk two channels
+// together as in backward (2.29 ms for 2.05: registers).
 
 // Shared memory of a block; `forward.rs` computes the same size.
 struct alignas(16) Staged {
@@ -36,33 +40,33 @@ struct alignas(16) Staged {
 static_assert(sizeof(Staged) == SHARED_BYTES, "forward.rs computes another size");
 
 struct Mover : Tile {
+    Column<const io_t> from_u, from_delta, from_z;
+    Column<io_t> to_out;
     Io u[PASSES], next_u[PASSES], next_delta[PASSES], z[PASSES];
 
-    using Tile::Tile;
+    __device__ Mover(const Args& args, unsigned begin, unsigned end)
+        : Tile(args, begin, end), from_u(args.u, d, args.u_stride), from_delta(args.delta, d, args.delta_stride),
+          from_z(args.z, d, args.z_stride), to_out(args.out, d, args.out_stride) {
+#pragma unroll
+        for (unsigned k = 0; k < PASSES; ++k) next_u[k] = next_delta[k] = z[k] = zeros<VEC, io_t>();
+    }
 
-    // Step 2: starts the loads of the chunk at `base`. What lies outside the group stays zero and is never used.
+    // Step 2: starts the loads of a chunk at `base` that has tokens of the group. Channels that do not exist stay zero.
     __device__ void prefetch(unsigned base) {
+        prefetch_projections(base);
+        if (count == 0) return;
 #pragma unroll
         for (unsigned k = 0; k < PASSES; ++k) {
-            const unsigned t = base + row_of(k);
-            next_u[k] = next_delta[k] = zeros<VEC, io_t>();
-            if (has(base, k)) {
-                next_u[k] = load<VEC>(row_at(args.u + d, t, args.u_stride));
-                next_delta[k] = load<VEC>(row_at(args.delta + d, t, args.delta_stride));
-            }
+            next_u[k] = load<VEC>(from_u.row(token_of(base, k)));
+            next_delta[k] = load<VEC>(from_delta.row(token_of(base, k)));
         }
-        prefetch_projections(base);
     }
 
     // Starts the loads of z for the chunk at `base`, which step 4 needs.
     __device__ void prefetch_gate(unsigned base) {
-        if constexpr (GATE) {
+        if (!GATE || count == 0) return;
 #pragma unroll
-            for (unsigned k = 0; k < PASSES; ++k) {
-                z[k] = zeros<VEC, io_t>();
-                if (has(base, k)) z[k] = load<VEC>(row_at(args.z + d, base + row_of(k), args.z_stride));
-            }
-        }
+        for (unsigned k = 0; k < PASSES; ++k) z[k] = load<VEC>(from_z.row(token_of(base, k)));
     }
 
     // Step 1: what was loaded goes to shared memory.
@@ -96,28 +100,28 @@ struct Mover : Tile {
                 if constexpr (SKIP) values[i] = fma(skip[i], u[k][i], values[i]);
                 if constexpr (GATE) values[i] = values[i] * silu(z[k][i]);
             }
-            store<VEC>(row_at(args.out + d, base + row_of(k), args.out_stride), values);
+            store<VEC>(to_out.row(base + row_of(k)), values);
         }
     }
 };
 
-// The states that one lane keeps of its channel, and the sequence that they belong to.
-struct Scanner : Channel {
+// The states that one lane keeps of its channels, and the sequence that they belong to.
+struct Scanner : Walk {
     unsigned begin, end;           // tokens of the group
     unsigned seq, last_seq;        // current sequence; one past the group's last. Before the first: one less
     unsigned ends;                 // token at which the current sequence ends
     bool fresh;                    // the next token starts a sequence that continues nothing
-    float a2[LANE_STATES];         // A * log2(e)
-    float h[LANE_STATES];
+    States a2;                     // A * log2(e)
+    States h;
 
     __device__ Scanner(const Args& args, unsigned first_seq, unsigned last_seq, unsigned begin, unsigned end)
-        : Channel(args), begin(begin), end(end), seq(first_seq - 1), last_seq(last_seq), ends(begin), fresh(false) {
-        restore(h, args.a, 0);
+        : Walk(args), begin(begin), end(end), seq(first_seq - 1), last_seq(last_seq), ends(begin), fresh(false) {
+        restore(a2, args.a, 0);
 #pragma unroll
-        for (unsigned i = 0; i < LANE_STATES; ++i) {
-            a2[i] = h[i] * LOG2E;
-            h[i] = 0.0f;
-        }
+        for (unsigned w = 0; w < WALK; ++w)
+#pragma unroll
+            for (unsigned i = 0; i < LANE_STATES; ++i) a2[w][i] = a2[w][i] * LOG2E;
+        clear(h);
     }
 
     // Opens the sequence that starts at token `t`, if one does, and the empty ones before it.
@@ -126,30 +130,57 @@ struct Scanner : Channel {
             ++seq;
             ends = args.cu_seqlens[seq + 1];
             fresh = !INITIAL || args.continued[seq] == 0;
-#pragma unroll
-            for (unsigned i = 0; i < LANE_STATES; ++i) h[i] = 0.0f;
+            clear(h);
             if (INITIAL && !fresh) restore(h, args.initial_state, seq);
             if (LAST && t == ends) save(h, args.final_state, seq);
         }
     }
 
-    // One token: updates the states and returns this lane's part of y.
-    template <bool FRESH> __device__ float step(const Staged& shared, unsigned r) {
-        const float2 step = shared.step[r][channel];
-        float y = 0.0f;
+    // One token: updates the states and finds this lane's part of y of each channel.
+    template <bool FRESH> __device__ void step(const Staged& shared, unsigned r, float (&y)[WALK]) {
+        float2 step[WALK];
+#pragma unroll
+        for (unsigned w = 0; w < WALK; ++w) {
+            step[w] = shared.step[r][channel_of(w)];
+            y[w] = 0.0f;
+        }
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN], c[RUN];
-            get<RUN>(&shared.projections.b[r][state_of(i)], b);
-            get<RUN>(&shared.projections.c[r][state_of(i)], c);
+            get<RUN>(&shared.projections.b[r][0][run_of(i)], b);
+            get<RUN>(&shared.projections.c[r][0][run_of(i)], c);
 #pragma unroll
-            for (unsigned j = 0; j < RUN; ++j) {
-                const float x = step.y * b[j];
-                h[i + j] = FRESH ? x : fma(ex2(step.x * a2[i + j]), h[i + j], x);
-                y = fma(c[j], h[i + j], y);
+            for (unsigned w = 0; w < WALK; ++w) {
+#pragma unroll
+                for (unsigned j = 0; j < RUN; ++j) {
+                    float& state = h[w][i + j];
+                    const float x = step[w].y * b[j];
+                    state = FRESH ? x : fma(ex2(step[w].x * a2[w][i + j]), state, x);
+                    y[w] = fma(c[j], state, y[w]);
+                }
             }
         }
-        return y;
+    }
+
+    // TOKENS tokens from `r` on, of which none but a FRESH one starts a sequence.
+    template <bool FRESH, unsigned TOKENS> __device__ void scan_inside(Staged& shared, unsigned r) {
+        float sums[WALK * TOKENS];
+#pragma unroll
+        for (unsigned j = 0; j < TOKENS; ++j) {
+            float y[WALK];
+            step<FRESH>(shared, r + j, y);
+#pragma unroll
+            for (unsigned w = 0; w < WALK; ++w) sums[w * TOKENS + j] = y[w];
+        }
+        fold<LANES / 2, 1, SWAPS>(sums);
+        using Own = Folded<LANES, WALK * TOKENS>;
+        if (lane % Own::SHARE == 0) {
+#pragma unroll
+            for (unsigned j = 0; j < Own::COUNT; ++j) {
+                const unsigned k = lane / Own::SHARE * Own::COUNT + j;
+                shared.y[r + k % TOKENS][slot * WALK + k / TOKENS] = sums[j];
+            }
+        }
     }
 
     // A token that may start or end a sequence.
@@ -157,23 +188,10 @@ struct Scanner : Channel {
         const unsigned t = base + r;
         if (t - begin >= end - begin) return;
         advance(t);
-        float y[1] = {fresh ? step<true>(shared, r) : step<false>(shared, r)};
+        if (fresh) scan_inside<true, 1>(shared, r);
+        else scan_inside<false, 1>(shared, r);
         fresh = false;
         if (LAST && t + 1 == ends) save(h, args.final_state, seq);
-        fold<LANES / 2, 1>(y);
-        if (lane == 0) shared.y[r][channel] = y[0];
-    }
-
-    // GROUP tokens inside a sequence.
-    __device__ void scan_group(Staged& shared, unsigned r) {
-        float y[GROUP];
-#pragma unroll
-        for (unsigned j = 0; j < GROUP; ++j) y[j] = step<false>(shared, r + j);
-        fold<LANES / 2, 1>(y);
-        if (lane % SHARE == 0) {
-#pragma unroll
-            for (unsigned j = 0; j < OWN; ++j) shared.y[r + lane / SHARE * OWN + j][channel] = y[j];
-        }
     }
 
     // Step 3: the tokens of the chunk at `base`. A boundary is looked for once a group.
@@ -182,7 +200,7 @@ struct Scanner : Channel {
         for (unsigned g = 0; g < CHUNK; g += GROUP) {
             const bool inside = base + g >= begin && base + g + GROUP + LAST <= ends && !fresh;
             if (inside) {
-                scan_group(shared, g);
+                scan_inside<false, GROUP>(shared, g);
             } else {
 #pragma unroll 1
                 for (unsigned r = g; r < g + GROUP; ++r) scan_token(shared, base, r);
@@ -201,12 +219,12 @@ __device__ inline void selective_scan_fwd(const Args& args) {
     clear_padding(shared.projections);
     Mover mover(args, begin, end);
     Scanner scanner(args, first_seq, last_seq, begin, end);
-    unsigned base = begin - begin % CHUNK;
+    unsigned base = begin < end ? begin - begin % CHUNK : end;
     if (base < end) mover.prefetch(base);
     for (; base < end; base += CHUNK) {
         mover.stage(shared);
         __syncthreads();
-        mover.prefetch(base + CHUNK);
+        if (base + CHUNK < end) mover.prefetch(base + CHUNK);
         mover.prefetch_gate(base);
         if (CHECKPOINTS && base >= begin) {
             scanner.advance(base);

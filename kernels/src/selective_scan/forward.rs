@@ -17,6 +17,8 @@ packscan_macros::kernel! {
             lanes: "s" in [1, 2, 4, 8, 16, 32],
             /// Channels of a block.
             channels: "c" in 1..=1024,
+            /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
+            resident: "b" in 1..=32,
             /// Neighbouring channels, or states of B and C where N allows, that one load moves.
             vec: "v" in [1, 2, 4, 8],
             /// Type of the activations; states and sums are always f32.
@@ -40,9 +42,13 @@ packscan_macros::kernel! {
             threads = channels * lanes,
             lane_states = state.div_ceil(lanes),
             row = lanes * lane_states,
+            // Neighbouring states that a lane has of a channel.
+            run = if lane_states.is_multiple_of(4) { 4 } else if lane_states.is_multiple_of(2) { 2 } else { 1 },
+            walk = 1,
+            turns = 1,
             state_vec = if state.is_multiple_of(vec) { vec } else { 1 },
             // Tokens summed at once: few where a lane has many states, since each token unrolls them all.
-            group = (32 / lane_states).clamp(1, 8).next_power_of_two(),
+            group = (64 / lane_states).clamp(1, 8).next_power_of_two(),
             sum_pad = if lanes > 1 { 32 / lanes } else { 0 },
             shared_bytes = (4 * chunk * (3 * channels + sum_pad + 2 * row)).next_multiple_of(16),
         }
@@ -94,7 +100,7 @@ packscan_macros::kernel! {
             /// State that token k * chunk receives: zero where it starts a fresh sequence.
             checkpoints: out f32 [T / chunk, D, state] if checkpoints,
         }
-        launch { grid: [D.div_ceil(channels), G], threads: threads, shared: shared_bytes }
+        launch { grid: [D.div_ceil(channels), G], threads: threads, shared: shared_bytes, resident: resident }
     }
 }
 

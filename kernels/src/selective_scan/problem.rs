@@ -54,6 +54,7 @@ impl Problem {
             chunk,
             lanes,
             channels,
+            resident: 1,
             vec,
             io: self.io,
             softplus: self.softplus,
@@ -72,8 +73,8 @@ const THREADS: u32 = 128;
 /// Shared memory that a hand-picked variant stays under, so that several blocks fit a multiprocessor.
 const SHARED_BYTES: usize = 72 * 1024;
 
-/// A variant that is sensible everywhere: about eight states a lane, 128 threads, the longest chunk up to 32 that leaves room for
-/// other blocks, four channels a load where D allows. `docs/performance.md` has what it reaches.
+/// A variant that is sensible everywhere: about eight states a lane, 128 threads and registers for four such blocks, the longest chunk up to 32
+/// that leaves room for other blocks, four channels a load where D allows. `docs/performance.md` has what it reaches.
 pub fn default_variant(problem: &Problem) -> Forward {
     use packscan_runtime::kernel::Variant as _;
     let state = problem.state.clamp(1, 1024) as u32;
@@ -81,23 +82,29 @@ pub fn default_variant(problem: &Problem) -> Forward {
     let vec = [4, 2, 1].into_iter().find(|&vec| problem.channels.is_multiple_of(vec as usize)).unwrap_or(1);
     let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
     let channels = (THREADS / lanes).min(width);
-    let chunks = [32, 16, 8].map(|chunk| problem.variant(chunk, lanes, channels, vec));
+    let resident = if state.div_ceil(lanes) <= 8 { 4 } else { 1 };
+    let chunks = [32, 16, 8].map(|chunk| Forward { resident, ..problem.variant(chunk, lanes, channels, vec) });
     *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2])
 }
 
-/// The backward variant for a problem: about four states a lane, 128 threads, chunks of 16 where their states fit registers, else of 8.
-/// Forward must then save states at the same distance.
+/// The backward variant for a problem: about four states a lane, two channels walked together, 128 threads, chunks of 16 of which a lane keeps
+/// as many states as fit its registers. Forward must then save states at the same distance.
 pub fn default_backward(problem: &Problem) -> Backward {
     use packscan_runtime::kernel::Variant as _;
     let state = problem.state.clamp(1, 1024) as u32;
     let lanes = (state / 4).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
+    let lane_states = state.div_ceil(lanes);
     let vec = [4, 2, 1].into_iter().find(|&vec| problem.channels.is_multiple_of(vec as usize)).unwrap_or(1);
-    let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
-    let variant = |chunk, channels: u32| Backward {
+    let walk = if (lanes * vec).is_multiple_of(2) && lane_states <= 4 { 2 } else { 1 };
+    let kept = [16, 8, 4].into_iter().find(|kept| kept * walk * lane_states <= KEPT_STATES).unwrap_or(2);
+    let variant = |chunk: u32, channels: u32| Backward {
         state: u32::try_from(problem.state).unwrap_or(u32::MAX),
         chunk,
+        kept: kept.min(chunk),
         lanes,
-        channels: channels.next_multiple_of((32 / lanes).max(vec)),
+        walk,
+        channels: channels.next_multiple_of((32 / lanes * walk).max(vec)),
+        resident: 1,
         vec,
         io: problem.io,
         softplus: problem.softplus,
@@ -107,12 +114,17 @@ pub fn default_backward(problem: &Problem) -> Backward {
         initial: problem.initial,
         last: problem.last,
     };
-    let chunk = if state.div_ceil(lanes) * 16 <= 96 { 16 } else { 8 };
-    let whole = (THREADS / lanes).min(width);
-    let narrow = Backward { vec: 1, channels: (32 / lanes).max(1), ..variant(8, 1) };
+    let width = problem.channels.clamp(1, 1024) as u32;
+    let whole = (THREADS / lanes * walk).min(width);
+    let narrow = Backward { vec: 1, walk: 1, channels: (32 / lanes).max(1), ..variant(8, 1) };
     let fits = |v: &Backward| v.shared_bytes() <= BACKWARD_SHARED_BYTES;
-    [variant(chunk, whole), variant(chunk, (whole / 2).max(1))].into_iter().find(fits).unwrap_or(narrow)
+    let tried =
+        [variant(16, whole), variant(16, (whole / 2).max(1)), variant(8, whole), variant(8, (whole / 2).max(1))];
+    tried.into_iter().find(fits).unwrap_or(narrow)
 }
+
+/// States of all channels and tokens that a lane keeps at a time, in registers.
+const KEPT_STATES: u32 = 96;
 
 /// Shared memory that a hand-picked backward variant stays under, unless one channel needs more: what a block can have on sm_86 and later.
 const BACKWARD_SHARED_BYTES: usize = 99 * 1024;
@@ -129,6 +141,30 @@ pub fn variants(problem: &Problem) -> Vec<Forward> {
                     let wasteful = channels as usize >= 2 * problem.channels.max(8)
                         || (lanes < 32 && problem.state.div_ceil(lanes as usize) > 16);
                     if !wasteful && problem.channels.is_multiple_of(vec as usize) && broken(&variant).is_empty() {
+                        out.push(variant);
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Every backward variant worth timing for a problem, by the same measure, with the states that a lane keeps in registers.
+pub fn backward_variants(problem: &Problem) -> Vec<Backward> {
+    let picked = default_backward(problem);
+    let mut out = vec![picked];
+    for lanes in [1, 2, 4, 8, 16, 32] {
+        let lane_states = problem.state.div_ceil(lanes as usize) as u32;
+        for (walk, channels) in [1, 2, 4].into_iter().flat_map(|w| [16, 32, 64, 128].map(|c| (w, c))) {
+            for (chunk, kept) in [(8, 4), (8, 8), (16, 4), (16, 8), (16, 16), (32, 8)] {
+                for (resident, vec) in [1, 3].into_iter().flat_map(|b| [2, 4].map(|v| (b, v))) {
+                    let variant = Backward { chunk, kept, lanes, walk, channels, resident, vec, ..picked };
+                    let wasteful = channels as usize >= 2 * problem.channels.max(8)
+                        || !problem.channels.is_multiple_of(vec as usize)
+                        || (lanes < 32 && lane_states > 16)
+                        || kept * walk * lane_states > KEPT_STATES;
+                    if !wasteful && variant != picked && broken(&variant).is_empty() {
                         out.push(variant);
                     }
                 }

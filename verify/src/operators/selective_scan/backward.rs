@@ -168,5 +168,7 @@ fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
 fn small_variant(state: u32, io: Dtype, options: [bool; 7]) -> Backward {
     let large = default_backward(&problem(state, io, 23, options));
     let lanes = (large.lanes / 2).max(state.div_ceil(64).next_power_of_two()).max(1);
-    Backward { chunk: 8, lanes, channels: 32 / lanes, vec: 1, ..large }
+    // With walk as many as lanes, or few: every way to sort a sum over lanes.
+    let walk = lanes.min(if state.is_multiple_of(16) { 4 } else { 1 });
+    Backward { chunk: 8, kept: 4, lanes, walk, channels: 32 / lanes * walk, resident: 1, vec: 1, ..large }
 }
