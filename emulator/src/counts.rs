@@ -114,12 +114,15 @@ pub(crate) fn sectors(addresses: &[u64], bytes: u64) -> u64 {
 }
 
 /// Passes that a shared access takes, and the fewest for its width. Accesses of 8 bytes go by half warps, of 16 by quarters; in
-/// one pass each of the 32 banks gives one 4-byte word, to any number of lanes.
-pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> (u64, u64) {
-    let lanes = match bytes {
-        0..=4 => 32,
-        5..=8 => 16,
-        _ => 8,
+/// one pass each of the 32 banks gives one 4-byte word, to any number of lanes. A pass of a wide load serves twice as many lanes
+/// where each lane n reads what lane n^1 reads, or each what lane n^2 reads: half of the registers are filled by copies then
+/// (NVIDIA's forum, "Unexpected shared memory bank conflict").
+pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64, store: bool) -> (u64, u64) {
+    let paired = !store && bytes > 4 && (in_pairs(addresses, 1) || in_pairs(addresses, 2));
+    let lanes = match (bytes, paired) {
+        (0..=4, _) | (5..=8, true) => 32,
+        (5..=8, false) | (_, true) => 16,
+        (_, false) => 8,
     };
     let (mut total, mut fewest, mut start) = (0, 0, 0);
     while start < addresses.len() {
@@ -131,6 +134,14 @@ pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> (u64, u64) {
         start = end;
     }
     (total, fewest)
+}
+
+/// Whether lanes whose numbers differ in this bit alone read the same address, where both read at all.
+fn in_pairs(addresses: &[(usize, u64)], bit: usize) -> bool {
+    addresses.iter().enumerate().all(|(i, &(lane, address))| {
+        let mut near = addresses[i..].iter().take(bit + 1);
+        near.all(|&(other, theirs)| other != lane ^ bit || theirs == address)
+    })
 }
 
 fn passes(addresses: &[(usize, u64)], bytes: u64) -> u64 {
