@@ -170,3 +170,40 @@ fn passes(addresses: &[(usize, u64)], bytes: u64) -> u64 {
     }
     depth.into_iter().max().unwrap_or(1).max(1) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Passes of a load and of a store of `bytes` where lane n touches element `of(n)`.
+    fn passes_of(bytes: u64, of: impl Fn(u64) -> u64) -> [(u64, u64); 2] {
+        let addresses: Vec<(usize, u64)> = (0..32).map(|lane| (lane, bytes * of(lane as u64))).collect();
+        [false, true].map(|store| wavefronts(&addresses, bytes, store))
+    }
+
+    #[test]
+    fn wide_accesses_go_by_parts_of_a_warp() {
+        assert_eq!(passes_of(4, |n| n), [(1, 1); 2]);
+        assert_eq!(passes_of(8, |n| n), [(2, 2); 2]);
+        assert_eq!(passes_of(16, |n| n), [(4, 4); 2]);
+        assert_eq!(passes_of(4, |n| 2 * n), [(2, 1); 2], "every second bank");
+        assert_eq!(passes_of(8, |n| 2 * n), [(4, 2); 2]);
+    }
+
+    #[test]
+    fn pairs_of_lanes_that_read_the_same_go_together() {
+        assert_eq!(passes_of(16, |_| 0), [(2, 2), (4, 4)], "a load by all, and a store");
+        assert_eq!(passes_of(16, |n| n / 2)[0], (2, 2), "n and n^1");
+        assert_eq!(passes_of(16, |n| n % 2)[0], (2, 2), "n and n^2");
+        assert_eq!(passes_of(16, |n| n % 4)[0], (4, 4), "n and n^4 are no such pair");
+        assert_eq!(passes_of(8, |n| n / 2)[0], (1, 1));
+        assert_eq!(passes_of(8, |n| 32 * (n / 2))[0], (16, 1), "all in the same banks");
+    }
+
+    #[test]
+    fn lanes_that_do_not_read_break_no_pair() {
+        let addresses = [(0, 0), (2, 16), (3, 16), (5, 32), (8, 48), (9, 48)];
+        assert_eq!(wavefronts(&addresses, 16, false), (1, 1));
+        assert_eq!(wavefronts(&[(0, 0), (1, 16), (8, 32), (9, 48)], 16, false), (2, 2));
+    }
+}

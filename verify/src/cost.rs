@@ -1,6 +1,7 @@
 //! What a pass costs, predicted from runs on the emulator.
 
 use packscan_runtime::launch::Record;
+use packscan_runtime::nvrtc::{Arch, compile_both};
 use packscan_runtime::predict::{Gpu, Prediction, Problem, Samples};
 use packscan_runtime::{Device, Packed, Result};
 
@@ -46,6 +47,8 @@ impl Cost {
     /// # Errors
     /// Whatever running it on the emulator fails with.
     pub fn of(job: &dyn Job) -> Result<Cost> {
+        // The runs need PTX, the prediction machine code.
+        compile_both(&job.id(), &job.source(), Arch::default())?;
         let sizes = job.sizes();
         let chunk = sizes.chunk * TOKENS.div_ceil(2 * sizes.chunk);
         let tile = sizes.tile.next_multiple_of(sizes.multiple);
