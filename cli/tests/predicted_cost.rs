@@ -131,7 +131,7 @@ fn the_order_of_measured_times_is_predicted() {
     let told: Vec<f64> = rows.iter().map(|row| row.predicted(&problem, &Constants::FITTED)).collect();
     println!("| variant | predicted | measured |\n|---|---|---|");
     for (row, told) in std::iter::zip(&rows, &told) {
-        println!("| {} | {told:.2} | {:.2} |", row.id, row.measured);
+        println!("| {} | {told:.3} | {:.3} |", row.id, row.measured);
     }
     for (kernel, least) in LEAST {
         let found = ordered("", kernel, &rows, &told);
