@@ -159,7 +159,7 @@ fn fit() {
     let (rows, problem) = (measured(), problem(65_536, 4096));
     let all: Vec<&Row> = rows.iter().collect();
     let constants = fitted(&all, &problem);
-    println!("fitted to all: {constants:?}");
+    println!("fitted to all: {constants:.2?}");
     let tell = |what: &str, predicted: &dyn Fn(&Row) -> f64| {
         let told: Vec<f64> = rows.iter().map(predicted).collect();
         LEAST.map(|(kernel, _)| ordered(what, kernel, &rows, &told))
@@ -172,7 +172,7 @@ fn fit() {
     for kernel in ["selective_scan_fwd", "selective_scan_bwd"] {
         let own: Vec<&Row> = rows.iter().filter(|row| row.id.starts_with(kernel)).collect();
         let constants = fitted(&own, &problem);
-        println!("fitted to {kernel} alone: {constants:?}");
+        println!("fitted to {kernel} alone: {constants:.2?}");
         tell("  ", &|row| row.predicted(&problem, &constants));
     }
 }
