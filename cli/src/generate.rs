@@ -203,7 +203,7 @@ impl Gen {
             Emit::Cuda => source.into_bytes(),
             Emit::Ptx => compiled(Output::Ptx)?.bytes,
             Emit::Cubin => compiled(Output::Cubin)?.bytes,
-            Emit::Stats => stats::table(job, arch, &compiled(Output::Cubin)?, self.gpu, &problem())?.into_bytes(),
+            Emit::Stats => stats::table(job, arch, &compiled(Output::Cubin)?, self.gpu, &problem()?)?.into_bytes(),
         })
     }
 }

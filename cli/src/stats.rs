@@ -52,8 +52,7 @@ pub fn table(job: &dyn Job, arch: Arch, cubin: &Compiled, gpu: &Gpu, problem: &P
         counted(&mut out, own, job.sizes().state, problem.channels);
     }
     out.heading("");
-    let Problem { tokens, channels, sequences } = *problem;
-    let [t, d, s] = [tokens, channels, sequences].map(thousands);
+    let [t, d, s] = [problem.packed.tokens(), problem.channels, problem.packed.sequences()].map(thousands);
     out.heading(&format!("predicted for one {}: {t} tokens x {d} channels, {s} sequences", gpu.title));
     predicted(&mut out, &cost.predict(gpu, problem)?);
     Ok(out.0)
@@ -117,6 +116,7 @@ fn predicted(out: &mut Table, launches: &[Prediction]) {
     out.row("limited by", limit(own));
     out.row("blocks of the grid", format!("{:.0}", own.blocks));
     out.row("work of the fullest multiprocessor", format!("{:.2} of the average", own.rounded));
+    out.row("longest group of sequences", format!("{:.2} of the average", own.uneven));
     out.row("issue efficiency", format!("{:.0} % with {:.0} warps", 100.0 * own.efficiency, own.warps));
     for (unit, busy) in Unit::ALL.into_iter().zip(own.units_ms) {
         out.row(&format!("  {unit} busy"), ms(busy));

@@ -114,12 +114,15 @@ pub(crate) fn sectors(addresses: &[u64], bytes: u64) -> u64 {
 }
 
 /// Passes that a shared access takes, and the fewest for its width. Accesses of 8 bytes go by half warps, of 16 by quarters; in
-/// one pass each of the 32 banks gives one 4-byte word, to any number of lanes.
-pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> (u64, u64) {
-    let lanes = match bytes {
-        0..=4 => 32,
-        5..=8 => 16,
-        _ => 8,
+/// one pass each of the 32 banks gives one 4-byte word, to any number of lanes. A pass of a wide load serves twice as many lanes
+/// where each lane n reads what lane n^1 reads, or each what lane n^2 reads: half of the registers are filled by copies then
+/// (NVIDIA's forum, "Unexpected shared memory bank conflict").
+pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64, store: bool) -> (u64, u64) {
+    let paired = !store && bytes > 4 && (in_pairs(addresses, 1) || in_pairs(addresses, 2));
+    let lanes = match (bytes, paired) {
+        (0..=4, _) | (5..=8, true) => 32,
+        (5..=8, false) | (_, true) => 16,
+        (_, false) => 8,
     };
     let (mut total, mut fewest, mut start) = (0, 0, 0);
     while start < addresses.len() {
@@ -131,6 +134,14 @@ pub(crate) fn wavefronts(addresses: &[(usize, u64)], bytes: u64) -> (u64, u64) {
         start = end;
     }
     (total, fewest)
+}
+
+/// Whether lanes whose numbers differ in this bit alone read the same address, where both read at all.
+fn in_pairs(addresses: &[(usize, u64)], bit: usize) -> bool {
+    addresses.iter().enumerate().all(|(i, &(lane, address))| {
+        let mut near = addresses[i..].iter().take(bit + 1);
+        near.all(|&(other, theirs)| other != lane ^ bit || theirs == address)
+    })
 }
 
 fn passes(addresses: &[(usize, u64)], bytes: u64) -> u64 {
@@ -158,4 +169,41 @@ fn passes(addresses: &[(usize, u64)], bytes: u64) -> u64 {
         }
     }
     depth.into_iter().max().unwrap_or(1).max(1) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Passes of a load and of a store of `bytes` where lane n touches element `of(n)`.
+    fn passes_of(bytes: u64, of: impl Fn(u64) -> u64) -> [(u64, u64); 2] {
+        let addresses: Vec<(usize, u64)> = (0..32).map(|lane| (lane, bytes * of(lane as u64))).collect();
+        [false, true].map(|store| wavefronts(&addresses, bytes, store))
+    }
+
+    #[test]
+    fn wide_accesses_go_by_parts_of_a_warp() {
+        assert_eq!(passes_of(4, |n| n), [(1, 1); 2]);
+        assert_eq!(passes_of(8, |n| n), [(2, 2); 2]);
+        assert_eq!(passes_of(16, |n| n), [(4, 4); 2]);
+        assert_eq!(passes_of(4, |n| 2 * n), [(2, 1); 2], "every second bank");
+        assert_eq!(passes_of(8, |n| 2 * n), [(4, 2); 2]);
+    }
+
+    #[test]
+    fn pairs_of_lanes_that_read_the_same_go_together() {
+        assert_eq!(passes_of(16, |_| 0), [(2, 2), (4, 4)], "a load by all, and a store");
+        assert_eq!(passes_of(16, |n| n / 2)[0], (2, 2), "n and n^1");
+        assert_eq!(passes_of(16, |n| n % 2)[0], (2, 2), "n and n^2");
+        assert_eq!(passes_of(16, |n| n % 4)[0], (4, 4), "n and n^4 are no such pair");
+        assert_eq!(passes_of(8, |n| n / 2)[0], (1, 1));
+        assert_eq!(passes_of(8, |n| 32 * (n / 2))[0], (16, 1), "all in the same banks");
+    }
+
+    #[test]
+    fn lanes_that_do_not_read_break_no_pair() {
+        let addresses = [(0, 0), (2, 16), (3, 16), (5, 32), (8, 48), (9, 48)];
+        assert_eq!(wavefronts(&addresses, 16, false), (1, 1));
+        assert_eq!(wavefronts(&[(0, 0), (1, 16), (2, 32), (8, 48)], 16, false), (2, 2));
+    }
 }

@@ -287,7 +287,7 @@ impl Machine<'_> {
             *requested += total;
         }
         if shareds > 0 {
-            let (passes, fewest) = wavefronts(&shared[..shareds], bytes as u64);
+            let (passes, fewest) = wavefronts(&shared[..shareds], bytes as u64, store);
             counts.shared_wavefronts += passes;
             counts.bank_conflicts += passes - fewest;
         }

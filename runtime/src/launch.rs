@@ -24,6 +24,8 @@ pub struct Record {
     pub config: LaunchConfig,
     /// Name of each tensor and how many bytes of it move at least: all, and those of one that is updated in place both ways.
     pub tensors: Vec<(&'static str, usize)>,
+    /// Instructions of its PTX, each once.
+    pub instructions: usize,
     /// What the emulator counted.
     pub counts: emulator::Counts,
 }
@@ -74,6 +76,7 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
                 source: crate::kernel::source(variant),
                 config,
                 tensors: tensors.iter().filter(|t| t.view.is_some()).map(|t| (t.tensor.name, bytes_of(t))).collect(),
+                instructions: kernel.instructions(),
                 counts: counts.clone(),
             });
             Ok(Launched { counts: Some(counts) })

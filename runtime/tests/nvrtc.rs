@@ -121,6 +121,19 @@ fn what_was_compiled_is_kept() {
     assert_ne!(other.bytes, ptx.bytes, "other options are another entry");
 }
 
+/// A text that nobody compiled before, so that nothing of it is in the cache.
+#[test]
+fn ptx_made_on_the_way_to_machine_code_is_the_same() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let source = format!("// {now}\n#define BY 2.0f\n{REVERSE}");
+    let request = Compile { source: &source, options: &[], ..reverse(Emit::Ptx) };
+    nvrtc::compile_both(request.name, &source, request.arch).unwrap();
+    let kept = nvrtc::compile_cached(&request).unwrap();
+    assert_eq!(kept, Nvrtc::get().unwrap().compile(&request).unwrap());
+    let cubin = Compile { emit: Emit::Cubin, ..request };
+    assert!(nvrtc::compile_cached(&cubin).unwrap().resources().is_some());
+}
+
 #[test]
 fn architectures_are_read_and_shown() {
     for (text, shown) in

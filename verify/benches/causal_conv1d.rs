@@ -6,12 +6,13 @@
 
 mod memory_bound;
 
-use memory_bound::{floats, gpu, halves, natural_lengths, report, sizes};
+use memory_bound::{floats, gpu, halves, report, sizes};
 use packscan_kernels::causal_conv1d::{
     Backward, Forward, Gradients, Inputs, Outputs, Problem, Upstream, Workspace, backward, backward_variants,
     default_backward, default_variant, forward, variants,
 };
 use packscan_runtime::{Buffer, Device, Dtype, Packed, Result};
+use packscan_verify::cost::natural_lengths;
 
 fn main() -> Result<()> {
     let Some(device) = gpu() else { return Ok(()) };

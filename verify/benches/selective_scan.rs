@@ -5,10 +5,7 @@
 //! Sequence lengths are log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill the pack: natural text. Without
 //! ids the hand-picked variants of both passes run. Each time is the median of 20 launches between two events, in milliseconds.
 
-mod memory_bound;
-
 use half::bf16;
-use memory_bound::natural_lengths;
 use packscan_kernels::selective_scan::{self as scan, Backward, Forward, Problem, Workspace};
 use packscan_kernels::selective_scan::{default_backward, default_variant};
 use packscan_reference::selective_scan as book;
@@ -16,6 +13,7 @@ use packscan_reference::{Bounded, Io};
 use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Buffer, Cuda, Device, DevicePacked, Dtype, Packed};
 use packscan_verify::Random;
+use packscan_verify::cost::natural_lengths;
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
 

@@ -1,19 +1,37 @@
 //! What a pass costs, predicted from runs on the emulator.
 
 use packscan_runtime::launch::Record;
+use packscan_runtime::nvrtc::{Arch, compile_both};
 use packscan_runtime::predict::{Gpu, Prediction, Problem, Samples};
-use packscan_runtime::{Device, Result};
+use packscan_runtime::{Device, Packed, Result};
 
-use crate::{Case, Job};
+use crate::{Case, Job, Random};
 
 /// Tokens that the smallest run has at least, so that loads that several tokens share are full.
 const TOKENS: usize = 32;
-/// Mean length of the sequences on which the benches measure: natural text.
-const TOKENS_OF_A_SEQUENCE: usize = 736;
 
-/// A pack of that many tokens of natural text.
-pub fn natural(tokens: usize, channels: usize) -> Problem {
-    Problem { tokens, channels, sequences: tokens.div_ceil(TOKENS_OF_A_SEQUENCE) }
+/// Lengths as of natural text: log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill `tokens`.
+pub fn natural_lengths(tokens: usize) -> Vec<usize> {
+    let mut random = Random::new(0, "lengths");
+    let mut left = tokens;
+    let mut lengths = Vec::new();
+    while left > 0 {
+        // Box-Muller: a normal number from two uniform ones.
+        let (radius, angle) = (random.between(1e-6, 1.0), random.between(0.0, std::f32::consts::TAU));
+        let normal = (-2.0 * radius.ln()).sqrt() * angle.cos();
+        let length = ((6.2 + 0.8 * normal).exp() as usize).clamp(57, 2048).min(left);
+        lengths.push(length);
+        left -= length;
+    }
+    lengths
+}
+
+/// A pack of that many tokens of natural text, the one on which the benches measure.
+///
+/// # Errors
+/// [`Error::Packed`](packscan_runtime::Error::Packed) for no tokens, or too many.
+pub fn natural(tokens: usize, channels: usize) -> Result<Problem> {
+    Ok(Problem { packed: Packed::from_lengths(&natural_lengths(tokens))?, channels })
 }
 
 /// The launches of one pass, as four small runs on the emulator show them.
@@ -29,6 +47,8 @@ impl Cost {
     /// # Errors
     /// Whatever running it on the emulator fails with.
     pub fn of(job: &dyn Job) -> Result<Cost> {
+        // The runs need PTX, the prediction machine code.
+        compile_both(&job.id(), &job.source(), Arch::default())?;
         let sizes = job.sizes();
         let chunk = sizes.chunk * TOKENS.div_ceil(2 * sizes.chunk);
         let tile = sizes.tile.next_multiple_of(sizes.multiple);

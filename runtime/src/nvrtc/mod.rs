@@ -169,6 +169,11 @@ impl Nvrtc {
     /// # Errors
     /// [`Error::Compile`] with NVRTC's log if the text, an option or the architecture is not understood.
     pub fn compile(&self, compile: &Compile<'_>) -> Result<Compiled> {
+        Ok(self.compile_with_ptx(compile, false)?.0)
+    }
+
+    /// The same, and for machine code also the PTX that NVRTC makes on the way, if it is wanted.
+    fn compile_with_ptx(&self, compile: &Compile<'_>, wanted: bool) -> Result<(Compiled, Option<Compiled>)> {
         let failed = |log| Error::Compile { id: compile.name.to_owned(), log };
         let program = self.api.program(compile.name, compile.source).map_err(failed)?;
         let outcome = program.compile(&compile.all_options());
@@ -177,12 +182,14 @@ impl Nvrtc {
         if let Err(title) = outcome {
             return Err(failed(if log.is_empty() { title } else { log }));
         }
-        let part = match compile.emit {
-            Emit::Ptx => Part::Ptx,
-            Emit::Cubin => Part::Cubin,
-        };
-        let bytes = program.read(part).map_err(failed)?;
-        Ok(Compiled { bytes: if compile.emit == Emit::Ptx { without_folder(&bytes) } else { bytes }, log })
+        let ptx = || program.read(Part::Ptx).map(|bytes| without_folder(&bytes)).map_err(failed);
+        match compile.emit {
+            Emit::Ptx => Ok((Compiled { bytes: ptx()?, log }, None)),
+            Emit::Cubin => {
+                let ptx = wanted.then(ptx).transpose()?.map(|bytes| Compiled { bytes, log: String::new() });
+                Ok((Compiled { bytes: program.read(Part::Cubin).map_err(failed)?, log }, ptx))
+            }
+        }
     }
 
     /// Everything that decides what [`Nvrtc::compile`] makes.
@@ -217,6 +224,25 @@ pub fn compile_cached(compile: &Compile<'_>) -> Result<Compiled> {
         Some(compiled) => Ok(compiled),
         None => nvrtc.compile(compile),
     }
+}
+
+/// Leaves both the machine code and the PTX of a text in the cache, for the price of the first. Warnings are in the log of the machine code.
+///
+/// # Errors
+/// Those of [`compile_cached`].
+pub fn compile_both(name: &str, source: &str, arch: Arch) -> Result<()> {
+    let cubin = Compile { name, source, arch, emit: Emit::Cubin, options: &[] };
+    let (nvrtc, cache) = (Nvrtc::get()?, Cache::open_default()?);
+    let mut ptx = None;
+    cache.get_or_build(&nvrtc.key(&cubin), || {
+        let (made, on_the_way) = nvrtc.compile_with_ptx(&cubin, true)?;
+        ptx = on_the_way;
+        Ok(made.pack())
+    })?;
+    if let Some(ptx) = ptx {
+        cache.get_or_build(&nvrtc.key(&Compile { emit: Emit::Ptx, ..cubin }), || Ok(ptx.pack()))?;
+    }
+    Ok(())
 }
 
 /// The NVRTC of an environment, if it is anywhere; fetches nothing.

@@ -1,16 +1,15 @@
 //! How what a kernel does grows with the problem, found from four small runs.
 
+use crate::Packed;
 use crate::launch::Record;
 
-/// The size of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is asked of a kernel: a pack and its width.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Tokens, T.
-    pub tokens: usize,
+    /// The T tokens of S sequences. Their lengths decide how even groups of sequences are.
+    pub packed: Packed,
     /// Channels, D.
     pub channels: usize,
-    /// Sequences, S.
-    pub sequences: usize,
 }
 
 /// The same launch at two numbers of tokens and two of channels, each with one sequence.
@@ -56,7 +55,17 @@ pub struct Growth {
 impl Growth {
     /// The number for a problem.
     pub fn at(&self, problem: &Problem) -> f64 {
-        let [t, d, s] = [problem.tokens, problem.channels, problem.sequences].map(|n| n as f64);
+        let Problem { packed, channels } = problem;
+        self.of(packed.tokens(), *channels, packed.sequences())
+    }
+
+    /// The number for a single sequence.
+    pub fn of_one_sequence(&self, tokens: usize, channels: usize) -> f64 {
+        self.of(tokens, channels, 1)
+    }
+
+    fn of(&self, tokens: usize, channels: usize, sequences: usize) -> f64 {
+        let [t, d, s] = [tokens, channels, sequences].map(|n| n as f64);
         (self.once + self.token * t + self.channel * d * s + self.element * t * d).max(0.0)
     }
 }

@@ -1,23 +1,27 @@
 //! What a kernel costs on a GPU, predicted without one.
 //!
 //! Four small runs on the emulator tell how everything that a launch does grows with the problem ([`Samples`]). The compiler
-//! tells the registers of a thread, so how many blocks share a multiprocessor. From both, for each launch:
+//! tells the registers of a thread, so how many blocks share a multiprocessor, and how long the machine code is ([`Machine`]).
+//! From these, for each launch:
 //!
 //! ```text
 //! unit[i]    = work of unit i / (its rate * multiprocessors * clock)
-//! busy       = (sum_i unit[i]^4)^(1/4)               almost the busiest unit: others get in its way a little
-//! efficiency = w / (w + 1)                           w warps for each scheduler: fewer hide less latency
+//! busy       = max_i unit[i]
+//! efficiency = w / (w + h)                           w warps for each scheduler: fewer hide less latency
 //! rounded    = blocks of the fullest multiprocessor / blocks of the average one
-//! compute    = busy * rounded / efficiency
+//! uneven     = tokens of the longest group of sequences / tokens of the average one
+//! compute    = busy * rounded * uneven / efficiency
 //! time       = sqrt(compute^2 + memory^2)            the two overlap, but not wholly
 //! ```
 //!
-//! Units are [`Unit::ALL`]; memory moves every tensor once, and one that is updated in place twice. The constants below were fitted on an
-//! H200 (`docs/performance.md` has the table) and are the same for every kernel. The model knows no stalls, no caches and not what the
-//! compiler makes of PTX, so it is for choosing among variants and for seeing what limits one, not for promises.
+//! Units are [`Unit::ALL`]; memory moves every tensor once, and one that is updated in place twice. Instructions are counted in PTX and
+//! scaled by how many of its instructions the machine code has. Two [`Constants`] were fitted on an H200 (`docs/performance.md` has the
+//! table) and are the same for every kernel. The model knows no stalls, no caches and no order of instructions, so it is for
+//! choosing among variants and for seeing what limits one, not for promises.
 
 mod gpu;
 mod growth;
+mod machine;
 
 use std::fmt;
 
@@ -25,30 +29,37 @@ use packscan_emulator::Pipe;
 
 pub use gpu::{GPUS, Gpu, Rates};
 pub use growth::{Growth, Problem, Samples};
+pub use machine::Machine;
 
 use crate::Result;
 use crate::launch::Record;
-use crate::nvrtc::{Compile, Emit, Resources, compile_cached};
+use crate::nvrtc::{Compile, Emit, compile_cached};
 use crate::occupancy::{Block, Limits, occupancy};
 
 /// Lanes of a warp.
 const WARP: f64 = 32.0;
 /// Schedulers of a multiprocessor.
 const SCHEDULERS: f64 = 4.0;
-/// Exponent of the soft maximum over units.
-const SHARPNESS: f64 = 4.0;
-/// With this many warps a scheduler issues half of the time.
-const HALF_BUSY_WARPS: f64 = 1.0;
-/// Share of the integer instructions in PTX that machine code keeps: many are moves, and selects that fold into predicates.
-const INTEGER_KEPT: f64 = 0.7;
-/// Share of the counted passes through shared memory that take place: wide loads of which lanes share words take fewer.
-const WAVEFRONTS_KEPT: f64 = 0.75;
 /// Sectors of one warp's access to local memory.
 const LOCAL_SECTORS: f64 = 4.0;
 /// The tensor by which a kernel is known to work on groups of sequences, as many as fill the GPU.
 const GROUPS_TENSOR: &str = "group_starts";
 /// The tensor by which a kernel is known to share all tokens among as many blocks as fill the GPU, each with sums of its own.
 const SUMS_TENSOR: &str = "dweight_parts";
+
+/// What no data sheet tells, fitted to measured times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Constants {
+    /// With this many warps a scheduler issues half of the time.
+    pub half_busy_warps: f64,
+    /// Share of the counted passes through shared memory that take place: the compiler keeps some words in registers.
+    pub wavefronts_kept: f64,
+}
+
+impl Constants {
+    /// Those of `cli/tests/data/h200.csv`; `cargo test -p packscan --test predicted_cost -- --ignored fit --nocapture` prints them.
+    pub const FITTED: Constants = Constants { half_busy_warps: 1.5, wavefronts_kept: 0.9 };
+}
 
 /// What can be busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,25 +83,25 @@ impl Unit {
     pub const ALL: [Unit; 6] = [Unit::Issue, Unit::Float, Unit::Integer, Unit::Special, Unit::Convert, Unit::LoadStore];
 
     /// Clocks that one multiprocessor alone would be busy with a launch.
-    fn clocks(self, record: &Record, rates: &Rates) -> f64 {
+    fn clocks(self, record: &Record, machine: &Machine, rates: &Rates, constants: &Constants) -> f64 {
         let counts = &record.counts;
         let warps = |pipe| counts.warp_instructions[pipe] as f64;
         let lanes = |pipe| WARP * warps(pipe);
+        let in_ptx = counts.warp_instructions.total() as f64;
+        let issued = in_ptx * machine.share_of(record.instructions);
         match self {
-            Unit::Issue => {
-                let dropped = (1.0 - INTEGER_KEPT) * warps(Pipe::Integer);
-                (counts.warp_instructions.total() as f64 - dropped) / rates.issue
-            }
+            Unit::Issue => issued / rates.issue,
             Unit::Float => lanes(Pipe::Float) / rates.float,
-            Unit::Integer => INTEGER_KEPT * lanes(Pipe::Integer) / rates.integer,
+            // What the machine code lacks are integer instructions: moves, addresses and selects.
+            Unit::Integer => WARP * (warps(Pipe::Integer) - (in_ptx - issued)).max(0.0) / rates.integer,
             Unit::Special => lanes(Pipe::Special) / rates.special,
             Unit::Convert => lanes(Pipe::Convert) / rates.convert,
             Unit::LoadStore => {
+                let local = warps(Pipe::Local) + machine.spills() * issued;
                 let sectors = (counts.global_load_sectors + counts.global_store_sectors) as f64;
-                let sectors = sectors + LOCAL_SECTORS * warps(Pipe::Local);
-                WAVEFRONTS_KEPT * counts.shared_wavefronts as f64 / rates.wavefronts
+                constants.wavefronts_kept * counts.shared_wavefronts as f64 / rates.wavefronts
                     + lanes(Pipe::Shuffle) / rates.shuffle
-                    + sectors / rates.sectors
+                    + (sectors + LOCAL_SECTORS * local) / rates.sectors
             }
         }
     }
@@ -126,8 +137,10 @@ pub struct Prediction {
     pub warps: f64,
     /// Share of the clocks in which the units get work, for want of warps.
     pub efficiency: f64,
-    /// Work of the fullest multiprocessor, as a multiple of the average.
+    /// Blocks of the fullest multiprocessor, as a multiple of the average.
     pub rounded: f64,
+    /// Tokens of the longest group of sequences, as a multiple of the average.
+    pub uneven: f64,
 }
 
 impl Prediction {
@@ -144,45 +157,64 @@ impl Samples {
     /// # Errors
     /// Whatever compiling for that GPU fails with.
     pub fn predict(&self, gpu: &Gpu, problem: &Problem) -> Result<Prediction> {
-        let Record { id, source, .. } = &self.runs[0];
-        let request = Compile { name: id, source, arch: gpu.arch, emit: Emit::Cubin, options: &[] };
-        let resources = compile_cached(&request)?.resources().unwrap_or_default();
-        Ok(self.predict_with(gpu, problem, &resources))
+        Ok(self.predict_with(gpu, problem, &self.machine(gpu)?, &Constants::FITTED))
     }
 
-    /// The same for a kernel that is known to use these resources.
-    pub fn predict_with(&self, gpu: &Gpu, problem: &Problem, resources: &Resources) -> Prediction {
-        let Record { id, config, tensors, .. } = &self.runs[0];
+    /// What the compiler makes of this kernel for `gpu`.
+    ///
+    /// # Errors
+    /// Whatever compiling for that GPU fails with.
+    pub fn machine(&self, gpu: &Gpu) -> Result<Machine> {
+        let Record { id, source, .. } = &self.runs[0];
+        let request = Compile { name: id, source, arch: gpu.arch, emit: Emit::Cubin, options: &[] };
+        Ok(Machine::of(&compile_cached(&request)?))
+    }
+
+    /// The same as [`predict`](Self::predict), for a kernel of which the compiler is known to make `machine`, and with other constants.
+    pub fn predict_with(&self, gpu: &Gpu, problem: &Problem, machine: &Machine, constants: &Constants) -> Prediction {
+        let Record { id, config, .. } = &self.runs[0];
         let multiprocessors = gpu.multiprocessors as f64;
         let block = Block {
             threads: config.threads,
-            registers: resources.registers as usize,
-            shared_bytes: config.shared_bytes + resources.shared_bytes as usize,
+            registers: machine.resources.registers as usize,
+            shared_bytes: config.shared_bytes + machine.resources.shared_bytes as usize,
         };
         let room = Limits::of(gpu.arch).map_or(1, |limits| occupancy(&limits, &block).blocks).max(1) as f64;
-
-        let alone = Problem { sequences: 1, ..*problem };
-        let mut blocks = self.growth(|run| run.config.grid.iter().product::<usize>() as f64).at(&alone).ceil().max(1.0);
-        let has = |tensor| tensors.iter().any(|(name, _)| *name == tensor);
-        if has(SUMS_TENSOR) {
-            blocks = blocks.max(room * multiprocessors);
-        }
-        if has(GROUPS_TENSOR) {
-            let groups = (room * multiprocessors / blocks).floor();
-            blocks *= groups.clamp(1.0, problem.sequences.max(1) as f64);
-        }
+        let (blocks, uneven) = self.blocks(problem, room * multiprocessors);
         let fullest = (blocks / multiprocessors).ceil();
         let rounded = fullest * multiprocessors / blocks;
         let warps = room.min(fullest) * (config.threads as f64 / WARP);
-        let efficiency = warps / (warps + SCHEDULERS * HALF_BUSY_WARPS);
+        let efficiency = warps / (warps + SCHEDULERS * constants.half_busy_warps);
 
         let clocks_a_ms = multiprocessors * gpu.clock_ghz * 1e6;
-        let units_ms = Unit::ALL.map(|unit| self.growth(|run| unit.clocks(run, &gpu.rates)).at(problem) / clocks_a_ms);
-        let busy = units_ms.iter().map(|ms| ms.powf(SHARPNESS)).sum::<f64>().powf(1.0 / SHARPNESS);
+        let clocks = |unit: Unit| self.growth(|run| unit.clocks(run, machine, &gpu.rates, constants)).at(problem);
+        let units_ms = Unit::ALL.map(|unit| clocks(unit) / clocks_a_ms);
+        let busy = units_ms.into_iter().fold(0.0, f64::max);
         let bytes = self.growth(|run| run.tensors.iter().map(|(_, bytes)| *bytes as f64).sum()).at(problem);
         let memory_ms = bytes / gpu.memory_tb_s / 1e9;
-        let ms = (busy * rounded / efficiency).hypot(memory_ms);
-        Prediction { id: id.clone(), ms, units_ms, memory_ms, blocks, warps, efficiency, rounded }
+        let ms = (busy * rounded * uneven / efficiency).hypot(memory_ms);
+        Prediction { id: id.clone(), ms, units_ms, memory_ms, blocks, warps, efficiency, rounded, uneven }
+    }
+
+    /// Blocks of the grid, of which `fill` are resident at a time, and how uneven their work is.
+    fn blocks(&self, problem: &Problem, fill: f64) -> (f64, f64) {
+        let has = |tensor| self.runs[0].tensors.iter().any(|(name, _)| *name == tensor);
+        let blocks = |run: &Record| run.config.grid.iter().product::<usize>() as f64;
+        let packed = &problem.packed;
+        let grid = self.growth(blocks).of_one_sequence(packed.tokens(), problem.channels).ceil().max(1.0);
+        if has(GROUPS_TENSOR) {
+            let sequences = packed.lengths().iter().filter(|&&length| length > 0).count();
+            let groups = ((fill / grid) as usize).clamp(1, sequences.max(1));
+            let starts = packed.group_starts(groups);
+            let first = |s: u32| packed.cu_seqlens()[s as usize];
+            let longest = starts.windows(2).map(|pair| first(pair[1]) - first(pair[0])).max().unwrap_or(0);
+            let uneven = longest as f64 * groups as f64 / packed.tokens().max(1) as f64;
+            return (grid * groups as f64, uneven.max(1.0));
+        }
+        // Where the work of the runs grew but not their grids, they were too small to tell how those do.
+        let grew = |number: &dyn Fn(&Record) -> f64| self.runs.iter().any(|run| number(run) != number(&self.runs[0]));
+        let hidden = grew(&|run| run.counts.warp_instructions.total() as f64) && !grew(&blocks);
+        (if has(SUMS_TENSOR) || hidden { grid.max(fill) } else { grid }, 1.0)
     }
 }
 
@@ -191,7 +223,9 @@ mod tests {
     use packscan_emulator::Counts;
 
     use super::*;
+    use crate::Packed;
     use crate::kernel::LaunchConfig;
+    use crate::nvrtc::Resources;
 
     /// Blocks of 16 channels, 100 exponentials' worth of loads a token and channel.
     fn record(tokens: usize, channels: usize) -> Record {
@@ -202,6 +236,7 @@ mod tests {
             source: String::new(),
             config: LaunchConfig { grid: [channels / 16, 1, 1], threads: 128, shared_bytes: 0 },
             tensors: vec![("x", 4 * tokens * channels)],
+            instructions: 100,
             counts,
         }
     }
@@ -211,36 +246,81 @@ mod tests {
         Samples { tokens: [64, 96], channels: [16, 32], runs }
     }
 
+    fn problem(lengths: &[usize], channels: usize) -> Problem {
+        Problem { packed: Packed::from_lengths(lengths).unwrap(), channels }
+    }
+
+    fn machine(resources: Resources, instructions: usize) -> Machine {
+        Machine { resources, instructions }
+    }
+
     #[test]
     fn growth_tells_sequences_from_tokens() {
         let growth = samples().growth(|run| run.counts.shared_wavefronts as f64);
         assert_eq!(growth, Growth { once: 0.0, token: 0.0, channel: 10.0, element: 100.0 });
-        let problem = Problem { tokens: 1000, channels: 64, sequences: 5 };
+        let problem = problem(&[200; 5], 64);
         assert_eq!(growth.at(&problem), 10.0 * 64.0 * 5.0 + 100.0 * 1000.0 * 64.0);
     }
 
     #[test]
     fn blocks_warps_and_units_of_a_launch() {
         let gpu = Gpu::named("h200").unwrap();
-        let resources = Resources { registers: 64, ..Resources::default() };
-        let problem = Problem { tokens: 1000, channels: 16 * 200, sequences: 5 };
-        let told = samples().predict_with(gpu, &problem, &resources);
+        let machine = machine(Resources { registers: 64, ..Resources::default() }, 0);
+        let problem = problem(&[200, 210, 190, 220, 180], 16 * 200);
+        let constants = Constants { half_busy_warps: 1.0, wavefronts_kept: 1.0 };
+        let predict = |samples: &Samples| samples.predict_with(gpu, &problem, &machine, &constants);
+        let told = predict(&samples());
         assert_eq!((told.blocks, told.warps), (200.0, 8.0), "200 blocks: two on the fullest multiprocessor");
-        assert_eq!(told.rounded, 2.0 * 132.0 / 200.0);
+        assert_eq!((told.rounded, told.uneven), (2.0 * 132.0 / 200.0, 1.0));
         assert_eq!(told.efficiency, 8.0 / 12.0);
         assert_eq!(told.limit().0, Some(Unit::LoadStore));
-        assert!(told.ms > told.limit().1 * told.rounded / told.efficiency);
+        let compute = told.limit().1 * told.rounded / told.efficiency;
+        assert!((told.ms - compute.hypot(told.memory_ms)).abs() < 1e-9 * told.ms);
 
         let mut grouped = samples();
         grouped.runs.iter_mut().for_each(|run| run.tensors.push((GROUPS_TENSOR, 0)));
-        let told = grouped.predict_with(gpu, &problem, &resources);
+        let told = predict(&grouped);
         assert_eq!(told.blocks, 1000.0, "8 blocks fit a multiprocessor, so 5 groups, one a sequence, of 200 tiles");
-        assert_eq!(told.warps, 32.0);
+        assert_eq!((told.warps, told.uneven), (32.0, 1.1));
 
         let mut filling = samples();
         filling.runs.iter_mut().for_each(|run| run.tensors.push((SUMS_TENSOR, 0)));
-        let told = filling.predict_with(gpu, &problem, &resources);
+        let told = predict(&filling);
         assert_eq!((told.blocks, told.warps, told.rounded), (8.0 * 132.0, 32.0, 1.0));
+
+        let mut hidden = samples();
+        hidden.runs.iter_mut().for_each(|run| run.config.grid = [1, 1, 1]);
+        assert_eq!(predict(&hidden).blocks, 1.0, "nothing that is counted grew");
+        hidden.runs[3] = counting(hidden.runs[3].clone());
+        assert_eq!(predict(&hidden).blocks, 8.0 * 132.0, "one block did more: others will come");
+    }
+
+    /// A launch whose instructions were counted by the emulator.
+    fn counting(mut record: Record) -> Record {
+        use packscan_emulator::{Launch, Memory, Module};
+        let ptx = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\n.reg .b32 %r<3>;\nmov.u32 %r1, 1;\nadd.s32 %r2, %r1, 1;\nret;\n}\n";
+        let module = Module::parse(ptx).unwrap();
+        let kernel = module.kernel("k").unwrap();
+        record.instructions = kernel.instructions();
+        record.counts = Memory::new().launch(&Launch::new(kernel, [1, 1, 1], [32, 1, 1], &[])).unwrap();
+        record
+    }
+
+    #[test]
+    fn machine_code_has_fewer_instructions_and_its_spills() {
+        let record = counting(record(64, 16));
+        assert_eq!((record.instructions, record.counts.warp_instructions.total()), (3, 3));
+        let rates = Gpu::named("h200").unwrap().rates;
+        let clocks = |unit: Unit, machine: &Machine| unit.clocks(&record, machine, &rates, &Constants::FITTED);
+        let all = machine(Resources::default(), 3);
+        assert_eq!(clocks(Unit::Issue, &all), 3.0 / rates.issue);
+        assert_eq!(clocks(Unit::Integer, &all), 2.0 * 32.0 / rates.integer);
+        assert_eq!(clocks(Unit::LoadStore, &all), 0.0);
+        let spilling = machine(Resources { spill_store_bytes: 4, spill_load_bytes: 4, ..Resources::default() }, 2);
+        assert!((clocks(Unit::Issue, &spilling) - 2.0 / rates.issue).abs() < 1e-12);
+        assert!((clocks(Unit::Integer, &spilling) - 32.0 / rates.integer).abs() < 1e-12);
+        let of_spills = 2.0 * LOCAL_SECTORS / rates.sectors;
+        assert!((clocks(Unit::LoadStore, &spilling) - of_spills).abs() < 1e-12, "each of two spills ran once");
     }
 
     #[test]
@@ -248,8 +328,7 @@ mod tests {
         let mut samples = samples();
         samples.runs.iter_mut().for_each(|run| run.tensors[0].1 *= 100_000);
         let gpu = Gpu::named("rtx4090").unwrap();
-        let problem = Problem { tokens: 1000, channels: 160, sequences: 1 };
-        let told = samples.predict_with(gpu, &problem, &Resources::default());
+        let told = samples.predict_with(gpu, &problem(&[1000], 160), &Machine::default(), &Constants::FITTED);
         assert_eq!(told.limit(), (None, told.memory_ms));
         assert!((told.memory_ms - 4.0 * 160_000.0 * 1e5 / 0.90e9).abs() < 1e-6 * told.memory_ms);
     }

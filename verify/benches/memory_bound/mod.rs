@@ -50,22 +50,6 @@ pub fn halves(device: &Device, name: &str, len: usize) -> Result<Buffer> {
     Buffer::from_slice(device, &all)
 }
 
-/// Lengths as of natural text: log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill the pack.
-pub fn natural_lengths(tokens: usize) -> Vec<usize> {
-    let mut random = Random::new(0, "lengths");
-    let mut left = tokens;
-    let mut lengths = Vec::new();
-    while left > 0 {
-        // Box-Muller: a normal number from two uniform ones.
-        let (radius, angle) = (random.between(1e-6, 1.0), random.between(0.0, std::f32::consts::TAU));
-        let normal = (-2.0 * radius.ln()).sqrt() * angle.cos();
-        let length = ((6.2 + 0.8 * normal).exp() as usize).clamp(57, 2048).min(left);
-        lengths.push(length);
-        left -= length;
-    }
-    lengths
-}
-
 fn random(name: &str, len: usize) -> Vec<f32> {
     let mut random = Random::new(0, name);
     (0..len.min(4_000_037)).map(|_| random.between(-2.0, 2.0)).collect()
