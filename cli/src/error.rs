@@ -14,6 +14,42 @@ pub enum Error {
     #[error(transparent)]
     Train(#[from] packscan_train::Error),
 
+    /// Timing kernels.
+    #[error(transparent)]
+    Tune(#[from] packscan_tune::Error),
+
+    /// Timing kernels where there is no GPU.
+    #[error(
+        "bench times kernels on an NVIDIA GPU: {0}\n`bench --step --model tiny --cpu` times whole steps on the CPU; \
+         `gen --emit stats` predicts what a kernel costs, without a GPU"
+    )]
+    BenchNeedsGpu(packscan::Error),
+
+    /// A pass that none of the operators has.
+    #[error("none of these operators has a pass {pass}; leave out --pass, or name another operator")]
+    NothingToTime {
+        /// The pass.
+        pass: String,
+    },
+
+    /// A file that cannot be read.
+    #[error("{} cannot be read: {source}; name another", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A file of recorded times that is none.
+    #[error("{} is no recorded bench: {source}; write one with `bench --json`", path.display())]
+    NoRecord {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+
     /// Text and packs.
     #[error(transparent)]
     Data(#[from] packscan_data::Error),

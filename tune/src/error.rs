@@ -1,5 +1,8 @@
 //! What can go wrong before something could be timed.
 
+use std::io;
+use std::path::PathBuf;
+
 /// Everything that this crate fails with.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -27,6 +30,26 @@ pub enum Error {
         got: String,
         /// What the problem has.
         want: String,
+    },
+
+    /// A file of lengths that cannot be read.
+    #[error("{} cannot be read: {source}; --lengths names a file of numbers of tokens, one for each sequence", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A word in a file of lengths that is none.
+    #[error("{}, line {line}: {got:?} is no number of tokens; a line has one whole number, or several with spaces", path.display())]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// The word.
+        got: String,
     },
 
     /// A buffer that the GPU has no room for.

@@ -4,6 +4,7 @@
 //! machine needs for it at least.
 
 mod error;
+pub mod report;
 pub mod workload;
 
 pub use error::{Error, Result};

@@ -40,8 +40,9 @@ mod sum_rows;
 pub mod timing;
 
 pub use bench::Bench;
+pub use embedding::natural_ids;
 pub use floor::{Bound, Floor, Limit, Machine};
-pub use lengths::natural_lengths;
+pub use lengths::{natural_lengths, read_lengths};
 pub use problem::Problem;
 
 use crate::Result;

@@ -391,16 +391,16 @@ impl Workload for ScanBackward {
         bench.agrees(&self.id(), bench.packed().packed(), &self.slice(&channels), &outputs)
     }
 
-    /// u, delta, z and g read, three gradients written, B and C read and their gradients written. Of each state an exponential and twelve
-    /// operations: the three of forward that give h again; dh and what it passes on; dC and dB, each a product and a sum over channels; du
-    /// and ddelta, one and two; dA. Beside them softplus and its derivative, silu and its own: two results of special functions each.
+    /// u, delta, z and g read, three gradients written, B and C read and their gradients written. Of each state an exponential and eleven
+    /// operations: the three of forward that give h again; dh and what it passes on; dB and dC, into sums over channels; du; a product
+    /// that ddelta and dA share, and these two. Beside them softplus and silu with their derivatives, two results of special functions each.
     fn floor(&self) -> Floor {
         let ((td, tn), n) = (self.scan.elements(), f64::from(self.variant.state));
         let Backward { io, gate, softplus, .. } = self.variant;
         let (of_gate, of_softplus) = (f64::from(u8::from(gate)), f64::from(u8::from(softplus)));
         Floor {
             bytes: io.bytes() as f64 * (td * (5.0 + 2.0 * of_gate) + 4.0 * tn),
-            operations: td * (12.0 * n + 6.0 + 6.0 * of_gate + 10.0 * of_softplus),
+            operations: td * (11.0 * n + 6.0 + 6.0 * of_gate + 10.0 * of_softplus),
             special_results: td * (n + 2.0 * of_softplus + 2.0 * of_gate),
         }
     }
