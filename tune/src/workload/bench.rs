@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// The most sets of inputs and outputs that a workload takes turns over.
 const MOST_TURNS: usize = 64;
 
+/// The most elements of one copy of a pattern: a row of them stays below 4 GiB.
+const MOST_COPIED: usize = 1 << 28;
+
 /// A problem on a device. Buffers are made once, by name, and shared by all workloads that use them.
 pub struct Bench {
     device: Device,
@@ -160,11 +163,37 @@ impl Bench {
         buffer.part(0, first, 1)?.write_f32(&pattern.0)?;
         let mut filled = first;
         while filled < buffer.len() {
-            let more = filled.min(buffer.len() - filled);
+            let more = filled.min(buffer.len() - filled).min(MOST_COPIED);
             let variant = cast::default_variant(more, buffer.dtype(), buffer.dtype());
             cast::forward(&self.one, &variant, buffer.part(0, 1, more)?, buffer.part(filled, 1, more)?)?;
             filled += more;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packscan_runtime::Dtype;
+
+    use super::*;
+    use crate::workload::data::PERIOD;
+
+    #[test]
+    fn a_pattern_is_repeated_to_the_end_of_a_buffer_of_any_type() {
+        let rows = PERIOD + 11;
+        for device in [Device::Cpu, Device::emulator(0)] {
+            let bench = Bench::new(&device, Problem::of_channels(vec![3], 8, 4, Dtype::Bf16)).unwrap();
+            for (name, dtype) in [("f32", Dtype::F32), ("f16", Dtype::F16), ("bf16", Dtype::Bf16)] {
+                let data = Data::new(name, dtype, (rows, 1), |r| r.between(-1.0, 1.0));
+                let buffer = bench.input(&data, 0).unwrap();
+                let pattern = bench.pattern(&data);
+                let end = buffer.part(PERIOD - 1, 12, 1).unwrap().to_f32().unwrap();
+                let want: Vec<f32> = (PERIOD - 1..rows).map(|place| pattern.at(place)).collect();
+                assert_eq!(end, want, "{name} on {device}");
+                assert_eq!(end[1..], pattern.0[..11]);
+                assert!(Rc::ptr_eq(&buffer, &bench.input(&data, 0).unwrap()), "made once");
+            }
+        }
     }
 }

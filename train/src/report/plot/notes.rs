@@ -65,7 +65,8 @@ impl Plot {
             }
             let (x, anchor) = if right { (place.left, "start") } else { (place.right, "end") };
             let text = escaped(text);
-            let _ = writeln!(svg, "<text class=\"note\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
+            let _ =
+                writeln!(svg, "<text class=\"note\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
         }
     }
 }
