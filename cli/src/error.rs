@@ -20,10 +20,13 @@ pub enum Error {
 
     /// Timing kernels where there is no GPU.
     #[error(
-        "bench times kernels on an NVIDIA GPU: {0}\n`bench --step --model tiny --cpu` times whole steps on the CPU; \
+        "bench needs an NVIDIA GPU, and {why}; `packscan doctor` shows what was found\n`bench --step --model tiny --cpu` times whole steps on the CPU; \
          `gen --emit stats` predicts what a kernel costs, without a GPU"
     )]
-    BenchNeedsGpu(packscan::Error),
+    BenchNeedsGpu {
+        /// What is missing.
+        why: String,
+    },
 
     /// A pass that none of the operators has.
     #[error("none of these operators has a pass {pass}; leave out --pass, or name another operator")]

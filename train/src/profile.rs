@@ -27,7 +27,7 @@ pub struct Profile {
 pub struct Row {
     /// `selective_scan`, `in_proj`, ...
     pub operator: String,
-    /// `forward`, `backward`, `input gradient`, ...
+    /// `forward`, `again` where the backward pass computes it once more, `backward`, `input gradient`, ...
     pub pass: String,
     /// How often it was launched.
     pub launches: usize,
@@ -39,8 +39,14 @@ impl Profile {
     /// Of the launches of a step of a model.
     pub fn of(traced: &[Traced], config: &ModelConfig) -> Profile {
         let mut rows: Vec<Row> = Vec::new();
+        let mut backward = false;
         for launch in traced {
-            let (operator, pass) = belongs_to(&launch.label, config);
+            let (operator, mut pass) = belongs_to(&launch.label, config);
+            // A pack's forward pass begins with the embedding, its backward pass with the gradient of the last norm.
+            backward = pass == "backward" || backward && operator != "embedding";
+            if backward && pass == "forward" && operator != "sum_rows" {
+                pass = "again";
+            }
             let ms = launch.end_ms - launch.start_ms;
             match rows.iter_mut().find(|row| row.operator == operator && row.pass == pass) {
                 Some(row) => (row.launches, row.ms) = (row.launches + 1, row.ms + ms),
@@ -150,13 +156,19 @@ mod tests {
             launch("selective_scan_bwd-n16-l16", 3.5, 7.0, 0.6),
             // Launched half a millisecond after the GPU had nothing left to do.
             launch("selective_scan_fwd-n16-l16", 7.6, 8.6, 7.5),
+            launch("embedding_fwd-s128", 8.6, 8.6, 7.5),
+            launch("selective_scan_fwd-n16-l16", 8.6, 8.6, 7.5),
             launch("fill", 8.6, 8.7, 7.6),
         ];
         let profile = Profile::of(&traced, &config());
         let rows: Vec<(&str, &str, usize)> =
             profile.rows.iter().map(|row| (row.operator.as_str(), row.pass.as_str(), row.launches)).collect();
         let scan = "selective_scan";
-        assert_eq!(rows, [(scan, "backward", 1), (scan, "forward", 2), ("fill", "zeros", 1)]);
+        let embedding = ("embedding", "forward", 1);
+        assert_eq!(
+            rows,
+            [(scan, "backward", 1), (scan, "forward", 2), (scan, "again", 1), ("fill", "zeros", 1), embedding]
+        );
         let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
         assert!(near(profile.span_ms, 7.7) && near(profile.busy_ms, 6.6), "{profile:?}");
         assert!(near(profile.waited_ms, 0.6) && near(profile.longest_wait_ms, 0.6), "{profile:?}");

@@ -82,5 +82,8 @@ impl Bench {
 
 /// The GPU, without which there is nothing to time.
 fn gpu() -> Result<Device> {
-    Device::cuda(0).map_err(Error::BenchNeedsGpu)
+    Device::cuda(0).map_err(|error| match error {
+        packscan::Error::NoGpu { why, .. } => Error::BenchNeedsGpu { why },
+        other => other.into(),
+    })
 }

@@ -68,8 +68,9 @@ struct Measured {
     recompute: String,
     steps: u32,
     /// Of one step, by the host's clock, the first two left out.
-    #[serde(flatten)]
-    times: Times,
+    median_ms: f64,
+    least_ms: f64,
+    most_ms: f64,
     /// Without padding.
     tokens_per_second: f64,
     padding: f64,
@@ -119,6 +120,7 @@ impl Steps {
             }
         }
         let tokens_per_second = tokens as f64 / times.iter().sum::<f64>() * 1e3;
+        let times = Times::of(times);
         let operations = config.flops_per_token() * tokens_per_second;
         let measured = Measured {
             model: asked.model.to_owned(),
@@ -129,7 +131,9 @@ impl Steps {
             tokens: asked.tokens,
             recompute: described(&recompute),
             steps: self.steps,
-            times: Times::of(times),
+            median_ms: times.median_ms,
+            least_ms: times.least_ms,
+            most_ms: times.most_ms,
             tokens_per_second,
             padding: 1.0 - tokens as f64 / rows as f64,
             tera_operations_per_second: operations / 1e12,
@@ -231,15 +235,15 @@ fn filled(plan: &Plan, words: &[u32], row: Option<usize>) -> (Vec<u32>, Vec<u32>
 
 impl Measured {
     fn to_text(&self) -> String {
-        let Measured { model, dtype, device, scheme, times, .. } = self;
+        let Measured { model, dtype, device, scheme, .. } = self;
         let mut out = format!(
             "{model}, {dtype} on {device}, {scheme}, at most {} tokens a step, recompute {}\n\n",
             thousands(self.tokens),
             self.recompute
         );
         let mut line = |name: &str, value: String| out += &format!("  {name:<24}{value}\n");
-        let spread = format!("{} to {}", fixed(times.least_ms, 1), fixed(times.most_ms, 1));
-        line("a step", format!("{} ms ({spread})", fixed(times.median_ms, 1)));
+        let spread = format!("{} to {}", fixed(self.least_ms, 1), fixed(self.most_ms, 1));
+        line("a step", format!("{} ms ({spread})", fixed(self.median_ms, 1)));
         line("tokens/s", fixed(self.tokens_per_second, 0));
         line("padding", percent(self.padding, 2));
         let peak = self.flops_utilisation.map(|share| format!(", {} of the peak", percent(share, 1)));
@@ -283,4 +287,44 @@ fn shares(profile: &Profile) -> String {
         fixed(profile.host_ms, 1),
         fixed(profile.longest_wait_ms, 3)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use packscan_train::profile::Row;
+
+    use super::*;
+
+    #[test]
+    fn the_shares_of_a_step_add_up_to_it() {
+        let row = |operator: &str, pass: &str, launches, ms| {
+            let (operator, pass) = (operator.to_owned(), pass.to_owned());
+            Row { operator, pass, launches, ms }
+        };
+        let profile = Profile {
+            rows: vec![row("in_proj", "forward", 48, 60.0), row("selective_scan", "backward", 48, 30.0)],
+            span_ms: 100.0,
+            busy_ms: 90.0,
+            waited_ms: 4.0,
+            longest_wait_ms: 1.5,
+            host_ms: 41.0,
+        };
+        let text = shares(&profile);
+        let line = |words: &[&str]| text.lines().any(|line| line.split_whitespace().eq(words.iter().copied()));
+        assert!(line(&["in_proj", "forward", "48", "60.000", "60.0", "%"]), "{text}");
+        assert!(line(&["nothing", "between", "launches", "6.000", "6.0", "%"]), "{text}");
+        assert!(line(&["nothing", "waiting", "for", "the", "host", "4.000", "4.0", "%"]), "{text}");
+        assert!(text.contains("everything after 41.0 ms; the longest wait for it was 1.500 ms"), "{text}");
+    }
+
+    #[test]
+    fn pieces_predict_their_own_next_token_and_padding_nothing() {
+        let piece = |tokens| packscan_data::Piece { document: 0, start: 0, tokens };
+        let plan = Plan { pieces: vec![piece(3), piece(1)], continued: false, continues: false };
+        let words = [7, 8, 9, 5];
+        assert_eq!(filled(&plan, &words, None), (vec![7, 8, 9, 5], vec![8, 9, NO_TARGET, NO_TARGET]));
+        let none = NO_TARGET;
+        let padded = (vec![7, 8, 9, 5, 0, 0], vec![8, 9, none, none, none, none]);
+        assert_eq!(filled(&plan, &words, Some(3)), padded);
+    }
 }

@@ -94,7 +94,8 @@ impl Scan {
     fn new(bench: &Rc<Bench>, options: Options, bytes: usize) -> Result<Scan> {
         let p = bench.problem();
         let turn = |i| -> Result<Turn> {
-            let [u, delta, xz, x_dbl] = [u(p), delta(p, options.softplus), xz(p), x_dbl(p)].map(|data| bench.input(&data, i));
+            let [u, delta, xz, x_dbl] =
+                [u(p), delta(p, options.softplus), xz(p), x_dbl(p)].map(|data| bench.input(&data, i));
             Ok(Turn { u: u?, delta: delta?, xz: xz?, x_dbl: x_dbl? })
         };
         Ok(Scan {
