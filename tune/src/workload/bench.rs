@@ -196,4 +196,24 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn runs_take_turns_until_one_is_gone_from_the_l2() {
+        let sizes = Problem::of_channels(vec![30, 7], 8, 4, Dtype::F32);
+        let sizes = Problem { vocabulary: 40, logits_rows: 5, parameters: 500, decays: 50, ..sizes };
+        let mut bench = Bench::new(&Device::Cpu, sizes).unwrap();
+        Rc::get_mut(&mut bench).unwrap().l2_bytes = 1 << 14;
+        let activation = 4 * 37 * 8;
+        assert_eq!((bench.turns(activation), bench.turns(1 << 20), bench.turns(1)), (28, 1, MOST_TURNS));
+        for pass in &packscan_verify::operators::PASSES {
+            let mut workload = bench.workload(&bench.problem().hand_picked(pass.kernel).unwrap()).unwrap();
+            (0..2 * MOST_TURNS).try_for_each(|_| workload.run()).unwrap();
+            workload.check().unwrap();
+        }
+        // The scan reads and writes four activations.
+        let turns = bench.turns(4 * activation);
+        assert!(bench.buffers.borrow().contains_key(&("u", turns - 1)));
+        let untouched = bench.known("out", turns - 1, Dtype::F32, 37 * 8).unwrap().to_f32().unwrap();
+        assert!(untouched.iter().all(|x| x.is_finite()), "every set is used");
+    }
 }
