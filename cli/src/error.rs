@@ -14,6 +14,45 @@ pub enum Error {
     #[error(transparent)]
     Train(#[from] packscan_train::Error),
 
+    /// Timing kernels.
+    #[error(transparent)]
+    Tune(#[from] packscan_tune::Error),
+
+    /// Timing kernels where there is no GPU.
+    #[error(
+        "bench needs an NVIDIA GPU, and {why}; `packscan doctor` shows what was found\n`bench --step --model tiny --cpu` times whole steps on the CPU; \
+         `gen --emit stats` predicts what a kernel costs, without a GPU"
+    )]
+    BenchNeedsGpu {
+        /// What is missing.
+        why: String,
+    },
+
+    /// A pass that none of the operators has.
+    #[error("none of these operators has a pass {pass}; leave out --pass, or name another operator")]
+    NothingToTime {
+        /// The pass.
+        pass: String,
+    },
+
+    /// A file that cannot be read.
+    #[error("{} cannot be read: {source}; name another", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A file of recorded times that is none.
+    #[error("{} is no recorded bench: {source}; write one with `bench --json`", path.display())]
+    NoRecord {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+
     /// Text and packs.
     #[error(transparent)]
     Data(#[from] packscan_data::Error),

@@ -15,6 +15,7 @@ use packscan_train::{ModelConfig, Rates};
 
 use crate::error::{Error, Result};
 use crate::machine::Machine;
+use crate::memory::{Choice, Memory};
 use crate::saved::Saved;
 use crate::{Verdict, output, parse};
 
@@ -155,8 +156,9 @@ struct Learning {
     clip: f32,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum SchemeName {
+/// What a pack is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemeName {
     Packed,
     Single,
     Padded,
@@ -174,14 +176,6 @@ enum StrategyName {
 enum CutName {
     Stop,
     Flow,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Choice {
-    Auto,
-    None,
-    Cheap,
-    Full,
 }
 
 impl Packing {
@@ -251,7 +245,10 @@ impl Train {
             None => self.fresh(&device)?,
         };
         let shards = if settings.shard { ranks } else { 1 };
-        self.place(&mut settings, &device, shards)?;
+        settings.recompute = self.memory().choose(&request(&settings, shards)?, &device, |chosen| {
+            let settings = Settings { recompute: chosen.to_vec(), ..settings.clone() };
+            plan(&settings, shards).map_or_else(|error| error.to_string(), |plan| plan.trim_end().to_owned())
+        })?;
         if self.plan {
             output::results(plan(&settings, shards)?)?;
             return Ok(Verdict::Good);
@@ -285,6 +282,10 @@ impl Train {
                 Ok(Verdict::Interrupted)
             }
         }
+    }
+
+    fn memory(&self) -> Memory {
+        Memory { choice: self.recompute, bytes: self.memory }
     }
 
     /// The settings of a new run.
@@ -342,36 +343,6 @@ impl Train {
             }
             None => Err(Error::NothingToResume { folder: folder.to_owned() }),
         }
-    }
-
-    /// Decides what blocks compute again.
-    fn place(&self, settings: &mut Settings, device: &Device, shards: usize) -> Result<()> {
-        let all = |kind| vec![kind; settings.model.layers];
-        settings.recompute = match self.recompute {
-            Choice::None => all(Recompute::None),
-            Choice::Cheap => all(Recompute::Cheap),
-            Choice::Full => all(Recompute::Full),
-            Choice::Auto => request(settings, shards)?.choose(self.budget(device)?)?,
-        };
-        let (needed, budget) = (request(settings, shards)?.plan(&settings.recompute).bytes(), self.budget(device)?);
-        if budget.is_some_and(|budget| needed > budget) {
-            // The same error as where nothing fits, with this choice's cure: let packscan choose.
-            request(settings, shards)?.choose(budget)?;
-            return Err(Error::TooLittleMemory {
-                plan: plan(settings, shards)?.trim_end().to_owned(),
-                budget: budget.unwrap_or_default(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Bytes that the plan may have; none where nothing is known.
-    fn budget(&self, device: &Device) -> Result<Option<usize>> {
-        Ok(match (self.memory, device) {
-            (Some(bytes), _) => Some(bytes),
-            (None, Device::Cuda(cuda)) => Some(cuda.memory()?.0 as usize),
-            (None, _) => None,
-        })
     }
 }
 

@@ -11,8 +11,8 @@ use crate::{Case, Job, Random};
 const TOKENS: usize = 32;
 
 /// Lengths as of natural text: log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill `tokens`.
-pub fn natural_lengths(tokens: usize) -> Vec<usize> {
-    let mut random = Random::new(0, "lengths");
+pub fn natural_lengths(tokens: usize, seed: u64) -> Vec<usize> {
+    let mut random = Random::new(seed, "lengths");
     let mut left = tokens;
     let mut lengths = Vec::new();
     while left > 0 {
@@ -26,12 +26,12 @@ pub fn natural_lengths(tokens: usize) -> Vec<usize> {
     lengths
 }
 
-/// A pack of that many tokens of natural text, the one on which the benches measure.
+/// A pack of that many tokens of natural text, the one on which `packscan bench` measures.
 ///
 /// # Errors
 /// [`Error::Packed`](packscan_runtime::Error::Packed) for no tokens, or too many.
 pub fn natural(tokens: usize, channels: usize) -> Result<Problem> {
-    Ok(Problem { packed: Packed::from_lengths(&natural_lengths(tokens))?, channels })
+    Ok(Problem { packed: Packed::from_lengths(&natural_lengths(tokens, 0))?, channels })
 }
 
 /// The launches of one pass, as four small runs on the emulator show them.

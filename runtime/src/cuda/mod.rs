@@ -1,16 +1,20 @@
 //! NVIDIA GPUs through the driver API, loaded at run time.
 
 mod memory;
+mod trace;
 
 pub(crate) use self::memory::CudaMemory;
+pub use self::trace::Traced;
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
 use self::memory::{Pool, Uploads};
+use self::trace::Trace;
 use crate::device::{Edit, Usage, text_for};
 use crate::kernel::{self, LaunchConfig, Variant};
 use crate::nvrtc::{self, Arch, Compile, Emit};
@@ -31,6 +35,9 @@ pub struct Cuda {
     usage: Usage,
     /// The end of what runs beside the one stream, if something was started there and not yet seen to be done.
     beside: Mutex<Option<Arc<CudaEvent>>>,
+    /// Whether launches are noted, and those that were.
+    tracing: AtomicBool,
+    trace: Mutex<Option<Trace>>,
 }
 
 #[derive(Clone, Copy)]
@@ -62,6 +69,8 @@ impl Cuda {
             uploads: Mutex::default(),
             usage: Usage::default(),
             beside: Mutex::default(),
+            tracing: AtomicBool::new(false),
+            trace: Mutex::default(),
         })
     }
 
@@ -97,6 +106,25 @@ impl Cuda {
         Ok(count as usize)
     }
 
+    /// Bytes of its L2.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the driver does not say.
+    pub fn l2_bytes(&self) -> Result<usize> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        Ok(self.context.attribute(attribute).map_err(failed("asking for the size of the L2"))? as usize)
+    }
+
+    /// The highest clock of its multiprocessors, in GHz.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the driver does not say.
+    pub fn clock_ghz(&self) -> Result<f64> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE;
+        let khz = self.context.attribute(attribute).map_err(failed("asking for the clock"))?;
+        Ok(f64::from(khz) / 1e6)
+    }
+
     /// Its memory in bytes, `(free, total)`: what other processes, libraries and the driver leave, and what it has. Memory that is
     /// kept for the next buffers counts as free.
     ///
@@ -122,18 +150,25 @@ impl Cuda {
         self.context.synchronize().map_err(failed("waiting for the GPU"))
     }
 
-    /// The time that `work` takes on the GPU, in milliseconds, between two events.
+    /// The times that `count` runs of `work` take on the GPU, in milliseconds, between events: one after the other, and after all that was
+    /// launched before. The host waits at the end alone.
     ///
     /// # Errors
     /// That of `work`, or [`Error::Cuda`].
-    pub fn time_ms(&self, work: impl FnOnce() -> Result<()>) -> Result<f32> {
+    pub fn times_ms(&self, count: usize, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f32>> {
+        let mut events = vec![self.timestamp()?];
+        for _ in 0..count {
+            work()?;
+            events.push(self.timestamp()?);
+        }
+        let between = |pair: &[CudaEvent]| pair[0].elapsed_ms(&pair[1]).map_err(failed("reading an event"));
+        events.windows(2).map(between).collect()
+    }
+
+    /// The end of what was launched so far, with its time.
+    fn timestamp(&self) -> Result<CudaEvent> {
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let stream = self.context.default_stream();
-        let record = || stream.record_event(flags).map_err(failed("recording an event"));
-        let start = record()?;
-        work()?;
-        let end = record()?;
-        start.elapsed_ms(&end).map_err(failed("reading an event"))
+        self.context.default_stream().record_event(flags).map_err(failed("recording an event"))
     }
 
     /// Makes the context current for the calling thread, and gives the stream on which everything runs in order.
@@ -229,19 +264,26 @@ impl Cuda {
         self.context.bind_to_thread().map_err(failed)?;
         let grid = config.grid.map(|n| n as u32);
         let mut parameters = [arguments.as_mut_ptr().cast()];
-        // SAFETY: the one parameter of the entry is `Args`, whose fields `launch::arguments` lays out as `kernel::arguments` declares
-        // them; every pointer in it is to a live buffer of this context that has at least the declared extent.
-        unsafe {
-            result::launch_kernel(
-                function.0,
-                (grid[0], grid[1], grid[2]),
-                (config.threads as u32, 1, 1),
-                config.shared_bytes as u32,
-                self.context.default_stream().cu_stream(),
-                &mut parameters,
-            )
-        }
-        .map_err(failed)
+        let stream = self.context.default_stream().cu_stream();
+        self.traced(
+            || variant.to_string(),
+            || {
+                let (block, shared) = ((config.threads as u32, 1, 1), config.shared_bytes as u32);
+                // SAFETY: the one parameter of the entry is `Args`, whose fields `launch::arguments` lays out as `kernel::arguments`
+                // declares them; every pointer in it is to a live buffer of this context that has at least the declared extent.
+                unsafe {
+                    result::launch_kernel(
+                        function.0,
+                        (grid[0], grid[1], grid[2]),
+                        block,
+                        shared,
+                        stream,
+                        &mut parameters,
+                    )
+                }
+                .map_err(failed)
+            },
+        )
     }
 
     /// The most blocks of a variant that one multiprocessor holds at once.
