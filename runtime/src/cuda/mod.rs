@@ -2,7 +2,7 @@
 
 mod memory;
 
-pub(crate) use self::memory::CudaMemory;
+pub(crate) use self::memory::{CudaDownload, CudaMemory};
 
 use std::collections::HashMap;
 use std::ffi::CString;
