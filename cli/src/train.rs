@@ -385,7 +385,8 @@ struct Begun {
 
 fn request(settings: &Settings, shards: usize) -> Result<Request<'_>> {
     let io: Dtype = settings.io()?;
-    Ok(Request { config: &settings.model, io, tokens: settings.text.tokens, shards })
+    let Text { tokens, packs, .. } = settings.text;
+    Ok(Request { config: &settings.model, io, tokens, packs, chain: settings.text.chain(), shards })
 }
 
 /// The plan as text.

@@ -214,8 +214,7 @@ impl Packed {
     /// # Errors
     /// Whatever allocating there fails with.
     pub fn on(&self, device: &Device) -> Result<DevicePacked> {
-        let mut placed = DevicePacked::with_room(device, self.sequences())?;
-        placed.groups_room = 0;
+        let mut placed = DevicePacked::without_groups(device, self.sequences())?;
         placed.set(self)?;
         Ok(placed)
     }
@@ -239,8 +238,6 @@ pub struct DevicePacked {
     cu_seqlens: Buffer,
     continued: Buffer,
     groups: RefCell<Vec<Groups>>,
-    /// Groups for which a list of them has room from the start.
-    groups_room: usize,
 }
 
 /// The groups that a launch asked for.
@@ -251,25 +248,23 @@ struct Groups {
     current: bool,
 }
 
-/// Groups for which there is room where packs come one after the other: more than there are blocks on any GPU at once.
+/// Groups of a list for which there is room where packs come one after the other: more than blocks run on any GPU at once.
 const GROUPS_ROOM: usize = 1 << 13;
+/// Such lists: one for a forward pass, one for a backward pass.
+const GROUP_LISTS: usize = 2;
 
 impl DevicePacked {
-    /// Room for packs of up to `sequences` sequences that come one after the other, [`set`](Self::set) in turn without an allocation, but for
-    /// lists of groups, which the first pack makes. Until the first it is one of no sequences and no tokens.
+    /// Room for packs of up to `sequences` sequences that come one after the other, [`set`](Self::set) in turn, and for two lists of their
+    /// groups, which kernels that walk them make. Until the first it is a pack of no sequences and no tokens.
     ///
     /// # Errors
     /// Whatever allocating there fails with.
     pub fn with_room(device: &Device, sequences: usize) -> Result<DevicePacked> {
-        let room = |len| Buffer::unwritten(device, Dtype::U32, len);
-        let mut placed = DevicePacked {
-            packed: Packed { cu_seqlens: vec![0], continued: Vec::new() },
-            cu_seqlens: room(sequences + 1)?,
-            continued: room(sequences)?,
-            groups: RefCell::default(),
-            groups_room: GROUPS_ROOM,
-        };
-        placed.set(&placed.packed.clone())?;
+        let mut placed = DevicePacked::without_groups(device, sequences)?;
+        let list = |_| Buffer::unwritten(device, Dtype::U32, GROUPS_ROOM + 1);
+        let lists = (0..GROUP_LISTS).map(list).collect::<Result<Vec<_>>>()?;
+        *placed.groups.get_mut() =
+            lists.into_iter().map(|list| Groups { starts: Rc::new(list), current: false }).collect();
         Ok(placed)
     }
 
@@ -278,12 +273,24 @@ impl DevicePacked {
     /// # Errors
     /// Whatever allocating there fails with.
     pub fn empty(device: &Device) -> Result<DevicePacked> {
-        DevicePacked::with_room(device, 0)
+        DevicePacked::without_groups(device, 0)
     }
 
-    /// Bytes on the device for packs of up to `sequences`, with the groups of two kernels.
+    fn without_groups(device: &Device, sequences: usize) -> Result<DevicePacked> {
+        let room = |len| Buffer::unwritten(device, Dtype::U32, len);
+        let mut placed = DevicePacked {
+            packed: Packed { cu_seqlens: vec![0], continued: Vec::new() },
+            cu_seqlens: room(sequences + 1)?,
+            continued: room(sequences)?,
+            groups: RefCell::default(),
+        };
+        placed.set(&placed.packed.clone())?;
+        Ok(placed)
+    }
+
+    /// Bytes of that room on the device.
     pub const fn bytes(sequences: usize) -> usize {
-        Dtype::U32.bytes() * (2 * sequences + 1 + 2 * (GROUPS_ROOM + 1))
+        Dtype::U32.bytes() * (2 * sequences + 1 + GROUP_LISTS * (GROUPS_ROOM + 1))
     }
 
     /// Takes the place of the pack that was there, after everything launched before.
@@ -342,9 +349,7 @@ impl DevicePacked {
                 return Ok(old.starts.clone());
             }
         }
-        let mut buffer = Buffer::unwritten(self.device(), Dtype::U32, groups.max(self.groups_room) + 1)?;
-        buffer.refill(&starts)?;
-        kept.push(Groups { starts: Rc::new(buffer), current: true });
+        kept.push(Groups { starts: Rc::new(Buffer::from_slice(self.device(), &starts)?), current: true });
         Ok(kept[kept.len() - 1].starts.clone())
     }
 }

@@ -25,7 +25,7 @@ pub use plan::{Plan, Request};
 pub use records::Records;
 pub use settings::{Cut, FILE, Settings, Text};
 pub use source::Source;
-pub(crate) use source::on_device;
+pub(crate) use source::place;
 
 /// How a run is started.
 pub struct Start<'a> {
@@ -82,17 +82,30 @@ pub fn train(start: Start<'_>) -> Result<Ending> {
     ending
 }
 
+/// A step that was launched, and what will be told of it.
+struct Started {
+    step: u32,
+    packs: source::Packs,
+    learning_rate: f32,
+    at: Instant,
+}
+
 struct Run<'a> {
     settings: Settings,
     folder: PathBuf,
     learner: Learner,
     source: Source,
+    /// Where the packs of a step are; the next step's take their places while the device is at it.
+    rooms: Vec<DevicePack>,
     ranks: Rc<dyn Collective>,
     records: Records,
-    /// The last step that was taken, and what was learnt from until then.
+    /// The last step that was launched, and the one that was not waited for.
     step: u32,
+    started: Option<Started>,
+    /// What was learnt from until the last step that was waited for, and when that was.
     progressed: Option<Progressed>,
-    /// Tokens of all ranks so far.
+    told: Instant,
+    /// Tokens of all ranks until then.
     tokens: u64,
     skipped_in_a_row: u32,
     /// Seconds before this process, and when it began.
@@ -114,6 +127,9 @@ impl<'a> Run<'a> {
         let source = Source::open(&settings, &*ranks, progressed.as_ref().map(|p| &p.position))?;
         let step = resumed.as_ref().map_or(0, |checkpoint| checkpoint.step);
         let learner = learner(&settings, &device, resumed, pretrained, &ranks)?;
+        let Settings { text, model, .. } = &settings;
+        let room = |_| DevicePack::with_room(&device, text.tokens, model.vocabulary);
+        let rooms = (0..text.packs).map(room).collect::<Result<_>>()?;
         let records = Records::open(&settings, folder, &device, &learner, &source, ranks.rank() == 0, step)?;
         let (before_s, tokens) = progressed.as_ref().map_or((0.0, 0), |p| (p.elapsed_s, p.tokens));
         Ok(Run {
@@ -121,10 +137,13 @@ impl<'a> Run<'a> {
             folder: folder.to_owned(),
             learner,
             source,
+            rooms,
             ranks,
             records,
             step,
+            started: None,
             progressed,
+            told: Instant::now(),
             tokens,
             skipped_in_a_row: 0,
             before_s,
@@ -133,14 +152,20 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Launches step after step. One is waited for when the next is under way, so that the device does not wait for the host in between; at
+    /// once only where what follows needs its end.
     fn steps(&mut self) -> Result<Ending> {
         while self.step < self.settings.rates.steps {
             self.ranks.progress(self.step.into())?;
-            self.take_step()?;
+            self.start_step()?;
             let last = self.step == self.settings.rates.steps;
             let stopped = self.stop_asked()?;
-            let due = last || stopped || self.step.is_multiple_of(self.settings.save_every);
-            if due && self.settings.keep > 0 {
+            let saves = last || stopped || self.step.is_multiple_of(self.settings.save_every);
+            let evaluates = last || self.step.is_multiple_of(self.settings.eval_every);
+            if saves || evaluates {
+                self.finish_step(evaluates)?;
+            }
+            if saves && self.settings.keep > 0 {
                 self.save(last || stopped)?;
             }
             if stopped && !last {
@@ -157,35 +182,55 @@ impl<'a> Run<'a> {
         Ok(asked[0] > 0.0)
     }
 
-    fn take_step(&mut self) -> Result<()> {
-        let began = Instant::now();
+    /// Launches the next step, and tells of the one before if that was not waited for yet.
+    fn start_step(&mut self) -> Result<()> {
+        let at = Instant::now();
         let step = self.step + 1;
-        let packs = self.source.next(&self.learner.model)?;
-        let rate = self.settings.rates.at(step);
-        let report = self.learner.step(&packs.device, &self.settings.rates, rate)?;
+        let packs = self.source.next(&mut self.rooms)?;
+        let learning_rate = self.settings.rates.at(step);
+        let report = self.learner.start(&self.rooms, &self.settings.rates, learning_rate)?;
+        let before = self.started.replace(Started { step, packs, learning_rate, at });
         self.step = step;
-        let diverged = self.count_skipped(&report, &packs);
+        match (before, report) {
+            (Some(before), Some(report)) => self.tell(&before, &report, false),
+            _ => Ok(()),
+        }
+    }
 
+    /// Waits for the step under way, and tells of it.
+    fn finish_step(&mut self, evaluates: bool) -> Result<()> {
+        match (self.started.take(), self.learner.finish()?) {
+            (Some(started), Some(report)) => self.tell(&started, &report, evaluates),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records a step that is over.
+    fn tell(&mut self, started: &Started, report: &Report, evaluates: bool) -> Result<()> {
+        let Started { step, packs, learning_rate, at } = started;
+        let diverged = self.count_skipped(*step, report, packs);
         let mut counts = [packs.tokens as f64, packs.padding as f64];
         self.ranks.all_reduce_f64(&mut counts)?;
         let [tokens, padding] = counts;
         self.tokens += (tokens - padding) as u64;
-        // Before the evaluation, which is no part of the step.
-        let per_second = (tokens - padding) / began.elapsed().as_secs_f64().max(1e-9);
+        // From the end of the step before, or where that was waited for, from the beginning of this one; and before the evaluation, which
+        // is no part of the step.
+        let took_s = at.max(&self.told).elapsed().as_secs_f64();
+        let per_second = (tokens - padding) / took_s.max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
-        let held_out = match step.is_multiple_of(self.settings.eval_every) || step == self.settings.rates.steps {
-            true => self.source.held_out_loss(&self.learner, &*self.ranks)?,
+        let held_out = match evaluates {
+            true => self.source.held_out_loss(&self.learner, &mut self.rooms[0], &*self.ranks)?,
             false => None,
         };
         self.records.step(&Metrics {
-            step: step.into(),
+            step: (*step).into(),
             // Every token of the text comes once in an epoch.
             epoch: self.tokens as f64 / self.source.corpus.total_tokens() as f64,
             loss: report.loss,
             held_out_loss: held_out,
             gradient_norm: report.gradient_norm.into(),
-            learning_rate: rate.into(),
+            learning_rate: (*learning_rate).into(),
             tokens: (tokens - padding) as u64,
             tokens_per_second: per_second,
             flops_utilisation: self.records.utilisation(per_second / self.ranks.size() as f64),
@@ -194,11 +239,12 @@ impl<'a> Run<'a> {
             skipped: report.skipped,
             elapsed_s,
         });
+        self.told = Instant::now();
         diverged
     }
 
     /// Ends the run where step after step is skipped.
-    fn count_skipped(&mut self, report: &Report, packs: &source::Packs) -> Result<()> {
+    fn count_skipped(&mut self, step: u32, report: &Report, packs: &source::Packs) -> Result<()> {
         self.skipped_in_a_row = if report.skipped { self.skipped_in_a_row + 1 } else { 0 };
         if !report.skipped {
             return Ok(());
@@ -209,10 +255,10 @@ impl<'a> Run<'a> {
             None if report.loss.is_finite() => "a gradient is not finite, though every loss is".to_owned(),
             None => "the loss of another rank's pack is not finite".to_owned(),
         };
-        self.records.note(&format!("step {} was skipped: {what}", self.step));
+        self.records.note(&format!("step {step} was skipped: {what}"));
         match self.skipped_in_a_row < MOST_SKIPPED {
             true => Ok(()),
-            false => Err(Error::Diverged { steps: self.skipped_in_a_row, step: self.step, what }),
+            false => Err(Error::Diverged { steps: self.skipped_in_a_row, step, what }),
         }
     }
 
@@ -252,6 +298,9 @@ fn learner(
     };
     let mut learner = Learner::new(model, text.tokens, text.packs, recompute)?.among(ranks.clone(), settings.shard)?;
     learner.let_gradients_flow(text.cut == Cut::Flow);
+    if text.chain() > 0 {
+        learner.expect_cuts()?;
+    }
     if let Some(checkpoint) = resumed {
         checkpoint.restore(&mut learner)?;
     }
