@@ -2,8 +2,9 @@
 //!
 //! `cargo bench -p packscan-train --bench step -- [--model 130m] [--tokens 16384] [--steps 10] [--recompute cheap] [--cpu]`
 //!
-//! Lengths are log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill the pack. The time is the median of the steps
-//! after the first two, by the host's clock: a step waits for the device at its end.
+//! Lengths are log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill the pack. As in a run, the next step is launched
+//! before a step is waited for; the time is the median from the end of a step to the end of the next, after the first two, by the
+//! host's clock. On a GPU a few more steps are then waited for one by one, to see how far ahead of it the host is.
 
 use std::time::Instant;
 
@@ -42,16 +43,24 @@ fn main() -> AnyResult<()> {
     let model = Model::new(&device, io, &config, &layout.fresh(0))?;
     let recompute = vec![option("--recompute", packscan_train::activations::Recompute::Cheap); config.layers];
     let mut learner = Learner::new(model, tokens, 1, &recompute)?;
+    let mut room = DevicePack::with_room(&device, tokens, config.vocabulary)?;
     let rates = Rates { warmup: 10, steps, ..Rates::default() };
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    let mut times = Vec::new();
-    for step in 1..=steps {
-        let pack = pack(&device, &config, tokens, &mut random)?;
-        let start = Instant::now();
-        let report = learner.step(std::slice::from_ref(&pack), &rates, rates.at(step))?;
-        times.push(start.elapsed().as_secs_f64());
+    let (mut times, mut last) = (Vec::new(), Instant::now());
+    for step in 1..=steps + 1 {
+        let report = match step > steps {
+            true => learner.finish()?,
+            false => {
+                fill(&mut room, &config, tokens, &mut random)?;
+                learner.start(std::slice::from_ref(&room), &rates, rates.at(step))?
+            }
+        };
+        let Some(report) = report else { continue };
+        times.push(last.elapsed().as_secs_f64());
+        last = Instant::now();
         println!(
-            "step {step}: loss {:.4}, gradient norm {:.3}, {:.1} ms",
+            "step {}: loss {:.4}, gradient norm {:.3}, {:.1} ms",
+            step - 1,
             report.loss,
             report.gradient_norm,
             times[times.len() - 1] * 1e3
@@ -66,7 +75,24 @@ fn main() -> AnyResult<()> {
         median * 1e3,
         rate * config.flops_per_token() / 1e12
     );
-    if let Device::Cuda(_) = device {
+    if let Device::Cuda(cuda) = &device {
+        for _ in 0..3 {
+            let start = Instant::now();
+            fill(&mut room, &config, tokens, &mut random)?;
+            let fill_ms = start.elapsed().as_secs_f64() * 1e3;
+            let (mut launched, mut host_ms) = (Ok(None), 0.0);
+            let gpu_ms = cuda.time_ms(|| {
+                let start = Instant::now();
+                launched = learner.start(std::slice::from_ref(&room), &rates, rates.at(steps));
+                host_ms = start.elapsed().as_secs_f64() * 1e3;
+                Ok(())
+            })?;
+            launched?;
+            learner.finish()?;
+            println!(
+                "a step alone: host enqueued in {host_ms:.1} ms after {fill_ms:.1} ms for its pack, GPU ran {gpu_ms:.1} ms"
+            );
+        }
         let mut smi = std::process::Command::new("nvidia-smi");
         let output = smi.args(["--query-gpu=memory.used", "--format=csv,noheader"]).output()?;
         print!("memory in use: {}", String::from_utf8_lossy(&output.stdout));
@@ -75,7 +101,7 @@ fn main() -> AnyResult<()> {
 }
 
 /// Random tokens in sequences of natural lengths.
-fn pack(device: &Device, config: &ModelConfig, tokens: usize, random: &mut ChaCha8Rng) -> AnyResult<DevicePack> {
+fn fill(room: &mut DevicePack, config: &ModelConfig, tokens: usize, random: &mut ChaCha8Rng) -> AnyResult<()> {
     let mut unit = || (f64::from(random.next_u32()) + 0.5) / f64::from(1u32 << 31) / 2.0;
     let (mut lengths, mut left) = (Vec::new(), tokens);
     while left > 0 {
@@ -86,5 +112,5 @@ fn pack(device: &Device, config: &ModelConfig, tokens: usize, random: &mut ChaCh
     }
     let ids: Vec<u32> = (0..tokens).map(|_| (unit() * config.vocabulary as f64) as u32).collect();
     let targets: Vec<u32> = ids.iter().skip(1).chain(&ids[..1]).copied().collect();
-    Ok(DevicePack::new(device, &Packed::from_lengths(&lengths)?, &ids, &targets, config.vocabulary)?)
+    Ok(room.set(&Packed::from_lengths(&lengths)?, &ids, &targets)?)
 }

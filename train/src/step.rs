@@ -139,9 +139,11 @@ impl Learner {
     /// # Errors
     /// As [`Learner::step`].
     pub fn start(&mut self, packs: &[DevicePack], rates: &Rates, learning_rate: f32) -> Result<Option<Report>> {
+        // Where ranks tell each other numbers, the host waits for the device anyway, and better now than between gradients and update.
+        let early = if self.ranks.size() > 1 { self.finish()? } else { None };
         let predicted = self.gradients(packs)?;
         // How far the optimiser is depends on whether the step before counted.
-        let before = self.finish()?;
+        let before = early.or(self.finish()?);
         self.optimiser.step(&self.model, &self.gradients.flat, rates, learning_rate)?;
         if self.optimiser.share.len() < self.model.layout.elements {
             self.ranks.all_gather(self.model.weights.master.view())?;

@@ -84,8 +84,10 @@ pub fn train(start: Start<'_>) -> Result<Ending> {
 
 /// A step that was launched, and what will be told of it.
 struct Started {
-    step: u32,
     packs: source::Packs,
+    /// Tokens on all ranks, and of them padding.
+    tokens: f64,
+    padding: f64,
     learning_rate: f32,
     at: Instant,
 }
@@ -155,44 +157,52 @@ impl<'a> Run<'a> {
     /// Launches step after step. One is waited for when the next is under way, so that the device does not wait for the host in between; at
     /// once only where what follows needs its end.
     fn steps(&mut self) -> Result<Ending> {
-        while self.step < self.settings.rates.steps {
+        let (steps, first) = (self.settings.rates.steps, self.step);
+        let mut saved = first;
+        while self.step < steps {
             self.ranks.progress(self.step.into())?;
-            self.start_step()?;
-            let last = self.step == self.settings.rates.steps;
-            let stopped = self.stop_asked()?;
-            let saves = last || stopped || self.step.is_multiple_of(self.settings.save_every);
+            let (next, stop) = self.prepare()?;
+            if stop && self.step > first {
+                self.finish_step(false)?;
+                if saved < self.step {
+                    self.save(true)?;
+                }
+                return Ok(Ending::Stopped);
+            }
+            self.start_step(next)?;
+            let last = self.step == steps;
+            let saves = last || self.step.is_multiple_of(self.settings.save_every);
             let evaluates = last || self.step.is_multiple_of(self.settings.eval_every);
             if saves || evaluates {
                 self.finish_step(evaluates)?;
             }
-            if saves && self.settings.keep > 0 {
-                self.save(last || stopped)?;
-            }
-            if stopped && !last {
-                return Ok(Ending::Stopped);
+            if saves && self.save(last)? {
+                saved = self.step;
             }
         }
         Ok(Ending::Finished)
     }
 
-    /// Whether any rank was asked to stop: they end together.
-    fn stop_asked(&self) -> Result<bool> {
-        let mut asked = [f64::from(u8::from(self.stop.load(Ordering::Relaxed)))];
-        self.ranks.all_reduce_f64(&mut asked)?;
-        Ok(asked[0] > 0.0)
+    /// Puts the packs of the next step where it will run, and asks whether any rank is to stop: they end together. What ranks tell each
+    /// other is told here, where they wait for the step under way if they wait at all.
+    fn prepare(&mut self) -> Result<(Started, bool)> {
+        let at = Instant::now();
+        let packs = self.source.next(&mut self.rooms)?;
+        let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
+        let mut all = [packs.tokens as f64, packs.padding as f64, stop];
+        self.ranks.all_reduce_f64(&mut all)?;
+        let [tokens, padding, stop] = all;
+        let learning_rate = self.settings.rates.at(self.step + 1);
+        Ok((Started { packs, tokens, padding, learning_rate, at }, stop > 0.0))
     }
 
     /// Launches the next step, and tells of the one before if that was not waited for yet.
-    fn start_step(&mut self) -> Result<()> {
-        let at = Instant::now();
-        let step = self.step + 1;
-        let packs = self.source.next(&mut self.rooms)?;
-        let learning_rate = self.settings.rates.at(step);
-        let report = self.learner.start(&self.rooms, &self.settings.rates, learning_rate)?;
-        let before = self.started.replace(Started { step, packs, learning_rate, at });
-        self.step = step;
+    fn start_step(&mut self, next: Started) -> Result<()> {
+        let report = self.learner.start(&self.rooms, &self.settings.rates, next.learning_rate)?;
+        let before = self.started.replace(next);
+        self.step += 1;
         match (before, report) {
-            (Some(before), Some(report)) => self.tell(&before, &report, false),
+            (Some(before), Some(report)) => self.tell(self.step - 1, &before, &report, false),
             _ => Ok(()),
         }
     }
@@ -200,18 +210,15 @@ impl<'a> Run<'a> {
     /// Waits for the step under way, and tells of it.
     fn finish_step(&mut self, evaluates: bool) -> Result<()> {
         match (self.started.take(), self.learner.finish()?) {
-            (Some(started), Some(report)) => self.tell(&started, &report, evaluates),
+            (Some(started), Some(report)) => self.tell(self.step, &started, &report, evaluates),
             _ => Ok(()),
         }
     }
 
     /// Records a step that is over.
-    fn tell(&mut self, started: &Started, report: &Report, evaluates: bool) -> Result<()> {
-        let Started { step, packs, learning_rate, at } = started;
-        let diverged = self.count_skipped(*step, report, packs);
-        let mut counts = [packs.tokens as f64, packs.padding as f64];
-        self.ranks.all_reduce_f64(&mut counts)?;
-        let [tokens, padding] = counts;
+    fn tell(&mut self, step: u32, started: &Started, report: &Report, evaluates: bool) -> Result<()> {
+        let Started { packs, tokens, padding, learning_rate, at } = started;
+        let diverged = self.count_skipped(step, report, packs);
         self.tokens += (tokens - padding) as u64;
         // From the end of the step before, or where that was waited for, from the beginning of this one; and before the evaluation, which
         // is no part of the step.
@@ -224,7 +231,7 @@ impl<'a> Run<'a> {
             false => None,
         };
         self.records.step(&Metrics {
-            step: (*step).into(),
+            step: step.into(),
             // Every token of the text comes once in an epoch.
             epoch: self.tokens as f64 / self.source.corpus.total_tokens() as f64,
             loss: report.loss,
@@ -262,11 +269,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on. It is an error where the run ends here.
-    fn save(&mut self, ends: bool) -> Result<()> {
-        let Some(progressed) = &self.progressed else { return Ok(()) };
+    /// Writes a checkpoint on rank 0, and says whether it is there; one that cannot be written is told, and the run goes on. It is an error
+    /// where the run ends here.
+    fn save(&mut self, ends: bool) -> Result<bool> {
+        let Some(progressed) = self.progressed.as_ref().filter(|_| self.settings.keep > 0) else { return Ok(false) };
         let state = serde_json::to_value(progressed).expect("numbers become JSON");
         let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep);
+        let is_there = saved.is_ok();
         if let Err(error) = saved {
             if ends {
                 return Err(Error::Unsaved { step: self.step, error: Box::new(error) });
@@ -274,7 +283,7 @@ impl<'a> Run<'a> {
             self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step));
         }
         self.ranks.progress(self.step.into())?;
-        Ok(())
+        Ok(is_there)
     }
 }
 
