@@ -237,7 +237,7 @@ impl Learning {
     }
 }
 
-/// Set by Ctrl-C: the step under way is finished and saved.
+/// Set by Ctrl-C and SIGTERM: the step under way is finished and saved.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 impl Train {
