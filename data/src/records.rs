@@ -105,7 +105,7 @@ fn jsonl(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -
 /// The lines of a file that are not blank, by their numbers from 1.
 fn lines(source: &Source) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>)>>> {
     let mut reader = BufReader::with_capacity(1 << 18, source.open()?);
-    let mut next = move |number| {
+    let next = move |number| {
         let mut line = Vec::new();
         match reader.read_until(b'\n', &mut line) {
             Ok(0) => None,
@@ -114,7 +114,7 @@ fn lines(source: &Source) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>)>>
         }
     };
     let blank = |line: &Result<(u64, Vec<u8>)>| line.as_ref().is_ok_and(|(_, line)| line.trim_ascii().is_empty());
-    Ok((1..).map_while(move |number| next(number)).filter(move |line| !blank(line)))
+    Ok((1..).map_while(next).filter(move |line| !blank(line)))
 }
 
 fn parquet(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
