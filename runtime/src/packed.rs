@@ -250,12 +250,13 @@ struct Groups {
 
 /// Groups of a list for which there is room where packs come one after the other: more than blocks run on any GPU at once.
 const GROUPS_ROOM: usize = 1 << 13;
-/// Such lists: one for a forward pass, one for a backward pass.
-const GROUP_LISTS: usize = 2;
+/// Such lists: for a forward pass that keeps what sequences leave, for one that does not, and for a backward pass, which may each fill a GPU
+/// with another number of groups.
+const GROUP_LISTS: usize = 3;
 
 impl DevicePacked {
-    /// Room for packs of up to `sequences` sequences that come one after the other, [`set`](Self::set) in turn, and for two lists of their
-    /// groups, which kernels that walk them make. Until the first it is a pack of no sequences and no tokens.
+    /// Room for packs of up to `sequences` sequences that come one after the other, [`set`](Self::set) in turn, and for three lists of
+    /// their groups, which kernels that walk them make. Until the first it is a pack of no sequences and no tokens.
     ///
     /// # Errors
     /// Whatever allocating there fails with.

@@ -109,15 +109,15 @@ fn packs_take_turns_in_one_room() {
         assert_eq!(room.packed(), pack);
         assert_eq!(room.cu_seqlens().to_vec::<u32>().unwrap(), alone.cu_seqlens().to_vec::<u32>().unwrap());
         assert_eq!(room.continued().to_vec::<u32>().unwrap(), alone.continued().to_vec::<u32>().unwrap());
-        assert_eq!(device.allocations(), made, "there is room for two lists of groups");
+        assert_eq!(device.allocations(), made, "there is room for lists of groups");
     }
     let error = room.set(&Packed::from_lengths(&[1; 6]).unwrap()).unwrap_err().to_string();
     assert!(error.contains("sequences") && error.contains("6") && error.contains("room for 5"), "{error}");
     assert_eq!(room.packed(), &packs[3], "what was refused changes nothing");
-    // A third list, and one that is longer than others, are made when they are asked for.
+    // A list that is longer than there is room for is made when it is asked for.
     let made = device.allocations();
     let lists = [1, 2, 3, 1 << 14].map(|groups| room.group_starts(groups).unwrap());
-    assert_eq!(device.allocations(), made + 2);
+    assert_eq!(device.allocations(), made + 1);
     assert_eq!(lists[3].to_vec::<u32>().unwrap(), packs[3].group_starts(1 << 14));
 }
 

@@ -47,14 +47,10 @@ fn main() -> AnyResult<()> {
     let rates = Rates { warmup: 10, steps, ..Rates::default() };
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let (mut times, mut last) = (Vec::new(), Instant::now());
+    // One more than is told of, so that each of those has a next.
     for step in 1..=steps + 1 {
-        let report = match step > steps {
-            true => learner.finish()?,
-            false => {
-                fill(&mut room, &config, tokens, &mut random)?;
-                learner.start(std::slice::from_ref(&room), &rates, rates.at(step))?
-            }
-        };
+        fill(&mut room, &config, tokens, &mut random)?;
+        let report = learner.start(std::slice::from_ref(&room), &rates, rates.at(step))?;
         let Some(report) = report else { continue };
         times.push(last.elapsed().as_secs_f64());
         last = Instant::now();
@@ -66,6 +62,7 @@ fn main() -> AnyResult<()> {
             times[times.len() - 1] * 1e3
         );
     }
+    learner.finish()?;
     let mut rest = times.split_off(2.min(times.len() - 1));
     rest.sort_by(f64::total_cmp);
     let median = rest[rest.len() / 2];

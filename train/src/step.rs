@@ -389,3 +389,35 @@ pub(crate) fn memory_bytes(config: &ModelConfig, io: Dtype, tokens: usize, chain
     let (memories, gradients) = memories_of(chain);
     (memories + gradients) * kept + (2 + gradients) * room
 }
+
+#[cfg(test)]
+mod tests {
+    use packscan_runtime::Device;
+
+    use super::*;
+    use crate::parameters::Layout;
+
+    /// What the plan says of packs and of cuts is what they take.
+    #[test]
+    fn packs_and_cuts_take_what_is_planned() {
+        let config = ModelConfig::of(8, 2).for_vocabulary(256).unwrap();
+        let (tokens, packs) = (3000, 3);
+        for (io, flow) in [(Dtype::F32, true), (Dtype::Bf16, false)] {
+            let device = Device::emulator(1);
+            let mut before = device.allocated_bytes();
+            let mut taken = || {
+                let now = device.allocated_bytes();
+                now - std::mem::replace(&mut before, now)
+            };
+            let _pack = DevicePack::with_room(&device, tokens, config.vocabulary).unwrap();
+            assert_eq!(taken(), DevicePack::bytes(tokens, config.vocabulary));
+            let model = Model::new(&device, io, &config, &Layout::of(&config).fresh(0)).unwrap();
+            let mut learner = Learner::new(model, tokens, packs, &[Recompute::Full; 2]).unwrap();
+            learner.let_gradients_flow(flow);
+            taken();
+            learner.expect_cuts().unwrap();
+            let chain = if flow { packs } else { 1 };
+            assert_eq!(taken(), memory_bytes(&config, io, tokens, chain), "{io}, flow {flow}");
+        }
+    }
+}

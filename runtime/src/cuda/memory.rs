@@ -153,8 +153,8 @@ impl Pool {
     }
 }
 
-/// Bytes of uploads that can be under way before one waits for the oldest: the indices of a dozen packs of 16,384 tokens.
-const RING_BYTES: u64 = 8 << 20;
+/// Bytes of uploads that can be under way before one waits for the oldest: the indices of two dozen packs of 65,536 tokens.
+const RING_BYTES: u64 = 32 << 20;
 /// The most bytes of one copy: a larger upload is several, of which the host fills one while others are under way.
 const PIECE_BYTES: usize = 2 << 20;
 /// Uploads begin at multiples of so many bytes.
