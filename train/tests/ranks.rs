@@ -12,6 +12,7 @@ use packscan_runtime::{Device, Dtype};
 use packscan_train::activations::Recompute;
 use packscan_train::parameters::Layout;
 use packscan_train::{Learner, Model, Rates};
+use rayon::prelude::*;
 
 const STEPS: u32 = 10;
 const TOKENS: usize = 64;
@@ -118,7 +119,10 @@ fn ranks_together_are_one_rank_with_all_packs() {
         perturbed::seed(by);
         by_the_book::<Perturbed>().into_iter().map(|x| x.0).collect()
     };
-    let off = perturbed::expected_error(&exact, &(0..perturbed::SAMPLES as u64).map(sample).collect::<Vec<_>>());
+    let off = perturbed::expected_error(
+        &exact,
+        &(0..perturbed::SAMPLES as u64).into_par_iter().map(sample).collect::<Vec<_>>(),
+    );
     let table = Layout::of(&config(true)).table;
     let weights = |flat: &[f32]| -> Vec<f64> {
         table.iter().flat_map(|p| &flat[p.slot.range()]).map(|&x| f64::from(x)).collect()
