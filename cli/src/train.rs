@@ -231,7 +231,7 @@ impl Learning {
     }
 }
 
-/// Set by Ctrl-C: the step under way is finished and saved.
+/// Set by Ctrl-C and SIGTERM: the step under way is finished and saved.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 impl Train {
@@ -356,7 +356,8 @@ struct Begun {
 
 fn request(settings: &Settings, shards: usize) -> Result<Request<'_>> {
     let io: Dtype = settings.io()?;
-    Ok(Request { config: &settings.model, io, tokens: settings.text.tokens, shards })
+    let Text { tokens, packs, .. } = settings.text;
+    Ok(Request { config: &settings.model, io, tokens, packs, chain: settings.text.chain(), shards })
 }
 
 /// The plan as text.

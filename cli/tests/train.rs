@@ -3,6 +3,8 @@
 mod common;
 
 use std::fs;
+#[cfg(unix)]
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -130,16 +132,21 @@ fn a_killed_run_of_the_baselines_goes_on_bit_for_bit() {
     check_killed("--scheme padded --batch 4 --tokens 2048");
 }
 
-#[test]
 #[cfg(unix)]
-fn ctrl_c_finishes_the_step_and_saves() {
+fn send(signal: &str, to: &Child) {
+    let kill = Command::new("kill").args([signal, &to.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+}
+
+/// A signal finishes the step under way, saves, and ends the run so that it can go on.
+#[cfg(unix)]
+fn check_stopped(signal: &str) {
     let bench = Bench::new();
     bench.good(&format!("train {STEPS} --tokens 2048 -o whole"));
     let run = bench.path("again");
     let two = || fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|text| text.lines().count() >= 2);
     let stopped = begun(&bench, &format!("train {STEPS} --tokens 2048 -o again"), two);
-    let kill = Command::new("kill").args(["-INT", &stopped.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    send(signal, &stopped);
     let output = stopped.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{told}");
@@ -150,6 +157,48 @@ fn ctrl_c_finishes_the_step_and_saves() {
     // What is computed again in the backward pass changes no bit either.
     bench.good("train --resume again --recompute full");
     assert_same(&bench, "");
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_finishes_the_step_and_saves() {
+    check_stopped("-INT");
+}
+
+/// A cluster that takes its machine back says so by SIGTERM; the code is that of Ctrl-C, since the run goes on in the same way.
+#[test]
+#[cfg(unix)]
+fn sigterm_is_ctrl_c() {
+    check_stopped("-TERM");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_ctrl_c_ends_at_once() {
+    let bench = Bench::new();
+    // One step of many packs, in which both come.
+    let started = bench.path("run/metrics.jsonl");
+    let run = "train text --model model.toml --tokens 4096 --packs 200 --steps 1 -o run";
+    let mut child = begun(&bench, run, || started.exists());
+    send("-INT", &child);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("stopping after this step")));
+    send("-INT", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.toml"], "nothing was saved");
+    assert!(metrics(&bench.path("run")).is_empty(), "the step was not finished");
+}
+
+#[test]
+fn files_of_something_else_in_the_folder_do_not_stop_a_run() {
+    let bench = Bench::new();
+    fs::write(bench.path("scores.jsonl"), "{\"score\": 1}\n{\"score\": 2}\n").unwrap();
+    let ran = bench.good("train --model model.toml --tokens 256 --steps 1");
+    for told in ["left out: 1 files in folders without a text", "scores.jsonl: it has no field \"text\""] {
+        assert!(ran.err.contains(told), "{told:?} is not in\n{}", ran.err);
+    }
+    let ran = bench.run("train scores.jsonl text --model model.toml --tokens 256 --steps 1");
+    common::refused(&ran, &["scores.jsonl, line 1: it has no field \"text\"", "--skip-bad"]);
 }
 
 /// Makes what the model reads of one byte NaN: packs without it stay as they are.

@@ -3,9 +3,11 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use common::training::Bench;
+use packscan_train::report::read_metrics;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -104,17 +106,54 @@ fn every_kind_of_text_and_a_tokenizer() {
     assert!(fs::read_to_string(bench.path("more/run.toml")).unwrap().contains("tokenizer.json"));
 }
 
+/// Text that is compressed trains the same model as text that is not.
+#[test]
+fn compressed_text_is_the_text() {
+    let bench = Bench::new();
+    let record = |i: usize| format!("{}\n", serde_json::json!({ "text": "words of a record ".repeat(i + 1) }));
+    let records: String = (0..9).map(record).collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(records.as_bytes()).unwrap();
+    let plain = fs::read(bench.path("text/lib.rs")).unwrap();
+    let files = [
+        ("plain", "a.jsonl", records.clone().into_bytes()),
+        ("plain", "b.rs", plain.clone()),
+        ("gz", "a.jsonl.gz", gzip.finish().unwrap()),
+        ("gz", "b.rs", plain.clone()),
+        ("zst", "a.jsonl.zst", zstd::encode_all(records.as_bytes(), 3).unwrap()),
+        ("zst", "b.rs.zst", zstd::encode_all(plain.as_slice(), 3).unwrap()),
+    ];
+    for (folder, name, bytes) in files {
+        fs::create_dir_all(bench.path(folder)).unwrap();
+        fs::write(bench.path(folder).join(name), bytes).unwrap();
+    }
+    let losses = |folder: &str| {
+        bench.good(&format!("train {folder} --model model.toml --tokens 256 --steps 3 -o run-{folder}"));
+        let metrics = read_metrics(&bench.path(&format!("run-{folder}/metrics.jsonl"))).unwrap();
+        metrics.iter().map(|m| (m.loss.to_bits(), m.tokens)).collect::<Vec<_>>()
+    };
+    let plain = losses("plain");
+    assert_eq!(plain.len(), 3);
+    assert!(losses("gz") == plain && losses("zst") == plain, "{plain:?}");
+}
+
 #[test]
 fn the_plan_is_shown_and_nothing_is_run() {
     let bench = Bench::new();
     let plan = |arguments: &str| bench.good(&format!("train absent --model 130m --plan {arguments}")).out;
     let shown = plan("");
-    for row in
-        ["130m, f32, packs of 4,096 tokens", "parameters, f32", "moments of the optimiser", "24 blocks, recompute none"]
-    {
+    for row in [
+        "130m, f32, packs of 4,096 tokens",
+        "parameters, f32",
+        "moments of the optimiser",
+        "24 blocks, recompute none",
+        "tokens, targets and boundaries of packs",
+    ] {
         assert!(shown.contains(row), "{row:?} is not in\n{shown}");
     }
     assert!(plan("--recompute full").contains("24 blocks, recompute full"));
+    let cut = "states of documents cut between packs";
+    assert!(!shown.contains(cut) && plan("--strategy split").contains(cut));
     let chosen = plan("--memory 6GB --tokens 8192");
     assert!(chosen.contains("recompute cheap") || chosen.contains("recompute full"), "{chosen}");
     assert!(!bench.path("runs").exists());

@@ -85,6 +85,7 @@ impl Corpus {
             return Err(nothing_in(options, &Skipped::default()));
         }
         let corpora = options.cache.join("corpora");
+        shards::sweep(&corpora);
         let name = corpora.join(key(&sources, options, tokenizer));
         let store = match Store::open(&name) {
             Some(store) => store,
@@ -233,14 +234,20 @@ fn key(sources: &[Source], options: &CorpusOptions, tokenizer: &Tokenizer) -> St
 
 fn nothing_in(options: &CorpusOptions, skipped: &Skipped) -> Error {
     let paths = options.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-    let Skipped { binary_files, bad_records, empty_documents, .. } = skipped;
+    let Skipped { binary_files, other_files, bad_records, empty_documents, .. } = skipped;
     let mut what = if paths.is_empty() { "no file was named".to_owned() } else { format!("no text in {paths}") };
-    for (count, kind) in
-        [(binary_files, "binary files"), (bad_records, "bad records"), (empty_documents, "documents without text")]
-    {
+    for (count, kind) in [
+        (binary_files, "binary files"),
+        (other_files, "files without the text field"),
+        (bad_records, "bad records"),
+        (empty_documents, "documents without text"),
+    ] {
         if *count > 0 {
             what += &format!(", {count} {kind}");
         }
+    }
+    if let Some(first) = &skipped.first_other {
+        what += &format!(" ({first}; --text-field names another)");
     }
     Error::Empty { what }
 }
@@ -258,6 +265,7 @@ struct Build<'a> {
 enum Outcome {
     Tokens(Vec<u32>),
     Binary,
+    Other(String),
     Bad(Error),
 }
 
@@ -299,6 +307,10 @@ impl Build<'_> {
                     tokens += ids.len() as u64;
                 }
                 Outcome::Binary => self.skipped.binary_files += 1,
+                Outcome::Other(what) => {
+                    self.skipped.other_files += 1;
+                    self.skipped.first_other.get_or_insert(what);
+                }
                 Outcome::Bad(error) if self.options.skip_bad => {
                     self.skipped.bad_records += 1;
                     self.skipped.first_bad.get_or_insert_with(|| error.to_string());
@@ -325,6 +337,7 @@ impl Build<'_> {
         };
         match &record.content {
             Content::Binary => Ok(Outcome::Binary),
+            Content::Other(rule) => Ok(Outcome::Other(format!("{}: {rule}", source.path.display()))),
             Content::Text(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => self.encode(text),
                 Err(_) if !source.named => Ok(Outcome::Binary),

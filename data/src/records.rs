@@ -11,6 +11,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 
 use crate::files::{Format, Source};
+use crate::lines::text_of;
 use crate::{Error, Result};
 
 /// The bytes of one document.
@@ -29,6 +30,8 @@ pub enum Content {
     Text(Vec<u8>),
     /// A file in a folder that begins as no text does.
     Binary,
+    /// A file in a folder whose records are of something else: what is wrong with them.
+    Other(String),
     /// A line of JSON, perhaps.
     Json(Vec<u8>),
     /// A value of a column; `None` is null.
@@ -41,7 +44,7 @@ impl Content {
         match self {
             Content::Text(bytes) | Content::Json(bytes) => bytes.len(),
             Content::Value(Some(value)) => value.len(),
-            Content::Binary | Content::Value(None) => 0,
+            Content::Binary | Content::Other(_) | Content::Value(None) => 0,
         }
     }
 }
@@ -52,11 +55,15 @@ const HEAD_BYTES: u64 = 8000;
 /// Rows of a column that are decoded together.
 const ROWS: usize = 1024;
 
+/// Records of a file in a folder of which one must have the text, or the file is of something else. One that was named is what the user
+/// says it is.
+const LOOKED_AT: usize = 1000;
+
 /// Gives each record of a file to `sink`.
 pub fn read(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
     match source.format() {
         Format::Text => sink(Record { file, number: 1, content: text(source)? }),
-        Format::Jsonl => jsonl(file, source, sink),
+        Format::Jsonl => jsonl(file, source, field, sink),
         Format::Parquet => parquet(file, source, field, sink),
     }
 }
@@ -72,18 +79,42 @@ fn text(source: &Source) -> Result<Content> {
     Ok(Content::Text(bytes))
 }
 
-fn jsonl(file: u32, source: &Source, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
-    let mut reader = BufReader::with_capacity(1 << 18, source.open()?);
-    for number in 1.. {
-        let mut line = Vec::new();
-        if reader.read_until(b'\n', &mut line).map_err(|error| source.failed(error))? == 0 {
-            break;
+fn jsonl(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+    let mut lines = lines(source)?;
+    let record = |(number, line)| Record { file, number, content: Content::Json(line) };
+    if !source.named {
+        let (mut first, mut wrong) = (Vec::new(), None);
+        for line in lines.by_ref().take(LOOKED_AT) {
+            let line = line?;
+            let rule = text_of(&line.1, field).err();
+            first.push(line);
+            if rule.is_none() {
+                wrong = None;
+                break;
+            }
+            wrong = wrong.or(rule);
         }
-        if !line.trim_ascii().is_empty() {
-            sink(Record { file, number, content: Content::Json(line) })?;
+        if let Some(rule) = wrong {
+            return sink(Record { file, number: 1, content: Content::Other(rule) });
         }
+        first.into_iter().map(record).try_for_each(&mut *sink)?;
     }
-    Ok(())
+    lines.try_for_each(|line| sink(record(line?)))
+}
+
+/// The lines of a file that are not blank, by their numbers from 1.
+fn lines(source: &Source) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>)>>> {
+    let mut reader = BufReader::with_capacity(1 << 18, source.open()?);
+    let next = move |number| {
+        let mut line = Vec::new();
+        match reader.read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok((number, line))),
+            Err(error) => Some(Err(source.failed(error))),
+        }
+    };
+    let blank = |line: &Result<(u64, Vec<u8>)>| line.as_ref().is_ok_and(|(_, line)| line.trim_ascii().is_empty());
+    Ok((1..).map_while(next).filter(move |line| !blank(line)))
 }
 
 fn parquet(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
@@ -92,7 +123,11 @@ fn parquet(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record)
         |error: ParquetError| broken(format!("it is no whole Parquet file: {error}; write or download it again"));
     let opened = File::open(&source.path).map_err(|error| source.failed(error))?;
     let reader = SerializedFileReader::new(opened).map_err(damaged)?;
-    let column = text_column(reader.metadata().file_metadata().schema_descr(), field).map_err(broken)?;
+    let column = match text_column(reader.metadata().file_metadata().schema_descr(), field) {
+        Ok(column) => column,
+        Err(rule) if source.named => return Err(broken(rule)),
+        Err(rule) => return sink(Record { file, number: 1, content: Content::Other(rule) }),
+    };
     let mut number = 1;
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group).map_err(damaged)?;

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,11 @@ use tempfile::TempDir;
 
 /// Bytes after which a new shard begins; a document is never in two.
 const SHARD_BYTES: u64 = 1 << 30;
+
+/// What the names of folders begin with that are not whole yet.
+const UNFINISHED: &str = ".unfinished-";
+/// What nobody has written to for so long is of a process that was killed: one that is alive writes every few seconds.
+const ABANDONED: Duration = Duration::from_secs(6 * 3600);
 
 /// Changes with the layout of the folder.
 pub const VERSION: u32 = 1;
@@ -23,6 +29,12 @@ pub const VERSION: u32 = 1;
 pub struct Skipped {
     /// Files in folders that are no text.
     pub binary_files: u64,
+    /// JSONL and Parquet files in folders that have nothing in the field that was asked for.
+    #[serde(default)]
+    pub other_files: u64,
+    /// The first of them, and what is wrong with it.
+    #[serde(default)]
+    pub first_other: Option<String>,
     /// Records that give no text.
     pub bad_records: u64,
     /// The first of them, and what is wrong with it.
@@ -126,7 +138,7 @@ impl Writer {
     /// Into a folder of corpora, for ids below `vocabulary`.
     pub fn new(corpora: &Path, vocabulary: usize) -> io::Result<Writer> {
         fs::create_dir_all(corpora)?;
-        let folder = tempfile::Builder::new().prefix(".unfinished-").tempdir_in(corpora)?;
+        let folder = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(corpora)?;
         let id_bytes = if vocabulary <= 1 << 16 { 2 } else { 4 };
         Ok(Writer { folder, id_bytes, documents: Vec::new(), shards: Vec::new(), shard: None })
     }
@@ -186,6 +198,21 @@ impl Writer {
             Err(error) => return Store::open(name).ok_or(error),
         }
         Store::open(name).ok_or_else(|| io::Error::other("what was just written reads differently"))
+    }
+}
+
+/// Removes what killed processes have left among the corpora.
+pub fn sweep(corpora: &Path) {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    // What cannot be looked at or removed is left alone: it is in nobody's way.
+    let written = |path: &Path| path.metadata().and_then(|about| about.modified()).ok();
+    for entry in entries(corpora).filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+        let folder = entry.path();
+        let last = entries(&folder).filter_map(|entry| written(&entry.path())).chain(written(&folder)).max();
+        let idle = last.and_then(|last| SystemTime::now().duration_since(last).ok());
+        if idle.is_some_and(|idle| idle > ABANDONED) {
+            let _ = fs::remove_dir_all(&folder);
+        }
     }
 }
 

@@ -164,6 +164,68 @@ fn records_without_a_text() {
     assert!(corpus.skipped().first_bad.as_ref().unwrap().contains("line 2"));
 }
 
+/// A folder may hold what has nothing to do with the text; a file that is named must be what it is taken for.
+#[test]
+fn files_of_something_else_in_a_folder() {
+    let files = Files::new();
+    let folder = files.path("");
+    let other = files.write("a/scores.jsonl", "{\"score\": 1}\n".repeat(2000));
+    files.write("b/late.jsonl.gz", gzip(&[b"{\"score\": 1}\n".as_slice(), LINES].concat()));
+    fs::copy(fixture("texts.gzip.parquet"), files.write("c.parquet", "")).unwrap();
+    files.write("blank.ndjson", "\n\n");
+    files.write("x.txt", "plain");
+    let mut options = files.options(std::slice::from_ref(&folder));
+    let open = |options: &CorpusOptions| Corpus::open(options, &Tokenizer::Bytes, |_| ());
+
+    // Of a file in which some record has the text, the others must.
+    refused(open(&options), &["late.jsonl.gz, line 1: it has no field \"text\""]);
+    fs::remove_file(files.path("b/late.jsonl.gz")).unwrap();
+    let corpus = open(&options).unwrap();
+    assert_eq!(texts(&corpus), ["first", "zweite \u{1f600}", "first", "plain"]);
+    let Skipped { other_files, first_other, .. } = corpus.skipped();
+    assert_eq!(*other_files, 1);
+    assert!(first_other.as_ref().unwrap().ends_with("scores.jsonl: it has no field \"text\""), "{first_other:?}");
+    options.text_field = "body".to_owned();
+    let corpus = open(&options).unwrap();
+    assert_eq!((texts(&corpus), corpus.skipped().other_files), (vec!["plain".to_owned()], 2));
+    fs::remove_file(files.path("x.txt")).unwrap();
+    refused(
+        open(&options),
+        &["2 files without the text field", "scores.jsonl: it has no field \"body\"", "--text-field"],
+    );
+
+    refused(files.open(&[folder, other]), &["scores.jsonl, line 1", "--text-field"]);
+}
+
+/// What a killed tokenisation left goes when the cache is opened next, unless it may still be alive.
+#[test]
+#[cfg(unix)]
+fn what_a_killed_tokenisation_left_is_swept() {
+    use std::time::{Duration, SystemTime};
+
+    let files = Files::new();
+    let path = files.write("a.txt", "text");
+    files.open(std::slice::from_ref(&path)).unwrap();
+    let hours = |hours: u64| SystemTime::now() - Duration::from_secs(3600 * hours);
+    let touch = |path: &PathBuf, time| fs::File::open(path).unwrap().set_modified(time).unwrap();
+    let corpora = files.folder.path().join("cache/corpora");
+    for (name, folder_hours, shard_hours) in [("dead", 50, 7), ("alive", 50, 1), ("new", 1, 50)] {
+        let folder = corpora.join(format!(".unfinished-{name}"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("tokens-0000"), "12").unwrap();
+        touch(&folder.join("tokens-0000"), hours(shard_hours));
+        touch(&folder, hours(folder_hours));
+    }
+    // The corpus itself is older still, and stays.
+    for whole in cached(&files).iter().filter(|path| !path.to_string_lossy().contains(".unfinished-")) {
+        touch(whole, hours(500));
+    }
+    files.open(&[path]).unwrap();
+    let left: Vec<PathBuf> = cached(&files);
+    let names = |part: &str| left.iter().filter(|path| path.to_string_lossy().ends_with(part)).count();
+    assert_eq!((left.len(), names("-dead"), names("-alive"), names("-new")), (3, 0, 1, 1), "{left:?}");
+}
+
 #[test]
 fn text_that_is_none() {
     let files = Files::new();

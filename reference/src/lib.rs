@@ -5,12 +5,13 @@
 //! *Packed* means here what a user means by it: [`selective_scan::forward`] runs each sequence alone and concatenates.
 //! It has never heard of a reset, so it cannot share a kernel's mistake about one.
 //!
-//! Everything is generic over its [`Number`], because three questions are asked of the same formulas:
+//! Everything is generic over its [`Number`], because four questions are asked of the same formulas:
 //!
 //! | number | question |
 //! |---|---|
 //! | `f64` | what is the result? |
 //! | [`Bounded`] | and how far from it may a correct f32 kernel be? |
+//! | [`Perturbed`] | and how far from it is f32 after many operations? |
 //! | [`Traced`] | which inputs, exactly, had an influence on it? |
 //!
 //! # One word list
@@ -74,6 +75,7 @@ pub mod grad_norm;
 pub mod model;
 pub mod neg_exp;
 pub mod number;
+pub mod perturbed;
 pub mod rms_norm;
 pub mod selective_scan;
 pub mod sum_rows;
@@ -81,4 +83,5 @@ pub mod traced;
 
 pub use bounded::{Bounded, Io};
 pub use number::Number;
+pub use perturbed::Perturbed;
 pub use traced::{IndexSet, Traced};

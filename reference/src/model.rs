@@ -21,7 +21,8 @@
 //! [`run`] has the gradients, each block's written by hand. They flow into the memory that a continued sequence starts from, and out of
 //! the memory that a sequence leaves, so that a text cut in two can be held against the text in one piece.
 //!
-//! The model is of f64 alone: what `Bounded` says of an f32 kernel is useful for one operator and nothing after two blocks of them.
+//! What `Bounded` says of an f32 kernel is useful for one operator and nothing after two blocks of them: its bounds add up what in truth cancels.
+//! [`Perturbed`](crate::Perturbed) says how far f32 is off after many.
 
 mod block;
 mod matrix;
@@ -30,7 +31,7 @@ mod parameters;
 pub use block::Memory;
 pub use parameters::{Parameters, names_and_shapes};
 
-use crate::{cross_entropy, embedding, rms_norm};
+use crate::{Number, cross_entropy, embedding, rms_norm};
 use block::{Block, Computed};
 
 /// The sizes of a model, and its options.
@@ -65,18 +66,18 @@ impl Config {
 
 /// One sequence of T tokens, and what is around it.
 #[derive(Clone, Copy, Debug)]
-pub struct Sequence<'a> {
+pub struct Sequence<'a, X = f64> {
     /// Below V, (T). None is legal.
     pub tokens: &'a [u32],
     /// What each token should predict, below V, or nothing, (T).
     pub targets: &'a [Option<u32>],
     /// What each block remembers of the tokens before, one a block; none for a fresh sequence.
-    pub memory: Option<&'a [Memory]>,
+    pub memory: Option<&'a [Memory<X>]>,
     /// The gradient of the memory that the sequence leaves, one a block; none where no loss depends on it. `scale` is in it already.
-    pub left_gradient: Option<&'a [Memory]>,
+    pub left_gradient: Option<&'a [Memory<X>]>,
 }
 
-impl<'a> Sequence<'a> {
+impl<'a, X> Sequence<'a, X> {
     /// A sequence that continues nothing and that nothing continues.
     pub fn fresh(tokens: &'a [u32], targets: &'a [Option<u32>]) -> Self {
         Self { tokens, targets, memory: None, left_gradient: None }
@@ -85,17 +86,17 @@ impl<'a> Sequence<'a> {
 
 /// What a model computes of sequences, and its gradients.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Run {
+pub struct Run<X = f64> {
     /// Of each sequence, (T, V).
-    pub logits: Vec<Vec<f64>>,
+    pub logits: Vec<Vec<X>>,
     /// Of each token of each sequence, (T). 0 where there is no target.
-    pub losses: Vec<Vec<f64>>,
+    pub losses: Vec<Vec<X>>,
     /// What each sequence leaves, one a block.
-    pub left: Vec<Vec<Memory>>,
+    pub left: Vec<Vec<Memory<X>>>,
     /// The gradient of what each sequence continued, one a block. 0 for a fresh one.
-    pub memory_gradients: Vec<Vec<Memory>>,
+    pub memory_gradients: Vec<Vec<Memory<X>>>,
     /// Of `scale` times the sum of all losses, under the names and in the shapes of the parameters.
-    pub gradients: Parameters,
+    pub gradients: Parameters<X>,
 }
 
 /// The logits of one fresh sequence, (T, V). `tokens: (T)`
@@ -103,7 +104,7 @@ pub struct Run {
 /// # Panics
 ///
 /// Where a parameter is missing or has not the length of its shape, or a token is not below V.
-pub fn logits(config: &Config, parameters: &Parameters, tokens: &[u32]) -> Vec<f64> {
+pub fn logits<X: Number>(config: &Config, parameters: &Parameters<X>, tokens: &[u32]) -> Vec<X> {
     parameters.check(config);
     Alone::forward(config, parameters, &Sequence::fresh(tokens, &[])).logits
 }
@@ -113,7 +114,12 @@ pub fn logits(config: &Config, parameters: &Parameters, tokens: &[u32]) -> Vec<f
 /// # Panics
 ///
 /// As [`logits`]; and where a target is not below V, or a sequence's slices have not the lengths of their shapes.
-pub fn run(config: &Config, parameters: &Parameters, sequences: &[Sequence<'_>], scale: f64) -> Run {
+pub fn run<X: Number>(
+    config: &Config,
+    parameters: &Parameters<X>,
+    sequences: &[Sequence<'_, X>],
+    scale: f64,
+) -> Run<X> {
     parameters.check(config);
     let gradients = Parameters::zeros(config);
     let mut run = Run { logits: vec![], losses: vec![], left: vec![], memory_gradients: vec![], gradients };
@@ -123,7 +129,7 @@ pub fn run(config: &Config, parameters: &Parameters, sequences: &[Sequence<'_>],
         let targets: Vec<Option<usize>> = sequence.targets.iter().map(|target| target.map(|k| k as usize)).collect();
         let loss = cross_entropy::Inputs { vocabulary: config.vocabulary, logits: &alone.logits, targets: &targets };
         run.losses.push(cross_entropy::forward(&loss));
-        let dlogits = cross_entropy::backward(&loss, &scale);
+        let dlogits = cross_entropy::backward(&loss, &X::constant(scale));
         run.memory_gradients.push(alone.backward(&dlogits, &mut run.gradients));
         run.left.push(alone.blocks.into_iter().map(|block| block.left).collect());
         run.logits.push(alone.logits);
@@ -132,21 +138,21 @@ pub fn run(config: &Config, parameters: &Parameters, sequences: &[Sequence<'_>],
 }
 
 /// One sequence, which is all there is, and what the model computes of it.
-struct Alone<'a> {
+struct Alone<'a, X> {
     config: &'a Config,
-    parameters: &'a Parameters,
-    sequence: &'a Sequence<'a>,
+    parameters: &'a Parameters<X>,
+    sequence: &'a Sequence<'a, X>,
     /// (T)
     ids: Vec<usize>,
-    blocks: Vec<Computed>,
+    blocks: Vec<Computed<X>>,
     /// Of the last norm.
-    norm: rms_norm::Outputs<f64>,
+    norm: rms_norm::Outputs<X>,
     /// (T, V)
-    logits: Vec<f64>,
+    logits: Vec<X>,
 }
 
-impl<'a> Alone<'a> {
-    fn forward(config: &'a Config, parameters: &'a Parameters, sequence: &'a Sequence<'a>) -> Self {
+impl<'a, X: Number> Alone<'a, X> {
+    fn forward(config: &'a Config, parameters: &'a Parameters<X>, sequence: &'a Sequence<'a, X>) -> Self {
         let ids: Vec<usize> = sequence.tokens.iter().map(|token| *token as usize).collect();
         let vocabulary = config.vocabulary;
         ids.iter().for_each(|id| assert!(*id < vocabulary, "token {id} is outside the vocabulary of {vocabulary}"));
@@ -155,7 +161,7 @@ impl<'a> Alone<'a> {
         }
         let embedded = embedding::forward(config.width, &parameters[parameters::EMBEDDING], &ids);
 
-        let mut blocks: Vec<Computed> = Vec::with_capacity(config.layers);
+        let mut blocks: Vec<Computed<X>> = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
             let (x, residual) = stream(&embedded, &blocks);
             let memory = sequence.memory.map(|memory| &memory[layer]);
@@ -165,14 +171,15 @@ impl<'a> Alone<'a> {
 
         let (x, residual) = stream(&embedded, &blocks);
         let weight = &parameters[parameters::NORM];
-        let inputs = rms_norm::Inputs { width: config.width, x, residual, weight, epsilon: config.epsilon };
+        let inputs =
+            rms_norm::Inputs { width: config.width, x, residual, weight, epsilon: X::constant(config.epsilon) };
         let norm = rms_norm::forward(&inputs);
         let logits = matrix::forward(config.width, &norm.y, &parameters[config.head()]);
         Self { config, parameters, sequence, ids, blocks, norm, logits }
     }
 
     /// Adds the gradients of the parameters; returns those of the memory that the sequence continued. `dlogits: (T, V)`
-    fn backward(&self, dlogits: &[f64], gradients: &mut Parameters) -> Vec<Memory> {
+    fn backward(&self, dlogits: &[X], gradients: &mut Parameters<X>) -> Vec<Memory<X>> {
         let Self { config, parameters, sequence, .. } = *self;
         let head = matrix::backward(config.width, &self.norm.y, &parameters[config.head()], dlogits);
         gradients.add(config.head(), &head.w);
@@ -205,6 +212,6 @@ impl<'a> Alone<'a> {
 }
 
 /// What the next norm adds, (T, M) each: the last block's output and the residual stream beside it; of no block, the embedding alone.
-fn stream<'a>(embedded: &'a [f64], blocks: &'a [Computed]) -> (&'a [f64], Option<&'a [f64]>) {
+fn stream<'a, X>(embedded: &'a [X], blocks: &'a [Computed<X>]) -> (&'a [X], Option<&'a [X]>) {
     blocks.last().map_or((embedded, None), |block| (&block.out, Some(&block.norm.r)))
 }

@@ -20,6 +20,8 @@ pub struct Buffer {
     storage: Storage,
     dtype: Dtype,
     len: usize,
+    /// The most elements that it can hold.
+    room: usize,
 }
 
 impl Buffer {
@@ -33,7 +35,7 @@ impl Buffer {
         let bytes = bytes.ok_or_else(too_many)?;
         let storage = Storage::unwritten(device, bytes)?;
         device.usage().add(bytes);
-        Ok(Buffer { device: device.clone(), storage, dtype, len })
+        Ok(Buffer { device: device.clone(), storage, dtype, len, room: len })
     }
 
     /// A buffer with these values.
@@ -52,6 +54,20 @@ impl Buffer {
     /// [`Error::Buffer`] for values of another type or number; [`Error::Cuda`] if an earlier launch failed.
     pub fn write<T: Element>(&self, values: &[T]) -> Result<()> {
         self.view().write(values)
+    }
+
+    /// Holds these elements from now on, as many as they are, up to the number that it was made with: what differs in length from one pack
+    /// to the next stays in one allocation. Otherwise as [`Buffer::write`].
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for values of another type or more than it has room for; [`Error::Cuda`] if an earlier launch failed.
+    pub fn refill<T: Element>(&mut self, values: &[T]) -> Result<()> {
+        if T::DTYPE != self.dtype || values.len() > self.room {
+            let rule = format!("it has room for {} {}, not for {} {}", self.room, self.dtype, values.len(), T::DTYPE);
+            return Err(Error::Buffer { rule });
+        }
+        self.len = values.len();
+        self.write(values)
     }
 
     /// Fills it with zeros, after everything launched before.
@@ -108,6 +124,11 @@ impl Buffer {
         self.len == 0
     }
 
+    /// The most elements that [`Buffer::refill`] takes.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
     /// The whole buffer as `rows` rows of equal length.
     ///
     /// # Errors
@@ -154,7 +175,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.device.usage().remove(self.len * self.dtype.bytes());
+        self.device.usage().remove(self.room * self.dtype.bytes());
     }
 }
 
@@ -347,6 +368,24 @@ mod tests {
             assert!(error.starts_with("buffer: it holds 2 f32, not"), "{error}");
         }
         assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_buffer_is_refilled_in_the_room_that_it_has() {
+        let device = Device::emulator(1);
+        let mut buffer = Buffer::from_slice(&device, &[1u32, 2, 3, 4]).unwrap();
+        for values in [&[5, 6][..], &[], &[7, 8, 9, 10]] {
+            buffer.refill::<u32>(values).unwrap();
+            assert_eq!((buffer.to_vec::<u32>().unwrap().as_slice(), buffer.len()), (values, values.len()));
+        }
+        for wrong in [buffer.refill(&[1u32; 5]), buffer.refill(&[1.0f32])] {
+            let error = wrong.unwrap_err().to_string();
+            assert!(error.starts_with("buffer: it has room for 4 u32, not for"), "{error}");
+        }
+        assert_eq!(buffer.to_vec::<u32>().unwrap(), [7, 8, 9, 10]);
+        assert_eq!((device.allocations(), device.allocated_bytes()), (1, 16));
+        drop(buffer);
+        assert_eq!((device.allocations(), device.allocated_bytes()), (1, 0));
     }
 
     #[test]

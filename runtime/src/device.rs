@@ -88,6 +88,11 @@ impl Device {
         self.usage().peak.load(Ordering::Relaxed)
     }
 
+    /// Buffers made there so far, those that are gone among them. What is to allocate nothing leaves it as it was.
+    pub fn allocations(&self) -> usize {
+        self.usage().made.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn usage(&self) -> &Usage {
         static CPU: Usage = Usage::new();
         match self {
@@ -125,21 +130,23 @@ impl fmt::Debug for Device {
     }
 }
 
-/// What the buffers of a device take, in bytes.
+/// What the buffers of a device take, in bytes, and how many were ever made.
 #[derive(Default)]
 pub(crate) struct Usage {
     now: AtomicUsize,
     peak: AtomicUsize,
+    made: AtomicUsize,
 }
 
 impl Usage {
     const fn new() -> Usage {
-        Usage { now: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
+        Usage { now: AtomicUsize::new(0), peak: AtomicUsize::new(0), made: AtomicUsize::new(0) }
     }
 
     pub(crate) fn add(&self, bytes: usize) {
         let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(now, Ordering::Relaxed);
+        self.made.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn remove(&self, bytes: usize) {

@@ -1,12 +1,11 @@
 //! [`Packed`]: where the sequences of a pack begin and end, checked once.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-use crate::{Buffer, Device, Error, Result};
+use crate::{Buffer, Device, Dtype, Error, Result};
 
 /// The most tokens of one pack: token indices and the ends of chunks stay within 32 bits.
 pub const MAX_TOKENS: usize = (1 << 31) - 1;
@@ -223,13 +222,9 @@ impl Packed {
     /// # Errors
     /// Whatever allocating there fails with.
     pub fn on(&self, device: &Device) -> Result<DevicePacked> {
-        let continued: Vec<u32> = self.continued.iter().map(|&c| c.into()).collect();
-        Ok(DevicePacked {
-            cu_seqlens: Buffer::from_slice(device, &self.cu_seqlens)?,
-            continued: Buffer::from_slice(device, &continued)?,
-            packed: self.clone(),
-            groups: RefCell::default(),
-        })
+        let mut placed = DevicePacked::without_groups(device, self.sequences())?;
+        placed.set(self)?;
+        Ok(placed)
     }
 }
 
@@ -250,16 +245,78 @@ pub struct DevicePacked {
     packed: Packed,
     cu_seqlens: Buffer,
     continued: Buffer,
-    groups: RefCell<HashMap<usize, Rc<Buffer>>>,
+    groups: RefCell<Vec<Groups>>,
 }
 
+/// The groups that a launch asked for.
+#[derive(Debug)]
+struct Groups {
+    starts: Rc<Buffer>,
+    /// Whether they are of the pack that is there now.
+    current: bool,
+}
+
+/// Groups of a list for which there is room where packs come one after the other: more than blocks run on any GPU at once.
+const GROUPS_ROOM: usize = 1 << 13;
+/// Such lists: for a forward pass that keeps what sequences leave, for one that does not, and for a backward pass, which may each fill a GPU
+/// with another number of groups.
+const GROUP_LISTS: usize = 3;
+
 impl DevicePacked {
+    /// Room for packs of up to `sequences` sequences that come one after the other, [`set`](Self::set) in turn, and for three lists of
+    /// their groups, which kernels that walk them make. Until the first it is a pack of no sequences and no tokens.
+    ///
+    /// # Errors
+    /// Whatever allocating there fails with.
+    pub fn with_room(device: &Device, sequences: usize) -> Result<DevicePacked> {
+        let mut placed = DevicePacked::without_groups(device, sequences)?;
+        let list = |_| Buffer::unwritten(device, Dtype::U32, GROUPS_ROOM + 1);
+        let lists = (0..GROUP_LISTS).map(list).collect::<Result<Vec<_>>>()?;
+        *placed.groups.get_mut() =
+            lists.into_iter().map(|list| Groups { starts: Rc::new(list), current: false }).collect();
+        Ok(placed)
+    }
+
     /// A pack of no sequences and no tokens: what operators are called with that work on parameters, to name their device.
     ///
     /// # Errors
     /// Whatever allocating there fails with.
     pub fn empty(device: &Device) -> Result<DevicePacked> {
-        Packed { cu_seqlens: vec![0], continued: Vec::new() }.on(device)
+        DevicePacked::without_groups(device, 0)
+    }
+
+    fn without_groups(device: &Device, sequences: usize) -> Result<DevicePacked> {
+        let room = |len| Buffer::unwritten(device, Dtype::U32, len);
+        let mut placed = DevicePacked {
+            packed: Packed { cu_seqlens: vec![0], continued: Vec::new() },
+            cu_seqlens: room(sequences + 1)?,
+            continued: room(sequences)?,
+            groups: RefCell::default(),
+        };
+        placed.set(&placed.packed.clone())?;
+        Ok(placed)
+    }
+
+    /// Bytes of that room on the device.
+    pub const fn bytes(sequences: usize) -> usize {
+        Dtype::U32.bytes() * (2 * sequences + 1 + GROUP_LISTS * (GROUPS_ROOM + 1))
+    }
+
+    /// Takes the place of the pack that was there, after everything launched before.
+    ///
+    /// # Errors
+    /// [`Error::Packed`] for more sequences than there is room for; [`Error::Cuda`] if an earlier launch failed.
+    pub fn set(&mut self, packed: &Packed) -> Result<()> {
+        if packed.sequences() > self.continued.room() {
+            let rule = format!("there is room for {}; make more, or split the pack", self.continued.room());
+            return Err(wrong("sequences", packed.sequences().to_string(), rule));
+        }
+        let continued: Vec<u32> = packed.continued.iter().map(|&c| c.into()).collect();
+        self.cu_seqlens.refill(&packed.cu_seqlens)?;
+        self.continued.refill(&continued)?;
+        self.packed.clone_from(packed);
+        self.groups.get_mut().iter_mut().for_each(|groups| groups.current = false);
+        Ok(())
     }
 
     /// The boundaries on the host.
@@ -282,18 +339,27 @@ impl DevicePacked {
         &self.continued
     }
 
-    /// [`Packed::group_starts`] on the device, `[groups + 1]` u32; kept for the next call.
+    /// [`Packed::group_starts`] on the device, `[groups + 1]` u32; made once a pack.
     ///
     /// # Errors
     /// Whatever allocating there fails with.
     pub fn group_starts(&self, groups: usize) -> Result<Rc<Buffer>> {
         let mut kept = self.groups.borrow_mut();
-        if let Some(starts) = kept.get(&groups) {
-            return Ok(starts.clone());
+        let groups = groups.max(1);
+        if let Some(known) = kept.iter().find(|known| known.current && known.starts.len() == groups + 1) {
+            return Ok(known.starts.clone());
         }
-        let starts = Rc::new(Buffer::from_slice(self.device(), &self.packed.group_starts(groups))?);
-        kept.insert(groups, starts.clone());
-        Ok(starts)
+        let starts = self.packed.group_starts(groups);
+        // A list of an earlier pack that nobody holds any more becomes this one's.
+        for old in kept.iter_mut().filter(|old| !old.current) {
+            if let Some(buffer) = Rc::get_mut(&mut old.starts).filter(|buffer| buffer.room() > groups) {
+                buffer.refill(&starts)?;
+                old.current = true;
+                return Ok(old.starts.clone());
+            }
+        }
+        kept.push(Groups { starts: Rc::new(Buffer::from_slice(self.device(), &starts)?), current: true });
+        Ok(kept[kept.len() - 1].starts.clone())
     }
 }
 

@@ -96,3 +96,44 @@ fn what_needs_no_pack_is_given_an_empty_one() {
     assert_eq!((nothing.packed().tokens(), nothing.packed().sequences()), (0, 0));
     assert_eq!(nothing.cu_seqlens().to_vec::<u32>().unwrap(), [0]);
 }
+
+#[test]
+fn packs_take_turns_in_one_room() {
+    let device = Device::emulator(1);
+    let mut room = DevicePacked::with_room(&device, 5).unwrap();
+    let packs = [&[3, 0, 2][..], &[1; 5], &[7], &[4, 4]].map(|lengths| Packed::from_lengths(lengths).unwrap());
+    let packs = packs.map(|pack| {
+        let marks: Vec<bool> = (0..pack.sequences()).map(|s| s == 0).collect();
+        pack.with_continued(&marks).unwrap()
+    });
+    for pack in &packs {
+        room.set(pack).unwrap();
+        let alone = pack.on(&device).unwrap();
+        let made = device.allocations();
+        for groups in [1, 3, 3, 1] {
+            let (in_room, alone) = (room.group_starts(groups).unwrap(), pack.group_starts(groups));
+            assert_eq!(in_room.to_vec::<u32>().unwrap(), alone, "{pack:?} in {groups} groups");
+        }
+        assert_eq!(room.packed(), pack);
+        assert_eq!(room.cu_seqlens().to_vec::<u32>().unwrap(), alone.cu_seqlens().to_vec::<u32>().unwrap());
+        assert_eq!(room.continued().to_vec::<u32>().unwrap(), alone.continued().to_vec::<u32>().unwrap());
+        assert_eq!(device.allocations(), made, "there is room for lists of groups");
+    }
+    let error = room.set(&Packed::from_lengths(&[1; 6]).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("sequences") && error.contains("6") && error.contains("room for 5"), "{error}");
+    assert_eq!(room.packed(), &packs[3], "what was refused changes nothing");
+    // A list that is longer than there is room for is made when it is asked for.
+    let made = device.allocations();
+    let lists = [1, 2, 3, 1 << 14].map(|groups| room.group_starts(groups).unwrap());
+    assert_eq!(device.allocations(), made + 1);
+    assert_eq!(lists[3].to_vec::<u32>().unwrap(), packs[3].group_starts(1 << 14));
+}
+
+#[test]
+fn a_room_takes_the_bytes_that_are_planned() {
+    let device = Device::emulator(1);
+    let mut room = DevicePacked::with_room(&device, 70).unwrap();
+    room.set(&Packed::from_lengths(&[1; 70]).unwrap()).unwrap();
+    let _two = [1, 8].map(|groups| room.group_starts(groups).unwrap());
+    assert_eq!(device.allocated_bytes(), DevicePacked::bytes(70));
+}

@@ -70,8 +70,13 @@ impl Model {
         let (normed, dnormed, losses) = (pass.get(last, Normed)?, pass.get(last, DNormed)?, pass.get(last, Losses)?);
         let head = self.weights.io(self.layout.head)?;
         let chunk = activations.sizes().logits_rows();
+        // To the loss, tokens are rows, of whatever sequence.
+        let mut piece = self.rows.borrow_mut();
         for start in (0..tokens).step_by(chunk) {
             let rows = chunk.min(tokens - start);
+            if piece.packed().tokens() != rows {
+                piece.set(&Packed::from_lengths(&[rows])?)?;
+            }
             let logits = pass.get(last, Logits)?.rows_at(0, rows)?;
             let normed = normed.rows_at(start, rows)?;
             linear::forward(&self.gemm, normed, head, logits)?;
@@ -81,8 +86,6 @@ impl Model {
                 scale,
                 loss: losses.rows_at(start, rows)?,
             };
-            // To the loss, tokens are rows, of whatever sequence.
-            let piece = Packed::from_lengths(&[rows])?.on(&self.device)?;
             cross_entropy::forward(&piece, &self.variants.loss, &tensors)?;
             if let Some(gradients) = gradients {
                 linear::backward_input(&self.gemm, logits, head, dnormed.rows_at(start, rows)?, false)?;

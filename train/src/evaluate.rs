@@ -1,11 +1,10 @@
 //! Losses without gradients: what a model makes of text that it has not learnt from.
 
 use packscan_data::Pack;
-use packscan_runtime::Buffer;
 
 use crate::activations::Tensor::Losses;
 use crate::activations::{Activations, Sizes};
-use crate::run::on_device;
+use crate::run::place;
 use crate::{Carry, DevicePack, Memory, Model, Result};
 
 impl Model {
@@ -14,9 +13,8 @@ impl Model {
     /// # Errors
     /// For a pack of more tokens than there is room for, and whatever launching fails with.
     pub fn losses(&self, pack: &DevicePack, activations: &Activations, carry: Carry<'_>) -> Result<Vec<f32>> {
-        let scale = Buffer::from_slice(&self.device, &[1.0f32])?;
         self.forward(pack, activations, carry)?;
-        self.loss(pack, activations, scale.view(), None)?;
+        self.loss(pack, activations, self.unit.view(), None)?;
         let mut losses = activations.all(Losses).to_vec::<f32>()?;
         losses.truncate(pack.tokens());
         Ok(losses)
@@ -30,6 +28,7 @@ pub struct Evaluator<'a> {
     activations: Activations,
     /// What the pack before left, and room for what this one leaves.
     memories: [Memory; 2],
+    room: DevicePack,
     /// Sum of the losses so far, in nats.
     pub loss: f64,
     /// Predicted tokens so far.
@@ -44,7 +43,8 @@ impl<'a> Evaluator<'a> {
     pub fn new(model: &'a Model, tokens: usize) -> Result<Evaluator<'a>> {
         let activations = Activations::new(&model.device, Sizes::of_forward(model, tokens))?;
         let memories = [Memory::of_one(model)?, Memory::of_one(model)?];
-        Ok(Evaluator { model, activations, memories, loss: 0.0, predicted: 0 })
+        let room = DevicePack::with_room(&model.device, tokens, model.config.vocabulary)?;
+        Ok(Evaluator { model, activations, memories, room, loss: 0.0, predicted: 0 })
     }
 
     /// Adds the next pack of the text.
@@ -52,12 +52,13 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// As [`DevicePack::new`], and whatever launching fails with.
     pub fn add(&mut self, pack: &Pack) -> Result<()> {
-        let pack = on_device(pack, self.model)?;
+        place(pack, &mut self.room)?;
+        let pack = &self.room;
         let sequences = pack.packed.packed().sequences();
         self.memories.iter_mut().try_for_each(|memory| memory.reserve(self.model, sequences))?;
         let from = pack.is_continued().then_some(&self.memories[0]);
         let to = pack.continues.then_some(&self.memories[1]);
-        let losses = self.model.losses(&pack, &self.activations, Carry { from, to })?;
+        let losses = self.model.losses(pack, &self.activations, Carry { from, to })?;
         self.loss += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
         self.predicted += pack.predicted;
         self.memories.swap(0, 1);

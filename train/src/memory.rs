@@ -5,9 +5,9 @@
 use std::rc::Rc;
 
 use packscan_kernels::cast;
-use packscan_runtime::{Buffer, Dtype, Packed, View};
+use packscan_runtime::{Buffer, Dtype, View};
 
-use crate::{Model, Result};
+use crate::{Model, ModelConfig, Result};
 
 /// States `(S, D, N)` f32 and histories `(S, K - 1, D)` io.
 #[derive(Debug)]
@@ -87,6 +87,23 @@ impl Memory {
         Ok(())
     }
 
+    /// Passes its rows to and from kernels through the same room as `other`, which is never used at the same time.
+    pub(crate) fn share_room(&mut self, other: &Memory) {
+        self.blocks.clone_from(&other.blocks);
+    }
+
+    /// Gives what it keeps to `other`, and takes what that kept.
+    pub(crate) fn exchange(&mut self, other: &mut Memory) {
+        std::mem::swap(&mut self.kept, &mut other.kept);
+    }
+
+    /// Bytes of a memory of one sequence, and of the room through which its rows pass for packs of up to `sequences`.
+    pub(crate) fn bytes(config: &ModelConfig, io: Dtype, sequences: usize) -> (usize, usize) {
+        let (d, n, taps) = (config.channels(), config.state, config.taps - 1);
+        let row = d * n * Dtype::F32.bytes() + taps * d * io.bytes();
+        (config.layers * row, sequences.next_power_of_two() * row)
+    }
+
     /// The states of `sequences` sequences, `(S, D, N)`.
     pub(crate) fn states(&self, block: usize, sequences: usize) -> Result<View<'_>> {
         Ok(self.blocks[block].states.part(0, sequences, self.lengths.0)?)
@@ -149,7 +166,6 @@ impl Memory {
 
 /// Copies one row.
 fn copy(model: &Model, from: View<'_>, to: View<'_>, dtype: Dtype) -> Result<()> {
-    let packed = Packed::from_lengths(&[1])?.on(&model.device)?;
-    cast::forward(&packed, &cast::default_variant(from.shape().1, dtype, dtype), from, to)?;
+    cast::forward(&model.row, &cast::default_variant(from.shape().1, dtype, dtype), from, to)?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! [`Model`]: parameters on a device, and what it takes to run them.
 
+use std::cell::RefCell;
+
 use packscan_kernels::{neg_exp, rms_norm, selective_scan};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, GemmContext, Packed, View};
 
@@ -29,6 +31,12 @@ pub struct Model {
     pub(crate) epsilon: Buffer,
     /// What operators on parameters are called with.
     pub(crate) nobody: DevicePacked,
+    /// One token, for what is one row.
+    pub(crate) row: DevicePacked,
+    /// One sequence, for tokens that are rows of whatever sequence; as many as the last call had.
+    pub(crate) rows: RefCell<DevicePacked>,
+    /// `(1)` f32: 1
+    pub(crate) unit: Buffer,
 }
 
 impl Model {
@@ -65,6 +73,9 @@ impl Model {
             a: Buffer::unwritten(device, Dtype::F32, layout.a_logs.len())?,
             epsilon: Buffer::from_slice(device, &[config.epsilon])?,
             nobody: DevicePacked::empty(device)?,
+            row: Packed::from_lengths(&[1])?.on(device)?,
+            rows: RefCell::new(DevicePacked::with_room(device, 1)?),
+            unit: Buffer::from_slice(device, &[1.0f32])?,
             layout,
         };
         model.refresh_decays()?;

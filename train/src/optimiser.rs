@@ -114,17 +114,9 @@ pub struct Optimiser {
     parts: Buffer,
     /// `(1)`, `(3)`, and `(8)` for what decays and what does not, f32
     limit: Buffer,
-    result: Buffer,
+    /// Norm and what comes of it: see [`grad_norm::clip`].
+    pub(crate) result: Buffer,
     scalars: [Buffer; 2],
-}
-
-/// What a step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stepped {
-    /// The norm of all gradients together, before clipping.
-    pub gradient_norm: f32,
-    /// Whether they were not finite, and nothing was changed.
-    pub skipped: bool,
 }
 
 impl Optimiser {
@@ -182,15 +174,12 @@ impl Optimiser {
         Ok(())
     }
 
-    /// Waits for the step, and says what it did.
-    ///
-    /// # Errors
-    /// Whatever the step failed with.
-    pub fn finish(&mut self) -> Result<Stepped> {
-        let result = self.result.to_vec::<f32>()?;
+    /// Counts a step that is over, by its `result`: the norm of all gradients together, before clipping, and whether they were not finite
+    /// and nothing was changed.
+    pub(crate) fn finish(&mut self, result: &[f32]) -> (f32, bool) {
         let skipped = result[2] != 0.0;
         self.taken += u32::from(!skipped);
-        Ok(Stepped { gradient_norm: result[1], skipped })
+        (result[1], skipped)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use packscan_kernels::cross_entropy::{NO_TARGET, check_targets};
 use packscan_kernels::embedding::{ById, Ids};
-use packscan_runtime::{Buffer, Device, DevicePacked, Packed};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed};
 
 use crate::Result;
 
@@ -30,17 +30,50 @@ impl DevicePack {
     /// [`packscan_runtime::Error::Tensor`] and [`packscan_runtime::Error::Argument`] for a token or target outside the vocabulary, by its
     /// place, or for numbers of tokens and targets that differ.
     pub fn new(device: &Device, packed: &Packed, tokens: &[u32], targets: &[u32], vocabulary: usize) -> Result<Self> {
-        let predicted = check_targets(targets, vocabulary)?;
         let ids = Ids::new(device, tokens, vocabulary)?;
-        let by_id = ids.by_id()?;
         Ok(DevicePack {
+            predicted: check_targets(targets, vocabulary)?,
             packed: packed.on(device)?,
+            by_id: ids.by_id()?,
             ids,
-            by_id,
             targets: Buffer::from_slice(device, targets)?,
-            predicted,
             continues: false,
         })
+    }
+
+    /// Room for packs of up to `tokens` tokens, none of whose sequences is empty, that come one after the other. What steps run on: with it
+    /// they allocate nothing. There is no token in it yet.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn with_room(device: &Device, tokens: usize, vocabulary: usize) -> Result<Self> {
+        Ok(DevicePack {
+            packed: DevicePacked::with_room(device, tokens)?,
+            ids: Ids::with_room(device, tokens, vocabulary)?,
+            by_id: ById::with_room(device, tokens, vocabulary)?,
+            targets: Buffer::unwritten(device, Dtype::U32, tokens)?,
+            predicted: 0,
+            continues: false,
+        })
+    }
+
+    /// Bytes of that room on the device.
+    pub fn bytes(tokens: usize, vocabulary: usize) -> usize {
+        DevicePacked::bytes(tokens) + ById::bytes(tokens, vocabulary) + Dtype::U32.bytes() * tokens
+    }
+
+    /// Takes another pack, after everything launched before: steps that are under way are not disturbed, and the host does not wait for them.
+    ///
+    /// # Errors
+    /// As [`DevicePack::new`], and for more tokens or sequences than there is room for.
+    pub fn set(&mut self, packed: &Packed, tokens: &[u32], targets: &[u32]) -> Result<()> {
+        self.predicted = check_targets(targets, self.ids.vocabulary())?;
+        self.ids.set(tokens)?;
+        self.by_id.set(&self.ids)?;
+        self.packed.set(packed)?;
+        self.targets.refill(targets)?;
+        self.continues = false;
+        Ok(())
     }
 
     /// A pack whose sequences predict each their own next token; the last of a sequence has no target.

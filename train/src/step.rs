@@ -4,12 +4,11 @@ use std::rc::Rc;
 
 use packscan_kernels::{cast, sum_rows};
 use packscan_runtime::collective::{Alone, Collective};
-use packscan_runtime::{Buffer, Dtype, Packed, View};
+use packscan_runtime::{Buffer, Download, Dtype, View};
 
 use crate::activations::Tensor::Losses;
 use crate::activations::{Activations, Recompute, Sizes};
-use crate::optimiser::Stepped;
-use crate::{Carry, DevicePack, Edges, Error, Gradients, Memory, Model, Optimiser, Rates, Result};
+use crate::{Carry, DevicePack, Edges, Error, Gradients, Memory, Model, ModelConfig, Optimiser, Rates, Result};
 
 /// A model that learns.
 pub struct Learner {
@@ -23,6 +22,10 @@ pub struct Learner {
     scale: Buffer,
     /// Sums of the losses of each pack of the step, f32, four floats apart.
     losses: Buffer,
+    /// What the host will look at of the step under way: what the optimiser says, and the losses.
+    outcome: [Download; 2],
+    /// The step under way.
+    started: Option<Started>,
     /// Whether gradients flow from a pack to the one before it, where a document was cut between them.
     flow: bool,
     /// What the packs of a chain leave to each other; the first is what the chain before left.
@@ -48,6 +51,15 @@ pub struct Report {
     pub skipped: bool,
 }
 
+/// A step that was launched.
+#[derive(Debug)]
+struct Started {
+    /// Predicted tokens, on all ranks.
+    predicted: f64,
+    /// Of each pack of this rank.
+    of_packs: Vec<usize>,
+}
+
 /// Floats from the sum of one pack to that of the next: a tensor starts at a multiple of 16 bytes.
 const APART: usize = 4;
 
@@ -65,12 +77,16 @@ impl Learner {
             recompute: recompute.to_vec(),
         };
         let device = model.device.clone();
+        let optimiser = Optimiser::new(&model, 0..model.layout.elements)?;
+        let losses = Buffer::unwritten(&device, Dtype::F32, APART * packs)?;
         Ok(Learner {
-            optimiser: Optimiser::new(&model, 0..model.layout.elements)?,
+            outcome: [Download::of(optimiser.result.view())?, Download::of(losses.view())?],
+            started: None,
+            optimiser,
             activations: Activations::new(&device, sizes)?,
             gradients: model.gradients(tokens)?,
             scale: Buffer::unwritten(&device, Dtype::F32, 1)?,
-            losses: Buffer::unwritten(&device, Dtype::F32, APART * packs)?,
+            losses,
             flow: false,
             memories: Vec::new(),
             left: false,
@@ -112,7 +128,22 @@ impl Learner {
     /// # Errors
     /// For more or larger packs than there is room for, a lost rank, and whatever launching fails with.
     pub fn step(&mut self, packs: &[DevicePack], rates: &Rates, learning_rate: f32) -> Result<Report> {
+        self.start(packs, rates, learning_rate)?;
+        Ok(self.finish()?.expect("a step was started"))
+    }
+
+    /// Launches a step as [`Learner::step`] does, but does not wait for it: the host goes on to prepare the next one. Waits for the step
+    /// before, if that was only started too, and reports it; by then the device has the gradients of this one to work on. What is
+    /// computed does not depend on when a step is waited for.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn start(&mut self, packs: &[DevicePack], rates: &Rates, learning_rate: f32) -> Result<Option<Report>> {
+        // Where ranks tell each other numbers, the host waits for the device anyway, and better now than between gradients and update.
+        let early = if self.ranks.size() > 1 { self.finish()? } else { None };
         let predicted = self.gradients(packs)?;
+        // How far the optimiser is depends on whether the step before counted.
+        let before = early.or(self.finish()?);
         self.optimiser.step(&self.model, &self.gradients.flat, rates, learning_rate)?;
         if self.optimiser.share.len() < self.model.layout.elements {
             self.ranks.all_gather(self.model.weights.master.view())?;
@@ -122,9 +153,28 @@ impl Learner {
             self.ranks.wait()?;
         }
         self.model.refresh_decays()?;
-        let Stepped { gradient_norm, skipped } = self.optimiser.finish()?;
-        let (loss, losses) = self.mean_losses(packs, predicted)?;
-        Ok(Report { loss, losses, gradient_norm, skipped })
+        let [said, losses] = &mut self.outcome;
+        said.start(self.optimiser.result.view())?;
+        losses.start(self.losses.view())?;
+        self.started = Some(Started { predicted, of_packs: packs.iter().map(|pack| pack.predicted).collect() });
+        Ok(before)
+    }
+
+    /// Waits for the step that was started, if there is one, and says what it did.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn finish(&mut self) -> Result<Option<Report>> {
+        let Some(Started { predicted, of_packs }) = self.started.take() else { return Ok(None) };
+        let [said, losses] = &self.outcome;
+        let (gradient_norm, skipped) = self.optimiser.finish(&said.to_vec()?);
+        let (loss, losses) = self.mean_losses(&losses.to_vec()?, &of_packs, predicted)?;
+        Ok(Some(Report { loss, losses, gradient_norm, skipped }))
+    }
+
+    /// Whether a step was started and not finished: what the optimiser counts then lags behind the parameters.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.started.is_some()
     }
 
     /// Makes the gradients of a step, and says of how many predicted tokens, on all ranks.
@@ -190,9 +240,20 @@ impl Learner {
         }
         self.left = packs[last].continues;
         if self.left {
-            memories.swap(0, last + 1);
+            let (first, rest) = memories.split_at_mut(1);
+            first[0].exchange(&mut rest[last]);
         }
         Ok(())
+    }
+
+    /// Makes room for documents that are cut between packs, before the first that is. Packs of many more sequences than usual make it
+    /// larger when they come.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn expect_cuts(&mut self) -> Result<()> {
+        let chain = if self.flow { self.losses.len() / APART } else { 1 };
+        self.make_room(chain, usual_sequences(self.activations.sizes().tokens))
     }
 
     /// Room for what crosses the edges of these packs.
@@ -200,12 +261,24 @@ impl Learner {
         if !packs.iter().any(|pack| pack.is_continued() || pack.continues) {
             return Ok(());
         }
-        let most = packs.iter().map(|pack| pack.packed.packed().sequences()).max().unwrap_or(0);
-        for (memories, count) in [(&mut self.memories, packs.len() + 1), (&mut self.memory_gradients, 2)] {
-            while memories.len() < count {
-                memories.push(Memory::of_one(&self.model)?);
+        self.make_room(packs.len(), packs.iter().map(|pack| pack.packed.packed().sequences()).max().unwrap_or(0))
+    }
+
+    /// Room for what crosses the edges of a chain of packs of up to `sequences`.
+    fn make_room(&mut self, chain: usize, sequences: usize) -> Result<()> {
+        let (model, (memories, gradients)) = (&self.model, memories_of(chain));
+        for (all, count) in [(&mut self.memories, memories), (&mut self.memory_gradients, gradients)] {
+            while all.len() < count {
+                all.push(Memory::of_one(model)?);
             }
-            memories.iter_mut().take(count).try_for_each(|memory| memory.reserve(&self.model, most))?;
+            // Only neighbours are used at the same time.
+            for j in 0..all.len() {
+                let (before, from_here) = all.split_at_mut(j);
+                match j.checked_sub(2) {
+                    Some(i) => from_here[0].share_room(&before[i]),
+                    None => from_here[0].reserve(model, sequences)?,
+                }
+            }
         }
         Ok(())
     }
@@ -217,13 +290,12 @@ impl Learner {
 
     /// Takes up what a pack left: `values_of` gives state and history of each block.
     pub(crate) fn recall(&mut self, values_of: impl Fn(usize, &str) -> Result<Vec<f32>>) -> Result<()> {
-        let memory = Memory::of_one(&self.model)?;
+        self.make_room(1, 1)?;
         for l in 0..self.model.config.layers {
-            let (state, history) = memory.kept(l)?;
+            let (state, history) = self.memories[0].kept(l)?;
             state.write(&values_of(l, "state")?)?;
             history.write_f32(&values_of(l, "history")?)?;
         }
-        self.memories.insert(0, memory);
         self.left = true;
         Ok(())
     }
@@ -241,10 +313,9 @@ impl Learner {
             return Ok(());
         }
         let moments = if kind == 0 { &optimiser.m } else { &optimiser.v };
-        let packed = Packed::from_lengths(&[1])?.on(&model.device)?;
         let cast = cast::default_variant(moments.len(), Dtype::F32, Dtype::F32);
         let share = gradients.flat.part(optimiser.share.start, 1, moments.len())?;
-        cast::forward(&packed, &cast, moments.part(0, 1, moments.len())?, share)?;
+        cast::forward(&model.row, &cast, moments.part(0, 1, moments.len())?, share)?;
         ranks.all_gather(gradients.flat.view())?;
         Ok(ranks.wait()?)
     }
@@ -263,11 +334,10 @@ impl Learner {
         self.flow = flow;
     }
 
-    /// The mean loss over all packs of all ranks and that of each of these packs.
-    fn mean_losses(&self, packs: &[DevicePack], predicted: f64) -> Result<(f64, Vec<f64>)> {
-        let sums = self.losses.to_vec::<f32>()?;
-        let sums: Vec<f64> = sums.iter().step_by(APART).take(packs.len()).map(|&sum| sum.into()).collect();
-        let means = std::iter::zip(&sums, packs).map(|(sum, pack)| sum / pack.predicted.max(1) as f64).collect();
+    /// The mean loss over all packs of all ranks, of `predicted` tokens, and that of each of these packs, of whose losses these are the sums.
+    fn mean_losses(&self, sums: &[f32], of_packs: &[usize], predicted: f64) -> Result<(f64, Vec<f64>)> {
+        let sums: Vec<f64> = sums.iter().step_by(APART).take(of_packs.len()).map(|&sum| sum.into()).collect();
+        let means = std::iter::zip(&sums, of_packs).map(|(sum, &predicted)| sum / predicted.max(1) as f64).collect();
         let mut all = [sums.iter().sum::<f64>()];
         self.ranks.all_reduce_f64(&mut all)?;
         Ok((all[0] / predicted.max(1.0), means))
@@ -296,6 +366,58 @@ impl Learner {
     /// As [`Learner::step`].
     pub fn gradients_of(&mut self, packs: &[DevicePack]) -> Result<(f64, Vec<f32>)> {
         let predicted = self.gradients(packs)?;
-        Ok((self.mean_losses(packs, predicted)?.0, self.gradients.flat.to_vec()?))
+        let of_packs: Vec<usize> = packs.iter().map(|pack| pack.predicted).collect();
+        let (loss, _) = self.mean_losses(&self.losses.to_vec()?, &of_packs, predicted)?;
+        Ok((loss, self.gradients.flat.to_vec()?))
+    }
+}
+
+/// Sequences of a pack of up to `tokens` for which there is room from the start, where documents are cut: those of documents of 32 tokens.
+/// Room for as many as there can be, one for each token, would be a gigabyte and more of states.
+fn usual_sequences(tokens: usize) -> usize {
+    (tokens / 32).max(64)
+}
+
+/// Memories that a chain of packs needs, one at each of its edges, and gradients of them, in turns.
+fn memories_of(chain: usize) -> (usize, usize) {
+    (chain + 1, chain.min(2))
+}
+
+/// Bytes of the memories of chains of so many packs.
+pub(crate) fn memory_bytes(config: &ModelConfig, io: Dtype, tokens: usize, chain: usize) -> usize {
+    let (kept, room) = Memory::bytes(config, io, usual_sequences(tokens));
+    let (memories, gradients) = memories_of(chain);
+    (memories + gradients) * kept + (2 + gradients) * room
+}
+
+#[cfg(test)]
+mod tests {
+    use packscan_runtime::Device;
+
+    use super::*;
+    use crate::parameters::Layout;
+
+    /// What the plan says of packs and of cuts is what they take.
+    #[test]
+    fn packs_and_cuts_take_what_is_planned() {
+        let config = ModelConfig::of(8, 2).for_vocabulary(256).unwrap();
+        let (tokens, packs) = (3000, 3);
+        for (io, flow) in [(Dtype::F32, true), (Dtype::Bf16, false)] {
+            let device = Device::emulator(1);
+            let mut before = device.allocated_bytes();
+            let mut taken = || {
+                let now = device.allocated_bytes();
+                now - std::mem::replace(&mut before, now)
+            };
+            let _pack = DevicePack::with_room(&device, tokens, config.vocabulary).unwrap();
+            assert_eq!(taken(), DevicePack::bytes(tokens, config.vocabulary));
+            let model = Model::new(&device, io, &config, &Layout::of(&config).fresh(0)).unwrap();
+            let mut learner = Learner::new(model, tokens, packs, &[Recompute::Full; 2]).unwrap();
+            learner.let_gradients_flow(flow);
+            taken();
+            learner.expect_cuts().unwrap();
+            let chain = if flow { packs } else { 1 };
+            assert_eq!(taken(), memory_bytes(&config, io, tokens, chain), "{io}, flow {flow}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use packscan_train::{Generator, Model, Sampling};
 /// The most likely next tokens, by the book, each from the whole text so far.
 fn by_the_book(values: &[f32], prompt: &[u32], tokens: usize) -> Vec<u32> {
     let config = config(true);
-    let parameters = common::book_parameters(&Layout::of(&config), values);
+    let parameters = common::book_parameters::<f64>(&Layout::of(&config), values);
     let mut text = prompt.to_vec();
     for _ in 0..tokens {
         let logits = packscan_reference::model::logits(&common::book_config(&config), &parameters, &text);

@@ -77,6 +77,8 @@ struct Measured {
     /// Of matrix products that training needs; what is computed again does not count.
     tera_operations_per_second: f64,
     flops_utilisation: Option<f64>,
+    /// After which the host had launched a step that ran alone.
+    launched_ms: f64,
     /// The most that all buffers took.
     peak_bytes: usize,
     first_loss: f64,
@@ -93,10 +95,10 @@ impl Steps {
     pub fn run(&self, asked: &Asked<'_>) -> Result<Verdict> {
         let entries = if asked.model == "tiny" { 257 } else { 50_277 };
         let config = ModelConfig::named(asked.model)?.for_vocabulary(entries)?;
-        let mut source = Source::new(&config, self.scheme(), asked.tokens, self.steps as usize + 1)?;
+        let mut source = Source::new(&config, self.scheme(), asked.tokens, self.steps as usize + 2)?;
         let device = if self.cpu { Device::Cpu } else { gpu()? };
         let io = asked.dtype.unwrap_or(if self.cpu { Dtype::F32 } else { Dtype::Bf16 });
-        let request = Request { config: &config, io, tokens: asked.tokens, shards: 1 };
+        let request = Request { config: &config, io, tokens: asked.tokens, packs: 1, chain: 0, shards: 1 };
         let memory = Memory { choice: self.recompute, bytes: self.memory };
         let recompute = memory.choose(&request, &device, |chosen| request.plan(chosen).to_string())?;
 
@@ -105,20 +107,38 @@ impl Steps {
         let model = Model::new(&device, io, &config, &layout.fresh(0))?;
         let mut learner = Learner::new(model, asked.tokens, 1, &recompute)?;
         let rates = Rates { warmup: 10.min(self.steps), steps: self.steps, ..Rates::default() };
+        let mut room = DevicePack::with_room(&device, asked.tokens, config.vocabulary)?;
         let (mut times, mut losses) = (Vec::new(), Vec::new());
         let (mut tokens, mut rows) = (0, 0);
-        for step in 1..=self.steps {
-            let (pack, real) = source.next(&device)?;
-            let start = Instant::now();
-            let report = learner.step(std::slice::from_ref(&pack), &rates, rates.at(step))?;
-            let ms = start.elapsed().as_secs_f64() * 1e3;
-            output::note(&format!("step {step}/{}: {ms:.1} ms, loss {:.4}", self.steps, report.loss));
+        let mut last = Instant::now();
+        // A step is reported while the next one runs, as in training.
+        for step in 1..=self.steps + 1 {
+            let report = if step <= self.steps {
+                let real = source.next(&mut room)?;
+                if step as usize > WARM_UP {
+                    (tokens, rows) = (tokens + real, rows + room.tokens());
+                }
+                learner.start(std::slice::from_ref(&room), &rates, rates.at(step))?
+            } else {
+                learner.finish()?
+            };
+            let Some(report) = report else { continue };
+            let ms = last.elapsed().as_secs_f64() * 1e3;
+            last = Instant::now();
+            output::note(&format!("step {}/{}: {ms:.1} ms, loss {:.4}", step - 1, self.steps, report.loss));
             losses.push(report.loss);
-            if step as usize > WARM_UP {
+            if losses.len() > WARM_UP {
                 times.push(ms);
-                (tokens, rows) = (tokens + real, rows + pack.tokens());
             }
         }
+        let launched_ms = {
+            source.next(&mut room)?;
+            let start = Instant::now();
+            learner.start(std::slice::from_ref(&room), &rates, rates.at(self.steps))?;
+            let launched = start.elapsed().as_secs_f64() * 1e3;
+            learner.finish()?;
+            launched
+        };
         let tokens_per_second = tokens as f64 / times.iter().sum::<f64>() * 1e3;
         let times = Times::of(times);
         let operations = config.flops_per_token() * tokens_per_second;
@@ -138,10 +158,11 @@ impl Steps {
             padding: 1.0 - tokens as f64 / rows as f64,
             tera_operations_per_second: operations / 1e12,
             flops_utilisation: peak_flops(&device, io).map(|peak| operations / peak),
+            launched_ms,
             peak_bytes: device.peak_bytes(),
             first_loss: losses[0],
             last_loss: losses[losses.len() - 1],
-            profile: profile(&mut learner, &mut source, &rates, &device)?,
+            profile: profile(&mut learner, &mut source, &mut room, &rates, &device)?,
         };
         let text = if asked.json {
             serde_json::to_string_pretty(&measured).expect("numbers and names are JSON") + "\n"
@@ -178,11 +199,17 @@ fn described(recompute: &[Recompute]) -> String {
 }
 
 /// One more step, whose launches are noted.
-fn profile(learner: &mut Learner, source: &mut Source, rates: &Rates, device: &Device) -> Result<Option<Profile>> {
+fn profile(
+    learner: &mut Learner,
+    source: &mut Source,
+    room: &mut DevicePack,
+    rates: &Rates,
+    device: &Device,
+) -> Result<Option<Profile>> {
     let Device::Cuda(cuda) = device else { return Ok(None) };
-    let (pack, _) = source.next(device)?;
+    source.next(room)?;
     cuda.trace()?;
-    learner.step(std::slice::from_ref(&pack), rates, rates.at(rates.steps))?;
+    learner.step(std::slice::from_ref(room), rates, rates.at(rates.steps))?;
     Ok(Some(Profile::of(&cuda.take_trace()?, &learner.model.config)))
 }
 
@@ -204,7 +231,7 @@ impl Source {
     }
 
     /// The next pack, and how many of its tokens are no padding.
-    fn next(&mut self, device: &Device) -> Result<(DevicePack, usize)> {
+    fn next(&mut self, room: &mut DevicePack) -> Result<usize> {
         let plan = self.plans.next().expect("packs without end");
         self.made += 1;
         let lengths: Vec<usize> = plan.pieces.iter().map(|piece| piece.tokens as usize).collect();
@@ -213,8 +240,8 @@ impl Source {
         let words = natural_ids(real, self.vocabulary, self.made);
         let (tokens, targets) = filled(&plan, &words, row);
         let rows: Vec<usize> = lengths.iter().map(|&length| row.unwrap_or(length)).collect();
-        let pack = DevicePack::new(device, &Packed::from_lengths(&rows)?, &tokens, &targets, self.vocabulary)?;
-        Ok((pack, real))
+        room.set(&Packed::from_lengths(&rows)?, &tokens, &targets)?;
+        Ok(real)
     }
 }
 
@@ -250,6 +277,7 @@ impl Measured {
         let products =
             fixed(self.tera_operations_per_second, if self.tera_operations_per_second < 1.0 { 3 } else { 1 });
         line("products", format!("{products} TFLOP/s{}", peak.unwrap_or_default()));
+        line("launched", format!("by the host in {} ms", fixed(self.launched_ms, 1)));
         line("memory", format!("{}, all buffers at their peak", number::bytes(self.peak_bytes as u64)));
         line("loss", format!("{} to {}", fixed(self.first_loss, 3), fixed(self.last_loss, 3)));
         if let Some(profile) = &self.profile {

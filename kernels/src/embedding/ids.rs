@@ -1,6 +1,6 @@
 //! Token ids, checked once, on a device; and the tokens grouped by their id.
 
-use packscan_runtime::{Buffer, Device, Error, Result, View};
+use packscan_runtime::{Buffer, Device, Dtype, Error, Result, View};
 
 /// The ids of a pack's tokens, `[T]`, each below the size of the vocabulary.
 #[derive(Debug)]
@@ -16,6 +16,27 @@ impl Ids {
     /// # Errors
     /// [`Error::Tensor`] with the first token whose id is not below `vocabulary`; [`Error::Cuda`] where the device has no room.
     pub fn new(device: &Device, ids: &[u32], vocabulary: usize) -> Result<Ids> {
+        let mut placed = Ids::with_room(device, ids.len(), vocabulary)?;
+        placed.set(ids)?;
+        Ok(placed)
+    }
+
+    /// Room for the ids of packs of up to `tokens` tokens that come one after the other; none are there yet.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the device has no room.
+    pub fn with_room(device: &Device, tokens: usize, vocabulary: usize) -> Result<Ids> {
+        let mut buffer = Buffer::unwritten(device, Dtype::U32, tokens)?;
+        buffer.refill::<u32>(&[])?;
+        Ok(Ids { host: Vec::new(), buffer, vocabulary })
+    }
+
+    /// Takes the ids of another pack, after everything launched before; nothing is allocated.
+    ///
+    /// # Errors
+    /// As [`Ids::new`], and [`Error::Buffer`] for more tokens than there is room for; the ids are then those that were there.
+    pub fn set(&mut self, ids: &[u32]) -> Result<()> {
+        let vocabulary = self.vocabulary;
         if let Some(t) = ids.iter().position(|&id| id as usize >= vocabulary) {
             return Err(Error::Tensor {
                 id: "embedding".to_owned(),
@@ -27,7 +48,10 @@ impl Ids {
                 ),
             });
         }
-        Ok(Ids { host: ids.to_vec(), buffer: Buffer::from_slice(device, ids)?, vocabulary })
+        self.buffer.refill(ids)?;
+        self.host.clear();
+        self.host.extend(ids);
+        Ok(())
     }
 
     /// Entries of the vocabulary, V.
@@ -45,9 +69,9 @@ impl Ids {
     /// # Errors
     /// [`Error::Cuda`] where the device has no room.
     pub fn by_id(&self) -> Result<ById> {
-        let Groups { ids, starts, order } = Groups::of(&self.host);
-        let place = |values: &[u32]| Buffer::from_slice(self.buffer.device(), values);
-        Ok(ById { vocabulary: self.vocabulary, ids: place(&ids)?, starts: place(&starts)?, order: place(&order)? })
+        let mut grouped = ById::with_room(self.buffer.device(), self.host.len(), self.vocabulary)?;
+        grouped.set(self)?;
+        Ok(grouped)
     }
 }
 
@@ -61,6 +85,39 @@ pub struct ById {
 }
 
 impl ById {
+    /// Room for the tokens of packs of up to `tokens` tokens that come one after the other; none are there yet.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the device has no room.
+    pub fn with_room(device: &Device, tokens: usize, vocabulary: usize) -> Result<ById> {
+        let room = |len| Buffer::unwritten(device, Dtype::U32, len);
+        let distinct = tokens.min(vocabulary);
+        let mut grouped = ById { vocabulary, ids: room(distinct)?, starts: room(distinct + 1)?, order: room(tokens)? };
+        grouped.refill(&Groups::of(&[]))?;
+        Ok(grouped)
+    }
+
+    /// Takes the tokens of another pack, after everything launched before; nothing is allocated.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for more tokens than there is room for, or of a larger vocabulary.
+    pub fn set(&mut self, ids: &Ids) -> Result<()> {
+        self.refill(&Groups::of(&ids.host))?;
+        self.vocabulary = ids.vocabulary;
+        Ok(())
+    }
+
+    fn refill(&mut self, Groups { ids, starts, order }: &Groups) -> Result<()> {
+        self.ids.refill(ids)?;
+        self.starts.refill(starts)?;
+        self.order.refill(order)
+    }
+
+    /// Bytes on the device of ids and groups for packs of up to `tokens`.
+    pub fn bytes(tokens: usize, vocabulary: usize) -> usize {
+        Dtype::U32.bytes() * (2 * tokens + 2 * tokens.min(vocabulary) + 1)
+    }
+
     /// Entries of the vocabulary, V.
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
@@ -123,6 +180,32 @@ mod tests {
         let groups = Groups::of(&[7, 2, 9, 2, 7, 2]);
         assert_eq!(groups, Groups { ids: vec![2, 7, 9], starts: vec![0, 3, 5, 6], order: vec![1, 3, 5, 0, 4, 2] });
         assert_eq!(Groups::of(&[]), Groups { ids: vec![], starts: vec![0], order: vec![] });
+    }
+
+    #[test]
+    fn packs_take_turns_in_one_room() {
+        let device = Device::emulator(1);
+        let (mut ids, mut grouped) =
+            (Ids::with_room(&device, 5, 10).unwrap(), ById::with_room(&device, 5, 10).unwrap());
+        assert_eq!(device.allocated_bytes(), ById::bytes(5, 10));
+        for tokens in [&[7, 2, 7][..], &[], &[1, 2, 3, 4, 5], &[9]] {
+            ids.set(tokens).unwrap();
+            grouped.set(&ids).unwrap();
+            let read = |view: View<'_>| view.to_vec::<u32>().unwrap();
+            let got = Groups {
+                ids: read(grouped.distinct_ids()),
+                starts: read(grouped.starts()),
+                order: read(grouped.order()),
+            };
+            assert_eq!((read(ids.view()).as_slice(), got), (tokens, Groups::of(tokens)));
+        }
+        assert!(ids.set(&[10]).is_err() && ids.set(&[0; 6]).is_err());
+        assert_eq!(
+            (ids.view().to_vec::<u32>().unwrap(), &ids.host),
+            (vec![9], &vec![9]),
+            "what is refused changes nothing"
+        );
+        assert_eq!(device.allocations(), 4);
     }
 
     #[test]

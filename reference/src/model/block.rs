@@ -1,68 +1,68 @@
 //! One block of the model, of one sequence.
 
 use super::{Config, Parameters, matrix, parameters};
-use crate::{causal_conv1d, rms_norm, selective_scan};
+use crate::{Number, causal_conv1d, rms_norm, selective_scan};
 
 /// What a block remembers of the tokens of a sequence, or the gradient of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Memory {
+pub struct Memory<X = f64> {
     /// The scan's state, (D, N).
-    pub state: Vec<f64>,
+    pub state: Vec<X>,
     /// The last inputs of the convolution, the oldest first, (K - 1, D).
-    pub history: Vec<f64>,
+    pub history: Vec<X>,
 }
 
 /// A block and what it remembers of the tokens before the sequence.
-pub(super) struct Block<'a> {
+pub(super) struct Block<'a, X> {
     pub config: &'a Config,
-    pub parameters: &'a Parameters,
+    pub parameters: &'a Parameters<X>,
     pub layer: usize,
     /// None for a fresh sequence.
-    pub memory: Option<&'a Memory>,
+    pub memory: Option<&'a Memory<X>>,
 }
 
 /// What a block computes, all that its backward pass reads.
-pub(super) struct Computed {
+pub(super) struct Computed<X> {
     /// Of the norm: y and r, (T, M), and rstd, (T).
-    pub norm: rms_norm::Outputs<f64>,
+    pub norm: rms_norm::Outputs<X>,
     /// The input of the convolution, (T, D).
-    x: Vec<f64>,
+    x: Vec<X>,
     /// The gate, (T, D).
-    z: Vec<f64>,
+    z: Vec<X>,
     /// The output of the convolution, (T, D).
-    u: Vec<f64>,
+    u: Vec<X>,
     /// Of what delta is made, (T, R).
-    dt: Vec<f64>,
+    dt: Vec<X>,
     /// Before bias and softplus, (T, D).
-    delta: Vec<f64>,
+    delta: Vec<X>,
     /// -exp(A_log), (D, N)
-    a: Vec<f64>,
+    a: Vec<X>,
     /// (T, N)
-    b: Vec<f64>,
+    b: Vec<X>,
     /// (T, N)
-    c: Vec<f64>,
+    c: Vec<X>,
     /// The output of the scan, (T, D).
-    scanned: Vec<f64>,
+    scanned: Vec<X>,
     /// (T, M)
-    pub out: Vec<f64>,
+    pub out: Vec<X>,
     /// What the block remembers after the sequence's last token.
-    pub left: Memory,
+    pub left: Memory<X>,
 }
 
-impl<'a> Block<'a> {
+impl<'a, X: Number> Block<'a, X> {
     fn name(&self, name: &str) -> String {
         parameters::in_block(self.layer, name)
     }
 
-    fn parameter(&self, name: &str) -> &'a [f64] {
+    fn parameter(&self, name: &str) -> &'a [X] {
         &self.parameters[self.name(name).as_str()]
     }
 
     /// `x: (T, M)` is added to `residual: (T, M)`, the sum is normed, and goes through the mixer.
-    pub fn forward(&self, x: &[f64], residual: Option<&[f64]>) -> Computed {
+    pub fn forward(&self, x: &[X], residual: Option<&[X]>) -> Computed<X> {
         let Config { width, channels, state, rank, epsilon, .. } = *self.config;
         let weight = self.parameter("norm.weight");
-        let norm = rms_norm::forward(&rms_norm::Inputs { width, x, residual, weight, epsilon });
+        let norm = rms_norm::forward(&rms_norm::Inputs { width, x, residual, weight, epsilon: X::constant(epsilon) });
 
         let xz = matrix::forward(width, &norm.y, self.parameter("mixer.in_proj.weight"));
         let x = matrix::columns(&xz, 2 * channels, 0..channels);
@@ -75,7 +75,7 @@ impl<'a> Block<'a> {
         let of_x_dbl = |from, count| matrix::columns(&x_dbl, rank + 2 * state, from..from + count);
         let (dt, b, c) = (of_x_dbl(0, rank), of_x_dbl(rank, state), of_x_dbl(rank + state, state));
         let delta = matrix::forward(rank, &dt, self.parameter("mixer.dt_proj.weight"));
-        let a = self.parameter("mixer.A_log").iter().map(|a_log| -a_log.exp()).collect();
+        let a = self.parameter("mixer.A_log").iter().map(|a_log| a_log.exp().neg()).collect();
 
         let left = Memory { state: vec![], history: convolved.history };
         let mut computed = Computed { norm, x, z, u, dt, delta, a, b, c, scanned: vec![], out: vec![], left };
@@ -92,11 +92,11 @@ impl<'a> Block<'a> {
     /// the same. `left_gradient` is that of the memory that the sequence leaves.
     pub fn backward(
         &self,
-        computed: &Computed,
-        dr: &[f64],
-        left_gradient: Option<&Memory>,
-        gradients: &mut Parameters,
-    ) -> (Vec<f64>, Memory) {
+        computed: &Computed<X>,
+        dr: &[X],
+        left_gradient: Option<&Memory<X>>,
+        gradients: &mut Parameters<X>,
+    ) -> (Vec<X>, Memory<X>) {
         let Config { width, channels, state, rank, .. } = *self.config;
         let tokens = computed.norm.rstd.len();
         let lengths = [tokens];
@@ -106,14 +106,18 @@ impl<'a> Block<'a> {
             selective_scan::Upstream { out: &dscanned, final_state: left_gradient.map(|left| left.state.as_slice()) };
         let scan = selective_scan::backward(&self.scan_pack(&lengths), &self.scan_inputs(computed), &upstream);
         // A = -exp(A_log) is its own derivative.
-        self.add(gradients, "mixer.A_log", &scan.a.iter().zip(&computed.a).map(|(da, a)| da * a).collect::<Vec<_>>());
+        self.add(
+            gradients,
+            "mixer.A_log",
+            &scan.a.iter().zip(&computed.a).map(|(da, a)| da.mul(a)).collect::<Vec<_>>(),
+        );
         self.add(gradients, "mixer.D", &scan.d_skip.expect("the scan has a skip"));
         self.add(gradients, "mixer.dt_proj.bias", &scan.delta_bias.expect("the scan has a bias"));
 
         let ddt = self.through(gradients, "mixer.dt_proj.weight", (rank, &computed.dt), &scan.delta);
         let dx_dbl = matrix::beside(tokens, &[(&ddt, rank), (&scan.b, state), (&scan.c, state)]);
         let du_of_x_dbl = self.through(gradients, "mixer.x_proj.weight", (channels, &computed.u), &dx_dbl);
-        let du: Vec<f64> = scan.u.iter().zip(&du_of_x_dbl).map(|(a, b)| a + b).collect();
+        let du: Vec<X> = scan.u.iter().zip(&du_of_x_dbl).map(|(a, b)| a.add(b)).collect();
 
         let upstream = causal_conv1d::Upstream { out: &du, history: left_gradient.map(|left| left.history.as_slice()) };
         let conv = causal_conv1d::backward(&self.conv_pack(&lengths), &self.conv_inputs(&computed.x), &upstream);
@@ -134,25 +138,25 @@ impl<'a> Block<'a> {
         (norm.r, Memory { state: scan.initial_state, history: conv.history })
     }
 
-    fn add(&self, gradients: &mut Parameters, name: &str, terms: &[f64]) {
+    fn add(&self, gradients: &mut Parameters<X>, name: &str, terms: &[X]) {
         gradients.add(&self.name(name), terms);
     }
 
     /// Back through a projection of `x: (T, I)`, given with I: adds the gradient of its weight, returns that of `x`. `dy: (T, O)`
-    fn through(&self, gradients: &mut Parameters, name: &str, (inputs, x): (usize, &[f64]), dy: &[f64]) -> Vec<f64> {
+    fn through(&self, gradients: &mut Parameters<X>, name: &str, (inputs, x): (usize, &[X]), dy: &[X]) -> Vec<X> {
         let both = matrix::backward(inputs, x, self.parameter(name), dy);
         self.add(gradients, name, &both.w);
         both.x
     }
 
-    fn conv_pack<'b>(&'b self, lengths: &'b [usize; 1]) -> causal_conv1d::Pack<'b, f64> {
+    fn conv_pack<'b>(&'b self, lengths: &'b [usize; 1]) -> causal_conv1d::Pack<'b, X> {
         match self.memory {
             Some(memory) => causal_conv1d::Pack { lengths, continued: &[true], history: &memory.history },
             None => causal_conv1d::Pack::fresh(lengths),
         }
     }
 
-    fn scan_pack<'b>(&'b self, lengths: &'b [usize; 1]) -> selective_scan::Pack<'b, f64> {
+    fn scan_pack<'b>(&'b self, lengths: &'b [usize; 1]) -> selective_scan::Pack<'b, X> {
         match self.memory {
             Some(memory) => selective_scan::Pack { lengths, continued: &[true], initial_state: &memory.state },
             None => selective_scan::Pack::fresh(lengths),
@@ -160,7 +164,7 @@ impl<'a> Block<'a> {
     }
 
     /// `x: (T, D)`
-    fn conv_inputs<'b>(&'b self, x: &'b [f64]) -> causal_conv1d::Inputs<'b, f64> {
+    fn conv_inputs<'b>(&'b self, x: &'b [X]) -> causal_conv1d::Inputs<'b, X> {
         causal_conv1d::Inputs {
             channels: self.config.channels,
             width: self.config.taps,
@@ -171,7 +175,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    fn scan_inputs<'b>(&'b self, computed: &'b Computed) -> selective_scan::Inputs<'b, f64> {
+    fn scan_inputs<'b>(&'b self, computed: &'b Computed<X>) -> selective_scan::Inputs<'b, X> {
         selective_scan::Inputs {
             channels: self.config.channels,
             states: self.config.state,

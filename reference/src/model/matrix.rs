@@ -8,50 +8,48 @@
 
 use std::ops::Range;
 
+use crate::Number;
+
 /// y, (T, O), of `inputs` = I: `x: (T, I)`, `w: (O, I)`.
-pub(super) fn forward(inputs: usize, x: &[f64], w: &[f64]) -> Vec<f64> {
+pub(super) fn forward<X: Number>(inputs: usize, x: &[X], w: &[X]) -> Vec<X> {
     let mut y = Vec::with_capacity(x.len() / inputs * (w.len() / inputs));
     for x in x.chunks_exact(inputs) {
         for w in w.chunks_exact(inputs) {
-            y.push(x.iter().zip(w).map(|(x, w)| x * w).sum());
+            y.push(X::sum(x.iter().zip(w).map(|(x, w)| x.mul(w))));
         }
     }
     y
 }
 
 /// The gradients.
-pub(super) struct Gradients {
+pub(super) struct Gradients<X> {
     /// (T, I)
-    pub x: Vec<f64>,
+    pub x: Vec<X>,
     /// (O, I)
-    pub w: Vec<f64>,
+    pub w: Vec<X>,
 }
 
 /// The gradients, given `dy: (T, O)`.
-pub(super) fn backward(inputs: usize, x: &[f64], w: &[f64], dy: &[f64]) -> Gradients {
+pub(super) fn backward<X: Number>(inputs: usize, x: &[X], w: &[X], dy: &[X]) -> Gradients<X> {
     let (tokens, outputs) = (x.len() / inputs, w.len() / inputs);
     assert_eq!(dy.len(), tokens * outputs, "dy has the wrong length for the shape (T, O)");
-    let mut gradients = Gradients { x: vec![0.0; x.len()], w: vec![0.0; w.len()] };
-    for t in 0..tokens {
-        for o in 0..outputs {
-            for i in 0..inputs {
-                gradients.x[t * inputs + i] += dy[t * outputs + o] * w[o * inputs + i];
-                gradients.w[o * inputs + i] += dy[t * outputs + o] * x[t * inputs + i];
-            }
-        }
+    let of_x = |t: usize, i: usize| X::sum((0..outputs).map(|o| dy[t * outputs + o].mul(&w[o * inputs + i])));
+    let of_w = |o: usize, i: usize| X::sum((0..tokens).map(|t| dy[t * outputs + o].mul(&x[t * inputs + i])));
+    Gradients {
+        x: (0..tokens).flat_map(|t| (0..inputs).map(move |i| (t, i))).map(|(t, i)| of_x(t, i)).collect(),
+        w: (0..outputs).flat_map(|o| (0..inputs).map(move |i| (o, i))).map(|(o, i)| of_w(o, i)).collect(),
     }
-    gradients
 }
 
 /// Some of the columns of `rows: (T, width)`.
-pub(super) fn columns(rows: &[f64], width: usize, columns: Range<usize>) -> Vec<f64> {
-    rows.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect()
+pub(super) fn columns<X: Number>(rows: &[X], width: usize, columns: Range<usize>) -> Vec<X> {
+    rows.chunks_exact(width).flat_map(|row| &row[columns.clone()]).cloned().collect()
 }
 
 /// Parts side by side, (T, sum of their widths). Each part is given with its width, `(T, width)`.
-pub(super) fn beside(tokens: usize, parts: &[(&[f64], usize)]) -> Vec<f64> {
+pub(super) fn beside<X: Number>(tokens: usize, parts: &[(&[X], usize)]) -> Vec<X> {
     (0..tokens)
         .flat_map(|t| parts.iter().flat_map(move |(part, width)| &part[t * width..][..*width]))
-        .copied()
+        .cloned()
         .collect()
 }

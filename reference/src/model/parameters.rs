@@ -1,8 +1,10 @@
 //! The parameters by their names.
 
-use super::Config;
 use std::collections::BTreeMap;
 use std::ops::Index;
+
+use super::Config;
+use crate::Number;
 
 pub(super) const EMBEDDING: &str = "backbone.embeddings.weight";
 pub(super) const NORM: &str = "backbone.norm_f.weight";
@@ -41,23 +43,23 @@ pub(super) fn in_block(layer: usize, name: &str) -> String {
 
 /// A value or a gradient for every parameter, under the names and in the shapes of [`names_and_shapes`].
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Parameters {
+pub struct Parameters<X = f64> {
     /// Row-major.
-    pub values: BTreeMap<String, Vec<f64>>,
+    pub values: BTreeMap<String, Vec<X>>,
 }
 
-impl Parameters {
+impl<X: Number> Parameters<X> {
     /// 0 for every parameter.
     pub fn zeros(config: &Config) -> Self {
-        let zeros = |(name, shape): (String, Vec<usize>)| (name, vec![0.0; shape.iter().product()]);
+        let zeros = |(name, shape): (String, Vec<usize>)| (name, vec![X::constant(0.0); shape.iter().product()]);
         Self { values: names_and_shapes(config).into_iter().map(zeros).collect() }
     }
 
     /// Adds to the values under a name.
-    pub(super) fn add(&mut self, name: &str, terms: &[f64]) {
+    pub(super) fn add(&mut self, name: &str, terms: &[X]) {
         let values = self.values.get_mut(name).expect("every parameter has a gradient");
         assert_eq!(values.len(), terms.len(), "{name} has the wrong length for its shape");
-        values.iter_mut().zip(terms).for_each(|(value, term)| *value += term);
+        values.iter_mut().zip(terms).for_each(|(value, term)| *value = value.add(term));
     }
 
     pub(super) fn check(&self, config: &Config) {
@@ -70,10 +72,10 @@ impl Parameters {
     }
 }
 
-impl Index<&str> for Parameters {
-    type Output = Vec<f64>;
+impl<X> Index<&str> for Parameters<X> {
+    type Output = Vec<X>;
 
-    fn index(&self, name: &str) -> &Vec<f64> {
+    fn index(&self, name: &str) -> &Vec<X> {
         self.values.get(name).unwrap_or_else(|| panic!("the model needs the parameter {name}"))
     }
 }

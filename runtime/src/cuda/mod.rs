@@ -3,7 +3,7 @@
 mod memory;
 mod trace;
 
-pub(crate) use self::memory::CudaMemory;
+pub(crate) use self::memory::{CudaDownload, CudaMemory};
 pub use self::trace::Traced;
 
 use std::collections::HashMap;

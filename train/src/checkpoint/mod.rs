@@ -77,6 +77,10 @@ impl fmt::Display for Skipped {
 /// # Errors
 /// [`Error::File`], for instance where the disk is full; older checkpoints are then as they were, and the run can go on.
 pub fn save(run: &Path, step: u32, learner: &mut Learner, trainer: &Value, keep: usize) -> Result<PathBuf> {
+    if learner.is_under_way() {
+        let rule = "the device may still be at it; finish it first".to_owned();
+        return Err(Error::Config { field: "step", got: format!("{step}, which was only started"), rule });
+    }
     let target = run.join(format!("step-{step:08}"));
     let writes = learner.rank() == 0;
     let mut moments = Moments { learner, gathered: 0 };

@@ -30,11 +30,15 @@ pub fn open_corpus(options: &CorpusOptions, tokenizer: &Tokenizer, shown: bool) 
 /// What is not in a corpus, a line for each kind.
 pub fn left_out(corpus: &Corpus) -> Vec<String> {
     let skipped = corpus.skipped();
-    let first = skipped.first_bad.as_deref().map(|first| format!(", the first: {first}")).unwrap_or_default();
+    let first = |what: &Option<String>| what.as_ref().map(|first| format!(", the first: {first}")).unwrap_or_default();
     let kinds = [
         (skipped.binary_files, "files in folders that are no text".to_owned()),
+        (
+            skipped.other_files,
+            format!("files in folders without a text in the field that was asked for{}", first(&skipped.first_other)),
+        ),
         (skipped.empty_documents, "documents without a token".to_owned()),
-        (skipped.bad_records, format!("bad records{first}")),
+        (skipped.bad_records, format!("bad records{}", first(&skipped.first_bad))),
     ];
     let some = kinds.into_iter().filter(|(count, _)| *count > 0);
     some.map(|(count, what)| format!("left out: {} {what}", thousands(count))).collect()

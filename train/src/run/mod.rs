@@ -25,7 +25,7 @@ pub use plan::{Plan, Request};
 pub use records::{Records, peak_flops};
 pub use settings::{Cut, FILE, Settings, Text};
 pub use source::Source;
-pub(crate) use source::on_device;
+pub(crate) use source::place;
 
 /// How a run is started.
 pub struct Start<'a> {
@@ -82,17 +82,32 @@ pub fn train(start: Start<'_>) -> Result<Ending> {
     ending
 }
 
+/// A step that was launched, and what will be told of it.
+struct Started {
+    packs: source::Packs,
+    /// Tokens on all ranks, and of them padding.
+    tokens: f64,
+    padding: f64,
+    learning_rate: f32,
+    at: Instant,
+}
+
 struct Run<'a> {
     settings: Settings,
     folder: PathBuf,
     learner: Learner,
     source: Source,
+    /// Where the packs of a step are; the next step's take their places while the device is at it.
+    rooms: Vec<DevicePack>,
     ranks: Rc<dyn Collective>,
     records: Records,
-    /// The last step that was taken, and what was learnt from until then.
+    /// The last step that was launched, and the one that was not waited for.
     step: u32,
+    started: Option<Started>,
+    /// What was learnt from until the last step that was waited for, and when that was.
     progressed: Option<Progressed>,
-    /// Tokens of all ranks so far.
+    told: Instant,
+    /// Tokens of all ranks until then.
     tokens: u64,
     skipped_in_a_row: u32,
     /// Seconds before this process, and when it began.
@@ -114,6 +129,9 @@ impl<'a> Run<'a> {
         let source = Source::open(&settings, &*ranks, progressed.as_ref().map(|p| &p.position))?;
         let step = resumed.as_ref().map_or(0, |checkpoint| checkpoint.step);
         let learner = learner(&settings, &device, resumed, pretrained, &ranks)?;
+        let Settings { text, model, .. } = &settings;
+        let room = |_| DevicePack::with_room(&device, text.tokens, model.vocabulary);
+        let rooms = (0..text.packs).map(room).collect::<Result<_>>()?;
         let records = Records::open(&settings, folder, &device, &learner, &source, ranks.rank() == 0, step)?;
         let (before_s, tokens) = progressed.as_ref().map_or((0.0, 0), |p| (p.elapsed_s, p.tokens));
         Ok(Run {
@@ -121,10 +139,13 @@ impl<'a> Run<'a> {
             folder: folder.to_owned(),
             learner,
             source,
+            rooms,
             ranks,
             records,
             step,
+            started: None,
             progressed,
+            told: Instant::now(),
             tokens,
             skipped_in_a_row: 0,
             before_s,
@@ -133,49 +154,80 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Launches step after step. One is waited for when the next is under way, so that the device does not wait for the host in between; at
+    /// once only where what follows needs its end.
     fn steps(&mut self) -> Result<Ending> {
-        while self.step < self.settings.rates.steps {
+        let (steps, first) = (self.settings.rates.steps, self.step);
+        let mut saved = first;
+        while self.step < steps {
             self.ranks.progress(self.step.into())?;
-            self.take_step()?;
-            let last = self.step == self.settings.rates.steps;
-            let stopped = self.stop_asked()?;
-            let due = last || stopped || self.step.is_multiple_of(self.settings.save_every);
-            if due && self.settings.keep > 0 {
-                self.save(last || stopped)?;
-            }
-            if stopped && !last {
+            let (next, stop) = self.prepare()?;
+            if stop && self.step > first {
+                self.finish_step(false)?;
+                if saved < self.step {
+                    self.save(true)?;
+                }
                 return Ok(Ending::Stopped);
+            }
+            self.start_step(next)?;
+            let last = self.step == steps;
+            let saves = last || self.step.is_multiple_of(self.settings.save_every);
+            let evaluates = last || self.step.is_multiple_of(self.settings.eval_every);
+            if saves || evaluates {
+                self.finish_step(evaluates)?;
+            }
+            if saves && self.save(last)? {
+                saved = self.step;
             }
         }
         Ok(Ending::Finished)
     }
 
-    /// Whether any rank was asked to stop: they end together.
-    fn stop_asked(&self) -> Result<bool> {
-        let mut asked = [f64::from(u8::from(self.stop.load(Ordering::Relaxed)))];
-        self.ranks.all_reduce_f64(&mut asked)?;
-        Ok(asked[0] > 0.0)
+    /// Puts the packs of the next step where it will run, and asks whether any rank is to stop: they end together. What ranks tell each
+    /// other is told here, where they wait for the step under way if they wait at all.
+    fn prepare(&mut self) -> Result<(Started, bool)> {
+        let at = Instant::now();
+        let packs = self.source.next(&mut self.rooms)?;
+        let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
+        let mut all = [packs.tokens as f64, packs.padding as f64, stop];
+        self.ranks.all_reduce_f64(&mut all)?;
+        let [tokens, padding, stop] = all;
+        let learning_rate = self.settings.rates.at(self.step + 1);
+        Ok((Started { packs, tokens, padding, learning_rate, at }, stop > 0.0))
     }
 
-    fn take_step(&mut self) -> Result<()> {
-        let began = Instant::now();
-        let step = self.step + 1;
-        let packs = self.source.next(&self.learner.model)?;
-        let rate = self.settings.rates.at(step);
-        let report = self.learner.step(&packs.device, &self.settings.rates, rate)?;
-        self.step = step;
-        let diverged = self.count_skipped(&report, &packs);
+    /// Launches the next step, and tells of the one before if that was not waited for yet.
+    fn start_step(&mut self, next: Started) -> Result<()> {
+        let report = self.learner.start(&self.rooms, &self.settings.rates, next.learning_rate)?;
+        let before = self.started.replace(next);
+        self.step += 1;
+        match (before, report) {
+            (Some(before), Some(report)) => self.tell(self.step - 1, &before, &report, false),
+            _ => Ok(()),
+        }
+    }
 
-        let mut counts = [packs.tokens as f64, packs.padding as f64];
-        self.ranks.all_reduce_f64(&mut counts)?;
-        let [tokens, padding] = counts;
+    /// Waits for the step under way, and tells of it.
+    fn finish_step(&mut self, evaluates: bool) -> Result<()> {
+        match (self.started.take(), self.learner.finish()?) {
+            (Some(started), Some(report)) => self.tell(self.step, &started, &report, evaluates),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records a step that is over.
+    fn tell(&mut self, step: u32, started: &Started, report: &Report, evaluates: bool) -> Result<()> {
+        let Started { packs, tokens, padding, learning_rate, at } = started;
+        let diverged = self.count_skipped(step, report, packs);
         self.tokens += (tokens - padding) as u64;
-        // Before the evaluation, which is no part of the step.
-        let per_second = (tokens - padding) / began.elapsed().as_secs_f64().max(1e-9);
+        // From the end of the step before, or where that was waited for, from the beginning of this one; and before the evaluation, which
+        // is no part of the step.
+        let took_s = at.max(&self.told).elapsed().as_secs_f64();
+        let per_second = (tokens - padding) / took_s.max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
-        let held_out = match step.is_multiple_of(self.settings.eval_every) || step == self.settings.rates.steps {
-            true => self.source.held_out_loss(&self.learner, &*self.ranks)?,
+        let held_out = match evaluates {
+            true => self.source.held_out_loss(&self.learner, &mut self.rooms[0], &*self.ranks)?,
             false => None,
         };
         self.records.step(&Metrics {
@@ -185,7 +237,7 @@ impl<'a> Run<'a> {
             loss: report.loss,
             held_out_loss: held_out,
             gradient_norm: report.gradient_norm.into(),
-            learning_rate: rate.into(),
+            learning_rate: (*learning_rate).into(),
             tokens: (tokens - padding) as u64,
             tokens_per_second: per_second,
             flops_utilisation: self.records.utilisation(per_second / self.ranks.size() as f64),
@@ -194,11 +246,12 @@ impl<'a> Run<'a> {
             skipped: report.skipped,
             elapsed_s,
         });
+        self.told = Instant::now();
         diverged
     }
 
     /// Ends the run where step after step is skipped.
-    fn count_skipped(&mut self, report: &Report, packs: &source::Packs) -> Result<()> {
+    fn count_skipped(&mut self, step: u32, report: &Report, packs: &source::Packs) -> Result<()> {
         self.skipped_in_a_row = if report.skipped { self.skipped_in_a_row + 1 } else { 0 };
         if !report.skipped {
             return Ok(());
@@ -209,18 +262,20 @@ impl<'a> Run<'a> {
             None if report.loss.is_finite() => "a gradient is not finite, though every loss is".to_owned(),
             None => "the loss of another rank's pack is not finite".to_owned(),
         };
-        self.records.note(&format!("step {} was skipped: {what}", self.step));
+        self.records.note(&format!("step {step} was skipped: {what}"));
         match self.skipped_in_a_row < MOST_SKIPPED {
             true => Ok(()),
-            false => Err(Error::Diverged { steps: self.skipped_in_a_row, step: self.step, what }),
+            false => Err(Error::Diverged { steps: self.skipped_in_a_row, step, what }),
         }
     }
 
-    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on. It is an error where the run ends here.
-    fn save(&mut self, ends: bool) -> Result<()> {
-        let Some(progressed) = &self.progressed else { return Ok(()) };
+    /// Writes a checkpoint on rank 0, and says whether it is there; one that cannot be written is told, and the run goes on. It is an error
+    /// where the run ends here.
+    fn save(&mut self, ends: bool) -> Result<bool> {
+        let Some(progressed) = self.progressed.as_ref().filter(|_| self.settings.keep > 0) else { return Ok(false) };
         let state = serde_json::to_value(progressed).expect("numbers become JSON");
         let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep);
+        let is_there = saved.is_ok();
         if let Err(error) = saved {
             if ends {
                 return Err(Error::Unsaved { step: self.step, error: Box::new(error) });
@@ -228,7 +283,7 @@ impl<'a> Run<'a> {
             self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step));
         }
         self.ranks.progress(self.step.into())?;
-        Ok(())
+        Ok(is_there)
     }
 }
 
@@ -252,6 +307,9 @@ fn learner(
     };
     let mut learner = Learner::new(model, text.tokens, text.packs, recompute)?.among(ranks.clone(), settings.shard)?;
     learner.let_gradients_flow(text.cut == Cut::Flow);
+    if text.chain() > 0 {
+        learner.expect_cuts()?;
+    }
     if let Some(checkpoint) = resumed {
         checkpoint.restore(&mut learner)?;
     }

@@ -8,8 +8,9 @@ use packscan_runtime::Dtype;
 use crate::activations::{Recompute, Sizes};
 use crate::parameters::Layout;
 use crate::report::number;
+use crate::step::memory_bytes;
 use crate::variants::{Carries, Variants};
-use crate::{Error, ModelConfig, Result};
+use crate::{DevicePack, Error, ModelConfig, Result};
 
 /// Bytes by purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub struct Request<'a> {
     pub io: Dtype,
     /// The most tokens of a pack.
     pub tokens: usize,
+    /// Packs of a step.
+    pub packs: usize,
+    /// Of them those between which gradients flow where a document is cut: see [`Text::chain`](super::Text::chain).
+    pub chain: usize,
     /// Ranks that share the state of the optimiser; 1 where it is not shared.
     pub shards: usize,
 }
@@ -82,6 +87,12 @@ impl Request<'_> {
         }
         rows.push(("activations that blocks take turns with".to_owned(), sizes.shared_bytes()));
         rows.push(("partial sums of gradients".to_owned(), self.workspace_bytes()));
+        let indices = self.packs * DevicePack::bytes(self.tokens, self.config.vocabulary);
+        rows.push(("tokens, targets and boundaries of packs".to_owned(), indices));
+        if self.chain > 0 {
+            let memories = memory_bytes(self.config, self.io, self.tokens, self.chain);
+            rows.push(("states of documents cut between packs".to_owned(), memories));
+        }
         rows.push(("libraries and driver".to_owned(), BESIDE_BYTES));
         Plan { rows }
     }
@@ -140,7 +151,7 @@ mod tests {
     use super::*;
 
     fn request(config: &ModelConfig) -> Request<'_> {
-        Request { config, io: Dtype::Bf16, tokens: 16_384, shards: 1 }
+        Request { config, io: Dtype::Bf16, tokens: 16_384, packs: 1, chain: 0, shards: 1 }
     }
 
     #[test]

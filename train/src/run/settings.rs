@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use packscan_data::Scheme;
+use packscan_data::{Scheme, Strategy};
 use packscan_runtime::Dtype;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,17 @@ pub struct Text {
     pub cut: Cut,
     /// Share of the tokens that is held out; 0 for none.
     pub held_out: f64,
+}
+
+impl Text {
+    /// Packs of a step between which gradients flow where a document is cut: one alone where they stop there, none where no document is.
+    pub fn chain(&self) -> usize {
+        match (self.scheme, self.cut) {
+            (Scheme::Packed(Strategy::Split), Cut::Flow) => self.packs,
+            (Scheme::Packed(Strategy::Split), Cut::Stop) => 1,
+            _ => 0,
+        }
+    }
 }
 
 /// The settings of a run.

@@ -9,7 +9,7 @@ use packscan_runtime::{Packed, cache};
 use super::{DevicePack, Settings};
 use crate::report::number::thousands;
 use crate::report::{left_out, open_corpus};
-use crate::{Learner, Model, Result};
+use crate::{Learner, Result};
 
 /// Packs made ahead of the step under way, for each pack of a step.
 const AHEAD: usize = 3;
@@ -33,10 +33,8 @@ pub struct Source {
     ranks: usize,
 }
 
-/// The packs of one step, on one rank.
+/// The packs of one step, on one rank: what is told of them.
 pub struct Packs {
-    /// Ready to run.
-    pub device: Vec<DevicePack>,
     /// Tokens, padding included.
     pub tokens: usize,
     /// Of them padding.
@@ -116,11 +114,11 @@ impl Source {
         lines
     }
 
-    /// The packs of the next step that are this rank's: of those of all ranks a run of neighbours.
+    /// Puts the packs of the next step that are this rank's where it runs: of those of all ranks a run of neighbours.
     ///
     /// # Errors
-    /// Those of [`DevicePack::new`].
-    pub fn next(&mut self, model: &Model) -> Result<Packs> {
+    /// Those of [`DevicePack::set`].
+    pub fn next(&mut self, rooms: &mut [DevicePack]) -> Result<Packs> {
         let all: Vec<(Pack, Position)> = self.packs.by_ref().take(self.each * self.ranks).collect();
         let position = all.last().expect("packs without end").1;
         let first = self.each * self.rank;
@@ -133,16 +131,21 @@ impl Source {
             mine[self.each - 1].continues = false;
         }
         let (tokens, padding) = mine.iter().fold((0, 0), |(t, p), pack| (t + pack.tokens.len(), p + pack.padding));
-        let device = mine.iter().map(|pack| on_device(pack, model)).collect::<Result<_>>()?;
+        mine.iter().zip(rooms).try_for_each(|(pack, room)| place(pack, room))?;
         let documents = mine.into_iter().map(|pack| pack.documents).collect();
-        Ok(Packs { device, tokens, padding, position, documents })
+        Ok(Packs { tokens, padding, position, documents })
     }
 
-    /// Mean loss of the text that was held out, of its first packs.
+    /// Mean loss of the text that was held out, of its first packs, which take turns in a room.
     ///
     /// # Errors
     /// Whatever running the model fails with.
-    pub fn held_out_loss(&self, learner: &Learner, ranks: &dyn Collective) -> Result<Option<f64>> {
+    pub fn held_out_loss(
+        &self,
+        learner: &Learner,
+        room: &mut DevicePack,
+        ranks: &dyn Collective,
+    ) -> Result<Option<f64>> {
         let Some(corpus) = &self.held_out else { return Ok(None) };
         let options = PackOptions {
             seed: None,
@@ -152,18 +155,19 @@ impl Source {
         let packs = packscan_data::Packs::new(corpus, options)?.take(EVALUATED * self.ranks);
         let mut sums = [0.0, 0.0];
         for pack in packs.skip(self.rank).step_by(self.ranks) {
-            let pack = on_device(&pack, &learner.model)?;
-            sums[0] += learner.losses(&pack)?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-            sums[1] += pack.predicted as f64;
+            place(&pack, room)?;
+            sums[0] += learner.losses(room)?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            sums[1] += room.predicted as f64;
         }
         ranks.all_reduce_f64(&mut sums)?;
         Ok((sums[1] > 0.0).then(|| sums[0] / sums[1]))
     }
 }
 
-/// A pack on the device of a model.
-pub(crate) fn on_device(pack: &Pack, model: &Model) -> Result<DevicePack> {
+/// Puts a pack where a model runs.
+pub(crate) fn place(pack: &Pack, room: &mut DevicePack) -> Result<()> {
     let packed = Packed::from_lengths(&pack.lengths)?.with_continued(&pack.continued)?;
-    let placed = DevicePack::new(&model.device, &packed, &pack.tokens, &pack.targets, model.config.vocabulary)?;
-    Ok(DevicePack { continues: pack.continues, ..placed })
+    room.set(&packed, &pack.tokens, &pack.targets)?;
+    room.continues = pack.continues;
+    Ok(())
 }

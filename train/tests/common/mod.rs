@@ -1,10 +1,12 @@
 //! What the tests of whole models share: small models, the book's view of them, comparisons.
 #![allow(dead_code, reason = "each test uses a part")]
 
-use packscan_reference::model as book;
+use std::collections::BTreeMap;
+
+use packscan_reference::{Number, Perturbed, model as book, perturbed};
 use packscan_runtime::{Device, Dtype};
 use packscan_train::activations::Recompute;
-use packscan_train::parameters::Layout;
+use packscan_train::parameters::{Layout, Parameter};
 use packscan_train::{DevicePack, Learner, Model, ModelConfig};
 
 /// A model with sizes that are neither equal nor powers of two where that is possible.
@@ -62,38 +64,87 @@ pub fn book_config(config: &ModelConfig) -> book::Config {
     }
 }
 
-/// The same parameters in f64, by name.
-pub fn book_parameters(layout: &Layout, values: &[f32]) -> book::Parameters {
-    let mut parameters = book::Parameters::default();
-    for p in &layout.table {
-        let wide = values[p.slot.range()].iter().map(|&x| f64::from(x)).collect();
-        parameters.values.insert(p.name.clone(), wide);
-    }
-    parameters
+/// The same parameters, by name.
+pub fn book_parameters<X: Number>(layout: &Layout, values: &[f32]) -> book::Parameters<X> {
+    let wide = |p: &Parameter| values[p.slot.range()].iter().map(|&x| X::constant(x.into())).collect();
+    book::Parameters { values: layout.table.iter().map(|p| (p.name.clone(), wide(p))).collect() }
 }
 
 /// Mean loss and its gradients of texts, by the book.
-pub fn book_run(config: &ModelConfig, parameters: &book::Parameters, texts: &[Vec<u32>]) -> (f64, book::Run) {
+pub fn book_run<X: Number>(
+    config: &ModelConfig,
+    parameters: &book::Parameters<X>,
+    texts: &[Vec<u32>],
+) -> (X, book::Run<X>) {
     let targets: Vec<Vec<Option<u32>>> =
         texts.iter().map(|t| (0..t.len()).map(|i| t.get(i + 1).copied()).collect()).collect();
     let predicted = targets.iter().flatten().flatten().count() as f64;
-    let sequences: Vec<book::Sequence<'_>> =
+    let sequences: Vec<book::Sequence<'_, X>> =
         texts.iter().zip(&targets).map(|(tokens, targets)| book::Sequence::fresh(tokens, targets)).collect();
     let run = book::run(&book_config(config), parameters, &sequences, 1.0 / predicted);
-    (run.losses.iter().flatten().sum::<f64>() / predicted, run)
+    (X::sum(run.losses.iter().flatten().cloned()).div(&X::constant(predicted)), run)
+}
+
+/// What the book says of gradients, and how far from that f32 may be.
+pub struct Gradients {
+    want: book::Parameters,
+    off: BTreeMap<String, Vec<f64>>,
+}
+
+/// No gradient may be off by more than this share of the largest of its parameter, whatever is expected.
+const MOST_SHARE: f64 = 1e-5;
+
+impl Gradients {
+    /// `exactly` is a computation of gradients by the book, and `perturbed` the same computation.
+    pub fn of(exactly: book::Parameters, perturbed: impl Fn() -> book::Parameters<Perturbed>) -> Gradients {
+        let sample = |by| {
+            perturbed::seed(by);
+            perturbed()
+        };
+        let samples: Vec<_> = (0..perturbed::SAMPLES as u64).map(sample).collect();
+        let off = |(name, exact): (&String, &Vec<f64>)| {
+            let values = |sample: &book::Parameters<Perturbed>| sample[name.as_str()].iter().map(|x| x.0).collect();
+            let expected = perturbed::expected_error(exact, &samples.iter().map(values).collect::<Vec<_>>());
+            let most = MOST_SHARE * exact.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+            (name.clone(), expected.into_iter().map(|off| off.min(most)).collect())
+        };
+        Gradients { off: exactly.values.iter().map(off).collect(), want: exactly }
+    }
+
+    /// Those of the mean loss of texts.
+    pub fn of_texts(config: &ModelConfig, layout: &Layout, values: &[f32], texts: &[Vec<u32>]) -> Gradients {
+        let exactly = book_run(config, &book_parameters::<f64>(layout, values), texts).1.gradients;
+        Gradients::of(exactly, || book_run(config, &book_parameters(layout, values), texts).1.gradients)
+    }
+
+    /// Asserts that every gradient is the book's within what f32 may be off.
+    #[track_caller]
+    pub fn check(&self, layout: &Layout, got: &[f32], what: &str) {
+        let mut worst = 0.0f64;
+        for p in &layout.table {
+            let (got, want, off) = (&got[p.slot.range()], &self.want[p.name.as_str()], &self.off[&p.name]);
+            assert!(want.iter().any(|x| *x != 0.0), "{} has no gradient", p.name);
+            for (i, ((&got, want), off)) in got.iter().zip(want).zip(off).enumerate() {
+                let distance = (f64::from(got) - want).abs();
+                assert!(
+                    distance <= *off,
+                    "{what}: element {i} of {} is {got:e}, not {want:e} within {off:.1e}",
+                    p.name
+                );
+                worst = worst.max(if *off > 0.0 { distance / off } else { 0.0 });
+            }
+        }
+        println!("{what}: off by at most {worst:.2} of what may be");
+    }
 }
 
 /// The largest element of the difference of a parameter's gradients as a share of the largest gradient, for the worst parameter.
-///
-/// # Panics
-/// If a gradient is not a number, or is 0 throughout.
-pub fn worst(layout: &Layout, got: &[f32], want: &book::Parameters) -> (f64, String) {
-    let share = |p: &packscan_train::parameters::Parameter| {
+pub fn worst(layout: &Layout, got: &[f32], want: &book::Parameters) -> f64 {
+    let share = |p: &Parameter| {
         let (got, want) = (&got[p.slot.range()], &want[p.name.as_str()]);
         let largest = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
         let off = got.iter().zip(want).map(|(&g, w)| (f64::from(g) - w).abs());
-        assert!(largest > 0.0 && got.iter().all(|g| g.is_finite()), "{} has gradients {got:?}", p.name);
-        (off.fold(0.0f64, f64::max) / largest, p.name.clone())
+        off.fold(0.0f64, f64::max) / largest
     };
-    layout.table.iter().map(share).max_by(|a, b| a.0.total_cmp(&b.0)).expect("a model has parameters")
+    layout.table.iter().map(share).fold(0.0, f64::max)
 }
