@@ -13,6 +13,7 @@ pub enum Choice {
     Auto,
     None,
     Cheap,
+    Scan,
     Full,
 }
 
@@ -38,6 +39,7 @@ impl Memory {
         let chosen = match self.choice {
             Choice::None => all(Recompute::None),
             Choice::Cheap => all(Recompute::Cheap),
+            Choice::Scan => all(Recompute::Scan),
             Choice::Full => all(Recompute::Full),
             Choice::Auto => request.choose(budget)?,
         };

@@ -20,13 +20,15 @@ pub enum Recompute {
     None,
     /// The norm, the convolution and delta, as `mamba_ssm` does.
     Cheap,
+    /// Also the scan and the small products between: everything but the residual stream and the input projection.
+    Scan,
     /// Everything but the residual stream.
     Full,
 }
 
 impl Recompute {
     /// All, the one that keeps most first.
-    pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Cheap, Recompute::Full];
+    pub const ALL: [Recompute; 4] = [Recompute::None, Recompute::Cheap, Recompute::Scan, Recompute::Full];
 }
 
 impl fmt::Display for Recompute {
@@ -34,6 +36,7 @@ impl fmt::Display for Recompute {
         f.pad(match self {
             Recompute::None => "none",
             Recompute::Cheap => "cheap",
+            Recompute::Scan => "scan",
             Recompute::Full => "full",
         })
     }
@@ -46,7 +49,7 @@ impl FromStr for Recompute {
         Recompute::ALL.into_iter().find(|r| r.to_string() == text).ok_or_else(|| Error::Config {
             field: "recompute",
             got: text.to_owned(),
-            rule: "it must be none, cheap or full".to_owned(),
+            rule: "it must be none, cheap, scan or full".to_owned(),
         })
     }
 }
@@ -201,7 +204,8 @@ fn kept(tensor: Tensor, recompute: Recompute) -> bool {
     match tensor {
         Residual | Rstd => true,
         Normed | U | Delta => recompute == Recompute::None,
-        _ => recompute < Recompute::Full,
+        Xz => recompute < Recompute::Full,
+        _ => recompute < Recompute::Scan,
     }
 }
 

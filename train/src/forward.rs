@@ -24,7 +24,7 @@ impl Model {
             pass.conv(l)?;
             pass.x_dbl(l)?;
             pass.delta(l)?;
-            pass.scan(l)?;
+            pass.scan(l, activations.sizes().recompute[l] < Recompute::Scan)?;
             linear::forward(
                 &self.gemm,
                 pass.get(l, Out)?,
@@ -177,15 +177,16 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// `out = scan(u, delta, A, B, C) * silu(z)`
-    fn scan(&self, l: usize) -> Result<()> {
+    /// `out = scan(u, delta, A, B, C) * silu(z)`. Checkpoints are for a backward pass that comes before the next block's.
+    fn scan(&self, l: usize, checkpoints: bool) -> Result<()> {
         let sequences = self.sequences();
         let outputs = selective_scan::Outputs {
             out: self.get(l, Out)?,
             final_state: self.carry.to.map(|to| to.states(l, sequences)).transpose()?,
-            checkpoints: Some(self.get(l, Checkpoints)?),
+            checkpoints: checkpoints.then(|| self.get(l, Checkpoints)).transpose()?,
         };
-        selective_scan::forward(&self.pack.packed, &self.scan, None, &self.scan_inputs(l)?, &outputs)?;
+        let variant = selective_scan::Forward { checkpoints, ..self.scan };
+        selective_scan::forward(&self.pack.packed, &variant, None, &self.scan_inputs(l)?, &outputs)?;
         self.carry.to.map_or(Ok(()), |to| to.keep_state(self.model, l, sequences, End::Last))
     }
 
@@ -200,12 +201,12 @@ impl<'a> Pass<'a> {
             self.xz(l)?;
         }
         self.conv(l)?;
-        if kind == Recompute::Full {
+        if kind >= Recompute::Scan {
             self.x_dbl(l)?;
         }
         self.delta(l)?;
-        if kind == Recompute::Full {
-            self.scan(l)?;
+        if kind >= Recompute::Scan {
+            self.scan(l, true)?;
         }
         Ok(())
     }

@@ -132,9 +132,10 @@ struct Mover : Tile {
     }
 
     // Step 4, channels: du, ddelta and dz from the sums over states.
+    // Tokens from the last to the first, so that sums over them do not depend on the chunk.
     __device__ void finish(const Staged& shared, unsigned base) {
 #pragma unroll
-        for (unsigned k = 0; k < PASSES; ++k) {
+        for (unsigned k = PASSES; k-- > 0;) {
             if (!has(base, k)) continue;
             const unsigned r = row_of(k), t = base + r;
             float over_b[VEC], over_a[VEC], y[VEC], du[VEC], ddelta[VEC], dz[VEC];

@@ -109,7 +109,8 @@ impl Request<'_> {
             (0..layers).map(|l| if l < blocks { more } else { less }).collect()
         };
         let ladder = (0..=layers).map(|blocks| mix(Recompute::Cheap, blocks, Recompute::None));
-        let ladder = ladder.chain((1..=layers).map(|blocks| mix(Recompute::Full, blocks, Recompute::Cheap)));
+        let ladder = ladder.chain((1..=layers).map(|blocks| mix(Recompute::Scan, blocks, Recompute::Cheap)));
+        let ladder = ladder.chain((1..=layers).map(|blocks| mix(Recompute::Full, blocks, Recompute::Scan)));
         for recompute in ladder {
             if self.plan(&recompute).bytes() <= budget {
                 return Ok(recompute);
@@ -159,11 +160,17 @@ mod tests {
         let config = ModelConfig::named("1.4b").unwrap().for_vocabulary(50_277).unwrap();
         let request = request(&config);
         assert_eq!(request.choose(None).unwrap(), vec![Recompute::None; 48]);
-        let chosen = request.choose(Some(50 << 30)).unwrap();
-        let mut less = chosen.clone();
-        let cheap = chosen.iter().rposition(|&r| r == Recompute::Full).unwrap();
-        less[cheap] = Recompute::Cheap;
-        assert!(request.plan(&chosen).bytes() <= 50 << 30 && request.plan(&less).bytes() > 50 << 30, "{chosen:?}");
+        for (budget, more, less) in [
+            (75 << 30, Recompute::Cheap, Recompute::None),
+            (50 << 30, Recompute::Scan, Recompute::Cheap),
+            (35 << 30, Recompute::Full, Recompute::Scan),
+        ] {
+            let chosen = request.choose(Some(budget)).unwrap();
+            let mut with_less = chosen.clone();
+            with_less[chosen.iter().rposition(|&r| r == more).unwrap()] = less;
+            let bytes = |recompute: &[Recompute]| request.plan(recompute).bytes();
+            assert!(bytes(&chosen) <= budget && bytes(&with_less) > budget, "{chosen:?}");
+        }
     }
 
     #[test]
