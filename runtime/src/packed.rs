@@ -1,6 +1,8 @@
 //! [`Packed`]: where the sequences of a pack begin and end, checked once.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
@@ -217,6 +219,32 @@ impl Packed {
         starts
     }
 
+    /// Into how many groups to cut the pack so that a device that runs `slots` blocks at once is done first, where each group takes `tiles`
+    /// blocks, each as long as the group has tokens. More groups share the work out more evenly, and leave some slots idle at the end.
+    pub fn balanced_groups(&self, tiles: usize, slots: usize) -> usize {
+        let sequences = self.lengths().iter().filter(|&&length| length > 0).count().max(1);
+        let rounds = (1..=ROUNDS).map(|rounds| (rounds * slots / tiles).clamp(1, sequences));
+        rounds.min_by_key(|&groups| (self.makespan(groups, tiles, slots), groups)).unwrap_or(1)
+    }
+
+    /// The most that [`balanced_groups`](Self::balanced_groups) says for any pack.
+    pub fn most_groups(tiles: usize, slots: usize) -> usize {
+        (ROUNDS * slots / tiles).max(1)
+    }
+
+    /// Tokens until the last block is done: blocks start in the order of the groups, each as soon as a slot is free.
+    fn makespan(&self, groups: usize, tiles: usize, slots: usize) -> u64 {
+        let mut free = BinaryHeap::from(vec![Reverse(0); slots.max(1)]);
+        for group in self.group_starts(groups).windows(2) {
+            let tokens = self.cu_seqlens[group[1] as usize] - self.cu_seqlens[group[0] as usize];
+            for _ in 0..tiles {
+                let Reverse(start) = free.pop().unwrap_or_default();
+                free.push(Reverse(start + u64::from(tokens + BLOCK_TOKENS)));
+            }
+        }
+        free.into_iter().map(|Reverse(end)| end).max().unwrap_or(0)
+    }
+
     /// The pack with its boundaries on a device, ready for operators.
     ///
     /// # Errors
@@ -246,6 +274,8 @@ pub struct DevicePacked {
     cu_seqlens: Buffer,
     continued: Buffer,
     groups: RefCell<Vec<Groups>>,
+    /// What [`balanced_groups`](Self::balanced_groups) said, by tiles and slots.
+    balanced: RefCell<Vec<((usize, usize), usize)>>,
 }
 
 /// The groups that a launch asked for.
@@ -258,12 +288,17 @@ struct Groups {
 
 /// Groups of a list for which there is room where packs come one after the other: more than blocks run on any GPU at once.
 const GROUPS_ROOM: usize = 1 << 13;
-/// Such lists: for a forward pass that keeps what sequences leave, for one that does not, and for a backward pass, which may each fill a GPU
-/// with another number of groups.
-const GROUP_LISTS: usize = 3;
+/// Such lists: forward passes that keep states for the backward pass, what sequences leave, both or neither, and the backward pass, may each have another
+/// number of groups.
+const GROUP_LISTS: usize = 6;
+
+/// Blocks for each slot of a device, at most.
+const ROUNDS: usize = 8;
+/// What a block takes beside its tokens, in tokens: its first loads and its last sums.
+const BLOCK_TOKENS: u32 = 32;
 
 impl DevicePacked {
-    /// Room for packs of up to `sequences` sequences that come one after the other, [`set`](Self::set) in turn, and for three lists of
+    /// Room for packs of up to `sequences` sequences that come one after the other, [`set`](Self::set) in turn, and for the lists of
     /// their groups, which kernels that walk them make. Until the first it is a pack of no sequences and no tokens.
     ///
     /// # Errors
@@ -292,6 +327,7 @@ impl DevicePacked {
             cu_seqlens: room(sequences + 1)?,
             continued: room(sequences)?,
             groups: RefCell::default(),
+            balanced: RefCell::default(),
         };
         placed.set(&placed.packed.clone())?;
         Ok(placed)
@@ -316,6 +352,7 @@ impl DevicePacked {
         self.continued.refill(&continued)?;
         self.packed.clone_from(packed);
         self.groups.get_mut().iter_mut().for_each(|groups| groups.current = false);
+        self.balanced.get_mut().clear();
         Ok(())
     }
 
@@ -337,6 +374,17 @@ impl DevicePacked {
     /// 1 where a sequence is continued, `[S]` u32.
     pub fn continued(&self) -> &Buffer {
         &self.continued
+    }
+
+    /// [`Packed::balanced_groups`], found once a pack.
+    pub fn balanced_groups(&self, tiles: usize, slots: usize) -> usize {
+        let mut known = self.balanced.borrow_mut();
+        if let Some(&(_, groups)) = known.iter().find(|&&(key, _)| key == (tiles, slots)) {
+            return groups;
+        }
+        let groups = self.packed.balanced_groups(tiles, slots);
+        known.push(((tiles, slots), groups));
+        groups
     }
 
     /// [`Packed::group_starts`] on the device, `[groups + 1]` u32; made once a pack.

@@ -91,6 +91,22 @@ fn groups_cut_between_sequences_and_share_the_work() {
 }
 
 #[test]
+fn groups_are_as_many_as_let_blocks_end_together() {
+    // Four slots: four equal sequences in a round of their own, or in one block for each of two tiles and two groups.
+    let even = Packed::from_lengths(&[1000; 4]).unwrap();
+    assert_eq!((even.balanced_groups(1, 4), even.balanced_groups(2, 4)), (4, 2));
+    // Five that are equal need two rounds of four slots; in three groups, three slots are done after as long.
+    let odd = Packed::from_lengths(&[1000; 5]).unwrap();
+    assert_eq!(odd.balanced_groups(1, 4), 4);
+    // A device for ten blocks and tiles of four runs eight blocks at once and leaves two idle; five groups fill two rounds.
+    let many = Packed::from_lengths(&[100; 50]).unwrap();
+    assert_eq!(many.balanced_groups(4, 10), 5);
+    let most = (1..=200).map(|slots| (many.balanced_groups(3, slots), Packed::most_groups(3, slots)));
+    assert!(most.into_iter().all(|(groups, most)| groups <= most));
+    assert_eq!(Packed::from_lengths(&[0, 0]).unwrap().balanced_groups(4, 100), 1);
+}
+
+#[test]
 fn what_needs_no_pack_is_given_an_empty_one() {
     let nothing = DevicePacked::empty(&Device::Cpu).unwrap();
     assert_eq!((nothing.packed().tokens(), nothing.packed().sequences()), (0, 0));

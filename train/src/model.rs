@@ -116,14 +116,6 @@ impl Model {
         part(&self.a, Slot { offset: slot.offset - self.layout.a_logs.start, ..slot })
     }
 
-    /// Groups of sequences whose scans fill the device when they run side by side.
-    pub(crate) fn scan_groups(&self) -> Result<usize> {
-        let Device::Cuda(cuda) = &self.device else { return Ok(1) };
-        let variant = &self.variants.scan_bwd;
-        let blocks = cuda.multiprocessors()? * cuda.blocks_per_multiprocessor(variant)?;
-        Ok((blocks / self.config.channels().div_ceil(variant.channels as usize)).max(1))
-    }
-
     /// What the backward pass needs beside activations, for packs of up to `tokens`.
     ///
     /// # Errors
@@ -133,7 +125,7 @@ impl Model {
         let d = self.config.channels();
         let norm_rows = rms_norm::parts_rows(&packed, &self.variants.norm_bwd)?;
         Ok(Workspaces {
-            scan: selective_scan::Workspace::new(&packed, &self.variants.scan_bwd, d, Some(self.scan_groups()?))?,
+            scan: selective_scan::Workspace::new(&packed, &self.variants.scan_bwd, d, None)?,
             conv: packscan_kernels::causal_conv1d::Workspace::new(&packed, &self.variants.conv_bwd, d)?,
             norm: Buffer::unwritten(&self.device, Dtype::F32, norm_rows * self.config.width)?,
         })

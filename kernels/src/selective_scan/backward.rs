@@ -1,9 +1,9 @@
 //! The backward pass: its kernel and its function.
 
 use packscan_runtime::launch::{Launched, check_call, launch};
-use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Result, View};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Packed, Result, View};
 
-use super::{Inputs, check_continued, cpu, groups_for};
+use super::{Inputs, MAX_GROUPS, blocks_at_once, check_continued, cpu, groups_for};
 use crate::{sum_rows, workspace};
 
 packscan_macros::kernel! {
@@ -170,7 +170,8 @@ pub struct Gradients<'a> {
 /// channels and G groups.
 #[derive(Debug)]
 pub struct Workspace {
-    groups: usize,
+    /// As asked; none: chosen for each pack, and there is room for any choice.
+    groups: Option<usize>,
     b: Buffer,
     c: Buffer,
     a: Buffer,
@@ -180,23 +181,27 @@ pub struct Workspace {
 
 impl Workspace {
     /// Room for calls of `variant` with `d` channels on packs of up to as many tokens as `packed`, in `groups` groups of sequences. `None`
-    /// fills the GPU.
+    /// lets each call choose those with which the GPU is done first.
     ///
     /// # Errors
     /// Where the device has no room.
     pub fn new(packed: &DevicePacked, variant: &Backward, d: usize, groups: Option<usize>) -> Result<Workspace> {
         packed.device().check(variant)?;
-        let groups = groups_for(packed, variant, d, variant.channels, groups)?;
         let (tokens, n) = (packed.packed().tokens(), variant.state as usize);
         let tiles = d.div_ceil(variant.channels as usize);
+        let room = match (groups, blocks_at_once(packed.device(), variant)?) {
+            (Some(groups), _) => groups.clamp(1, MAX_GROUPS),
+            (None, Some(slots)) => Packed::most_groups(tiles.max(1), slots).min(MAX_GROUPS),
+            (None, None) => 1,
+        };
         let floats = |len| Buffer::unwritten(packed.device(), Dtype::F32, len);
         Ok(Workspace {
             groups,
             b: floats(tokens * tiles * n)?,
             c: floats(tokens * tiles * n)?,
-            a: floats(groups * d * n)?,
-            d_skip: floats(groups * d)?,
-            delta_bias: floats(groups * d)?,
+            a: floats(room * d * n)?,
+            d_skip: floats(room * d)?,
+            delta_bias: floats(room * d)?,
         })
     }
 }
@@ -204,7 +209,7 @@ impl Workspace {
 /// Runs the backward pass on the device of `packed`, as `variant`, whose options must be those of the arguments.
 ///
 /// Gradients of tokens do not depend on the grouping of sequences or on their places; those of parameters are sums over all tokens in
-/// an order that depends on the workspace's groups alone.
+/// an order that depends on the groups alone: those of the workspace, or those that the pack, the variant and the GPU decide.
 ///
 /// # Errors
 /// [`Error::Tensor`] for an argument that does not fit, and whatever launching fails with.
@@ -220,7 +225,7 @@ pub fn backward(
     check_continued(packed, inputs)?;
     check_parameters(variant, gradients)?;
     let (d, n) = (inputs.a.shape().0, variant.state as usize);
-    let groups = workspace.groups;
+    let groups = groups_for(packed, variant, d, variant.channels, workspace.groups)?;
     let group_starts = packed.group_starts(groups)?;
     let tiles = d.div_ceil(variant.channels as usize);
     let token_sums = packed.packed().tokens() * tiles * n;
@@ -249,9 +254,9 @@ pub fn backward(
         d_initial_state: gradients.initial_state,
         db_parts: workspace::part(&workspace.b, token_sums, 1)?,
         dc_parts: workspace::part(&workspace.c, token_sums, 1)?,
-        da_parts: workspace.a.view(),
-        dd_skip_parts: variant.skip.then(|| workspace.d_skip.view()),
-        ddelta_bias_parts: variant.bias.then(|| workspace.delta_bias.view()),
+        da_parts: workspace::part(&workspace.a, groups * d * n, 1)?,
+        dd_skip_parts: variant.skip.then(|| workspace::part(&workspace.d_skip, groups * d, 1)).transpose()?,
+        ddelta_bias_parts: variant.bias.then(|| workspace::part(&workspace.delta_bias, groups * d, 1)).transpose()?,
     };
     let launched = match packed.device() {
         Device::Cpu => {

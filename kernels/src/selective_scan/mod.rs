@@ -61,7 +61,7 @@ fn check_continued(packed: &DevicePacked, inputs: &Inputs<'_>) -> Result<()> {
 /// The most blocks along the second grid axis.
 const MAX_GROUPS: usize = 65_535;
 
-/// The groups that were asked for, or as many as fill every multiprocessor once, and no more than there are sequences to share out.
+/// The groups that were asked for, or those with which the GPU is done first.
 fn groups_for<V: Variant>(
     packed: &DevicePacked,
     variant: &V,
@@ -72,10 +72,16 @@ fn groups_for<V: Variant>(
     if let Some(groups) = asked {
         return Ok(groups.clamp(1, MAX_GROUPS));
     }
-    let Device::Cuda(cuda) = packed.device() else { return Ok(1) };
-    packed.device().check(variant)?;
-    let blocks = cuda.multiprocessors()? * cuda.blocks_per_multiprocessor(variant)?;
     let tiles = d.div_ceil(channels as usize).max(1);
-    let sequences = packed.packed().lengths().iter().filter(|&&length| length > 0).count();
-    Ok((blocks / tiles).clamp(1, sequences.clamp(1, MAX_GROUPS)))
+    Ok(match blocks_at_once(packed.device(), variant)? {
+        Some(slots) => packed.balanced_groups(tiles, slots).min(MAX_GROUPS),
+        None => 1,
+    })
+}
+
+/// Blocks of a variant that a GPU runs at once; none where there is no GPU.
+fn blocks_at_once<V: Variant>(device: &Device, variant: &V) -> Result<Option<usize>> {
+    let Device::Cuda(cuda) = device else { return Ok(None) };
+    device.check(variant)?;
+    Ok(Some(cuda.multiprocessors()? * cuda.blocks_per_multiprocessor(variant)?))
 }

@@ -37,8 +37,8 @@ pub struct Request<'a> {
 
 /// What cuBLASLt may use, and what a driver keeps to itself: measured on an H200, rounded up.
 const BESIDE_BYTES: usize = 1 << 30;
-/// Groups of sequences whose partial sums are kept, at most, where the device is not asked.
-const GROUPS: usize = 8;
+/// Blocks of the scan that partial sums are kept of, at most, where the device is not asked: some rounds of a large GPU.
+const BLOCKS: usize = 4096;
 
 impl Request<'_> {
     fn variants(&self) -> Variants {
@@ -62,7 +62,7 @@ impl Request<'_> {
         let selective_scan::Backward { channels, .. } = scan_bwd;
         let causal_conv1d::Backward { ways, run, .. } = conv_bwd;
         let tokens = self.tokens * d.div_ceil(channels as usize) * 2 * n;
-        let groups = GROUPS * d * (n + 2);
+        let groups = BLOCKS.div_ceil(d.div_ceil(channels as usize)) * d * (n + 2);
         let conv = self.tokens.div_ceil((ways * run) as usize) * d * (self.config.taps + 1);
         4 * (tokens + groups + conv + 1024 * self.config.width)
     }
