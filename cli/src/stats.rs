@@ -115,8 +115,7 @@ fn predicted(out: &mut Table, launches: &[Prediction]) {
     let Some(own) = launches.first() else { return };
     out.row("limited by", limit(own));
     out.row("blocks of the grid", format!("{:.0}", own.blocks));
-    out.row("work of the fullest multiprocessor", format!("{:.2} of the average", own.rounded));
-    out.row("longest group of sequences", format!("{:.2} of the average", own.uneven));
+    out.row("until the last block is done", format!("{:.2} of the least", own.idle));
     out.row("issue efficiency", format!("{:.0} % with {:.0} warps", 100.0 * own.efficiency, own.warps));
     for (unit, busy) in Unit::ALL.into_iter().zip(own.units_ms) {
         out.row(&format!("  {unit} busy"), ms(busy));

@@ -232,8 +232,8 @@ impl Packed {
         (ROUNDS * slots / tiles).max(1)
     }
 
-    /// Tokens until the last block is done: blocks start in the order of the groups, each as soon as a slot is free.
-    fn makespan(&self, groups: usize, tiles: usize, slots: usize) -> u64 {
+    /// Tokens until the last of `groups * tiles` blocks is done: they start in the order of the groups, each as soon as one of `slots` is free.
+    pub fn makespan(&self, groups: usize, tiles: usize, slots: usize) -> u64 {
         let mut free = BinaryHeap::from(vec![Reverse(0); slots.max(1)]);
         for group in self.group_starts(groups).windows(2) {
             let tokens = self.cu_seqlens[group[1] as usize] - self.cu_seqlens[group[0] as usize];

@@ -8,9 +8,8 @@
 //! unit[i]    = work of unit i / (its rate * multiprocessors * clock)
 //! busy       = max_i unit[i]
 //! efficiency = w / (w + h)                           w warps for each scheduler: fewer hide less latency
-//! rounded    = blocks of the fullest multiprocessor / blocks of the average one
-//! uneven     = tokens of the longest group of sequences / tokens of the average one
-//! compute    = busy * rounded * uneven / efficiency
+//! idle       = time until the last block is done / time with all multiprocessors busy until then
+//! compute    = busy * idle / efficiency
 //! time       = sqrt(compute^2 + memory^2)            the two overlap, but not wholly
 //! ```
 //!
@@ -137,10 +136,8 @@ pub struct Prediction {
     pub warps: f64,
     /// Share of the clocks in which the units get work, for want of warps.
     pub efficiency: f64,
-    /// Blocks of the fullest multiprocessor, as a multiple of the average.
-    pub rounded: f64,
-    /// Tokens of the longest group of sequences, as a multiple of the average.
-    pub uneven: f64,
+    /// Time until the last block is done, as a multiple of that with all multiprocessors busy until then.
+    pub idle: f64,
 }
 
 impl Prediction {
@@ -180,10 +177,19 @@ impl Samples {
             shared_bytes: config.shared_bytes + machine.resources.shared_bytes as usize,
         };
         let room = Limits::of(gpu.arch).map_or(1, |limits| occupancy(&limits, &block).blocks).max(1) as f64;
-        let (blocks, uneven) = self.blocks(problem, room * multiprocessors);
+        let (blocks, groups) = self.blocks(problem, room * multiprocessors);
         let fullest = (blocks / multiprocessors).ceil();
-        let rounded = fullest * multiprocessors / blocks;
-        let warps = room.min(fullest) * (config.threads as f64 / WARP);
+        let resident = room.min(fullest);
+        let idle = match groups {
+            // Blocks start one after the other, where those before them have ended.
+            Some(groups) => {
+                let (tiles, slots) = (blocks as usize / groups, (resident * multiprocessors) as usize);
+                let work = (tiles * problem.packed.tokens()).max(1) as f64;
+                problem.packed.makespan(groups, tiles, slots) as f64 * slots as f64 / work
+            }
+            None => fullest * multiprocessors / blocks,
+        };
+        let warps = resident * (config.threads as f64 / WARP);
         let efficiency = warps / (warps + SCHEDULERS * constants.half_busy_warps);
 
         let clocks_a_ms = multiprocessors * gpu.clock_ghz * 1e6;
@@ -192,29 +198,24 @@ impl Samples {
         let busy = units_ms.into_iter().fold(0.0, f64::max);
         let bytes = self.growth(|run| run.tensors.iter().map(|(_, bytes)| *bytes as f64).sum()).at(problem);
         let memory_ms = bytes / gpu.memory_tb_s / 1e9;
-        let ms = (busy * rounded * uneven / efficiency).hypot(memory_ms);
-        Prediction { id: id.clone(), ms, units_ms, memory_ms, blocks, warps, efficiency, rounded, uneven }
+        let ms = (busy * idle / efficiency).hypot(memory_ms);
+        Prediction { id: id.clone(), ms, units_ms, memory_ms, blocks, warps, efficiency, idle }
     }
 
-    /// Blocks of the grid, of which `fill` are resident at a time, and how uneven their work is.
-    fn blocks(&self, problem: &Problem, fill: f64) -> (f64, f64) {
+    /// Blocks of the grid, of which `fill` can be resident at a time, and how many groups of sequences they work on, if on such.
+    fn blocks(&self, problem: &Problem, fill: f64) -> (f64, Option<usize>) {
         let has = |tensor| self.runs[0].tensors.iter().any(|(name, _)| *name == tensor);
         let blocks = |run: &Record| run.config.grid.iter().product::<usize>() as f64;
         let packed = &problem.packed;
         let grid = self.growth(blocks).of_one_sequence(packed.tokens(), problem.channels).ceil().max(1.0);
         if has(GROUPS_TENSOR) {
-            let sequences = packed.lengths().iter().filter(|&&length| length > 0).count();
-            let groups = ((fill / grid) as usize).clamp(1, sequences.max(1));
-            let starts = packed.group_starts(groups);
-            let first = |s: u32| packed.cu_seqlens()[s as usize];
-            let longest = starts.windows(2).map(|pair| first(pair[1]) - first(pair[0])).max().unwrap_or(0);
-            let uneven = longest as f64 * groups as f64 / packed.tokens().max(1) as f64;
-            return (grid * groups as f64, uneven.max(1.0));
+            let groups = packed.balanced_groups(grid as usize, fill as usize);
+            return (grid * groups as f64, Some(groups));
         }
         // Where the work of the runs grew but not their grids, they were too small to tell how those do.
         let grew = |number: &dyn Fn(&Record) -> f64| self.runs.iter().any(|run| number(run) != number(&self.runs[0]));
         let hidden = grew(&|run| run.counts.warp_instructions.total() as f64) && !grew(&blocks);
-        (if has(SUMS_TENSOR) || hidden { grid.max(fill) } else { grid }, 1.0)
+        (if has(SUMS_TENSOR) || hidden { grid.max(fill) } else { grid }, None)
     }
 }
 
@@ -271,22 +272,25 @@ mod tests {
         let predict = |samples: &Samples| samples.predict_with(gpu, &problem, &machine, &constants);
         let told = predict(&samples());
         assert_eq!((told.blocks, told.warps), (200.0, 8.0), "200 blocks: two on the fullest multiprocessor");
-        assert_eq!((told.rounded, told.uneven), (2.0 * 132.0 / 200.0, 1.0));
+        assert_eq!(told.idle, 2.0 * 132.0 / 200.0);
         assert_eq!(told.efficiency, 8.0 / 12.0);
         assert_eq!(told.limit().0, Some(Unit::LoadStore));
-        let compute = told.limit().1 * told.rounded / told.efficiency;
+        let compute = told.limit().1 * told.idle / told.efficiency;
         assert!((told.ms - compute.hypot(told.memory_ms)).abs() < 1e-9 * told.ms);
 
         let mut grouped = samples();
         grouped.runs.iter_mut().for_each(|run| run.tensors.push((GROUPS_TENSOR, 0)));
         let told = predict(&grouped);
         assert_eq!(told.blocks, 1000.0, "8 blocks fit a multiprocessor, so 5 groups, one a sequence, of 200 tiles");
-        assert_eq!((told.warps, told.uneven), (32.0, 1.1));
+        assert_eq!(told.warps, 32.0);
+        // A block of the longest sequence takes 220 tokens and what every block takes besides; there are 1056 places for such blocks.
+        let longest = Packed::from_lengths(&[220]).unwrap().makespan(1, 1, 1) as f64;
+        assert_eq!(told.idle, longest * 1056.0 / (1000.0 * 200.0));
 
         let mut filling = samples();
         filling.runs.iter_mut().for_each(|run| run.tensors.push((SUMS_TENSOR, 0)));
         let told = predict(&filling);
-        assert_eq!((told.blocks, told.warps, told.rounded), (8.0 * 132.0, 32.0, 1.0));
+        assert_eq!((told.blocks, told.warps, told.idle), (8.0 * 132.0, 32.0, 1.0));
 
         let mut hidden = samples();
         hidden.runs.iter_mut().for_each(|run| run.config.grid = [1, 1, 1]);
