@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 
-use packscan::runtime::predict::{Constants, Gpu, Machine, Problem, Samples};
+use packscan::runtime::predict::{Constants, Gpu, Machine, Placed, Problem, Samples};
 use packscan_verify::cost::{Cost, natural};
 use packscan_verify::operators;
 
@@ -28,21 +28,29 @@ fn problem(tokens: usize, channels: usize) -> Problem {
 struct Row {
     id: &'static str,
     measured: f64,
-    launches: Vec<(Samples, Machine)>,
+    problem: Problem,
+    launches: Vec<(Samples, Machine, Placed)>,
 }
 
 impl Row {
-    fn new(id: &'static str, measured: f64) -> Row {
+    fn new(id: &'static str, problem: Problem, measured: f64) -> Row {
         let job = operators::job(id).expect("an id of the table");
         let launches = Cost::of(&*job).and_then(|cost| {
-            let with_machine = |launch: Samples| launch.machine(h200()).map(|machine| (launch, machine));
-            cost.launches.into_iter().map(with_machine).collect()
+            let whole = |launch: Samples| {
+                let machine = launch.machine(h200())?;
+                let placed = launch.place(h200(), &problem, &machine);
+                Ok((launch, machine, placed))
+            };
+            cost.launches.into_iter().map(whole).collect()
         });
-        Row { id, measured, launches: launches.unwrap_or_else(|error| panic!("{id}: {error}")) }
+        let launches = launches.unwrap_or_else(|error| panic!("{id}: {error}"));
+        Row { id, measured, problem, launches }
     }
 
-    fn predicted(&self, problem: &Problem, constants: &Constants) -> f64 {
-        let ms = |(launch, machine): &(Samples, Machine)| launch.predict_with(h200(), problem, machine, constants).ms;
+    fn predicted(&self, constants: &Constants) -> f64 {
+        let ms = |(launch, machine, placed): &(Samples, Machine, Placed)| {
+            launch.predict_with(h200(), &self.problem, machine, placed, constants).ms
+        };
         self.launches.iter().map(ms).sum()
     }
 }
@@ -58,7 +66,7 @@ fn measured() -> Vec<Row> {
                 loop {
                     let Some((at, line)) = left.lock().expect("no thread panicked").next() else { return };
                     let (id, ms) = line.split_once(',').expect("id,ms");
-                    let row = Row::new(id, ms.parse().expect("milliseconds"));
+                    let row = Row::new(id, problem(65_536, 4096), ms.parse().expect("milliseconds"));
                     rows.lock().expect("no thread panicked").push((at, row));
                 }
             });
@@ -116,8 +124,8 @@ fn what_memory_limits_is_predicted() {
     for row in MEMORY_BOUND.lines().filter(|line| !line.starts_with('#')) {
         let [id, tokens, channels, measured] = row.split(',').collect::<Vec<_>>()[..] else { panic!("{row}") };
         let size = |text: &str| text.parse().expect("a size");
-        let row = Row::new(id, measured.parse().expect("milliseconds"));
-        let told = row.predicted(&problem(size(tokens), size(channels)), &Constants::FITTED);
+        let row = Row::new(id, problem(size(tokens), size(channels)), measured.parse().expect("milliseconds"));
+        let told = row.predicted(&Constants::FITTED);
         println!("| {id} | {told:.3} | {measured} |");
         let most = if id.starts_with("embedding") { LOOKUP_OFF } else { MEMORY_OFF };
         let off = told / row.measured;
@@ -127,8 +135,8 @@ fn what_memory_limits_is_predicted() {
 
 #[test]
 fn the_order_of_measured_times_is_predicted() {
-    let (rows, problem) = (measured(), problem(65_536, 4096));
-    let told: Vec<f64> = rows.iter().map(|row| row.predicted(&problem, &Constants::FITTED)).collect();
+    let rows = measured();
+    let told: Vec<f64> = rows.iter().map(|row| row.predicted(&Constants::FITTED)).collect();
     println!("| variant | predicted | measured |\n|---|---|---|");
     for (row, told) in std::iter::zip(&rows, &told) {
         println!("| {} | {told:.3} | {:.3} |", row.id, row.measured);
@@ -141,38 +149,38 @@ fn the_order_of_measured_times_is_predicted() {
 
 /// What a fit makes small: the sum of how far off predictions are, twice as far counting twice; so a variant that the model does not
 /// understand does not bend the constants.
-fn badness(rows: &[&Row], problem: &Problem, constants: &Constants) -> f64 {
-    rows.iter().map(|row| (row.predicted(problem, constants) / row.measured).ln().hypot(0.05)).sum()
+fn badness(rows: &[&Row], constants: &Constants) -> f64 {
+    rows.iter().map(|row| (row.predicted(constants) / row.measured).ln().hypot(0.05)).sum()
 }
 
 /// The best constants of a grid, which is finer than they can be told.
-fn fitted(rows: &[&Row], problem: &Problem) -> Constants {
+fn fitted(rows: &[&Row]) -> Constants {
     let grid = (10..=60).flat_map(|h| (14..=25).map(move |w| (0.05 * f64::from(h), 0.05 * f64::from(w))));
     let constants = grid.map(|(half_busy_warps, wavefronts_kept)| Constants { half_busy_warps, wavefronts_kept });
-    let told = constants.map(|constants| (badness(rows, problem, &constants), constants));
+    let told = constants.map(|constants| (badness(rows, &constants), constants));
     told.min_by(|a, b| a.0.total_cmp(&b.0)).expect("a grid").1
 }
 
 #[test]
 #[ignore = "prints the constants that fit the measured times"]
 fn fit() {
-    let (rows, problem) = (measured(), problem(65_536, 4096));
+    let rows = measured();
     let all: Vec<&Row> = rows.iter().collect();
-    let constants = fitted(&all, &problem);
+    let constants = fitted(&all);
     println!("fitted to all: {constants:.2?}");
     let tell = |what: &str, predicted: &dyn Fn(&Row) -> f64| {
         let told: Vec<f64> = rows.iter().map(predicted).collect();
         LEAST.map(|(kernel, _)| ordered(what, kernel, &rows, &told))
     };
-    tell("in sample, ", &|row| row.predicted(&problem, &constants));
+    tell("in sample, ", &|row| row.predicted(&constants));
     tell("each left out of the fit, ", &|row| {
         let others: Vec<&Row> = rows.iter().filter(|other| other.id != row.id).collect();
-        row.predicted(&problem, &fitted(&others, &problem))
+        row.predicted(&fitted(&others))
     });
     for kernel in ["selective_scan_fwd", "selective_scan_bwd"] {
         let own: Vec<&Row> = rows.iter().filter(|row| row.id.starts_with(kernel)).collect();
-        let constants = fitted(&own, &problem);
+        let constants = fitted(&own);
         println!("fitted to {kernel} alone: {constants:.2?}");
-        tell("  ", &|row| row.predicted(&problem, &constants));
+        tell("  ", &|row| row.predicted(&constants));
     }
 }

@@ -381,10 +381,11 @@ pub fn source<V: Variant>(variant: &V) -> String {
     let _ = write!(
         out,
         "#line 1 \"entry of the variant\"\n\
-         extern \"C\" __global__ void __launch_bounds__({threads}, {resident}) {symbol}(const __grid_constant__ Args args) {{\n    \
+         extern \"C\" __global__ void __launch_bounds__({threads}{resident}) {symbol}(const __grid_constant__ Args args) {{\n    \
          {name}(args);\n}}\n",
         threads = variant.threads(),
-        resident = variant.resident(),
+        // To ask for one block is no wish, but the compiler would take it for leave to spend registers.
+        resident = if variant.resident() > 1 { format!(", {}", variant.resident()) } else { String::new() },
         symbol = symbol(&id),
         name = spec.name,
     );

@@ -140,6 +140,17 @@ pub struct Prediction {
     pub idle: f64,
 }
 
+/// How the blocks of a launch lie on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placed {
+    /// Blocks of the grid.
+    pub blocks: f64,
+    /// Warps of a multiprocessor.
+    pub warps: f64,
+    /// Time until the last block is done, as a multiple of that with all multiprocessors busy until then.
+    pub idle: f64,
+}
+
 impl Prediction {
     /// The busiest unit and how long it is busy, in milliseconds; `None` for memory.
     pub fn limit(&self) -> (Option<Unit>, f64) {
@@ -154,7 +165,9 @@ impl Samples {
     /// # Errors
     /// Whatever compiling for that GPU fails with.
     pub fn predict(&self, gpu: &Gpu, problem: &Problem) -> Result<Prediction> {
-        Ok(self.predict_with(gpu, problem, &self.machine(gpu)?, &Constants::FITTED))
+        let machine = self.machine(gpu)?;
+        let placed = self.place(gpu, problem, &machine);
+        Ok(self.predict_with(gpu, problem, &machine, &placed, &Constants::FITTED))
     }
 
     /// What the compiler makes of this kernel for `gpu`.
@@ -167,9 +180,9 @@ impl Samples {
         Ok(Machine::of(&compile_cached(&request)?))
     }
 
-    /// The same as [`predict`](Self::predict), for a kernel of which the compiler is known to make `machine`, and with other constants.
-    pub fn predict_with(&self, gpu: &Gpu, problem: &Problem, machine: &Machine, constants: &Constants) -> Prediction {
-        let Record { id, config, .. } = &self.runs[0];
+    /// How the blocks of this launch, of which the compiler is known to make `machine`, lie on `gpu`.
+    pub fn place(&self, gpu: &Gpu, problem: &Problem, machine: &Machine) -> Placed {
+        let Record { config, .. } = &self.runs[0];
         let multiprocessors = gpu.multiprocessors as f64;
         let block = Block {
             threads: config.threads,
@@ -189,17 +202,29 @@ impl Samples {
             }
             None => fullest * multiprocessors / blocks,
         };
-        let warps = resident * (config.threads as f64 / WARP);
+        Placed { blocks, warps: resident * (config.threads as f64 / WARP), idle }
+    }
+
+    /// The same as [`predict`](Self::predict), of blocks that lie as is known, and with other constants.
+    pub fn predict_with(
+        &self,
+        gpu: &Gpu,
+        problem: &Problem,
+        machine: &Machine,
+        placed: &Placed,
+        constants: &Constants,
+    ) -> Prediction {
+        let Placed { blocks, warps, idle } = *placed;
         let efficiency = warps / (warps + SCHEDULERS * constants.half_busy_warps);
 
-        let clocks_a_ms = multiprocessors * gpu.clock_ghz * 1e6;
+        let clocks_a_ms = gpu.multiprocessors as f64 * gpu.clock_ghz * 1e6;
         let clocks = |unit: Unit| self.growth(|run| unit.clocks(run, machine, &gpu.rates, constants)).at(problem);
         let units_ms = Unit::ALL.map(|unit| clocks(unit) / clocks_a_ms);
         let busy = units_ms.into_iter().fold(0.0, f64::max);
         let bytes = self.growth(|run| run.tensors.iter().map(|(_, bytes)| *bytes as f64).sum()).at(problem);
         let memory_ms = bytes / gpu.memory_tb_s / 1e9;
         let ms = (busy * idle / efficiency).hypot(memory_ms);
-        Prediction { id: id.clone(), ms, units_ms, memory_ms, blocks, warps, efficiency, idle }
+        Prediction { id: self.runs[0].id.clone(), ms, units_ms, memory_ms, blocks, warps, efficiency, idle }
     }
 
     /// Blocks of the grid, of which `fill` can be resident at a time, and how many groups of sequences they work on, if on such.
@@ -269,7 +294,10 @@ mod tests {
         let machine = machine(Resources { registers: 64, ..Resources::default() }, 0);
         let problem = problem(&[200, 210, 190, 220, 180], 16 * 200);
         let constants = Constants { half_busy_warps: 1.0, wavefronts_kept: 1.0 };
-        let predict = |samples: &Samples| samples.predict_with(gpu, &problem, &machine, &constants);
+        let predict = |samples: &Samples| {
+            let placed = samples.place(gpu, &problem, &machine);
+            samples.predict_with(gpu, &problem, &machine, &placed, &constants)
+        };
         let told = predict(&samples());
         assert_eq!((told.blocks, told.warps), (200.0, 8.0), "200 blocks: two on the fullest multiprocessor");
         assert_eq!(told.idle, 2.0 * 132.0 / 200.0);
@@ -332,7 +360,9 @@ mod tests {
         let mut samples = samples();
         samples.runs.iter_mut().for_each(|run| run.tensors[0].1 *= 100_000);
         let gpu = Gpu::named("rtx4090").unwrap();
-        let told = samples.predict_with(gpu, &problem(&[1000], 160), &Machine::default(), &Constants::FITTED);
+        let (problem, machine) = (problem(&[1000], 160), Machine::default());
+        let placed = samples.place(gpu, &problem, &machine);
+        let told = samples.predict_with(gpu, &problem, &machine, &placed, &Constants::FITTED);
         assert_eq!(told.limit(), (None, told.memory_ms));
         assert!((told.memory_ms - 4.0 * 160_000.0 * 1e5 / 0.90e9).abs() < 1e-6 * told.memory_ms);
     }
