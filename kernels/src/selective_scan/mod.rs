@@ -21,7 +21,7 @@ use packscan_runtime::{Device, DevicePacked, Error, Result, View};
 pub use backward::{Backward, Gradients, Upstream, Workspace, backward};
 pub use faults::{backward_faults, forward_faults};
 pub use forward::{Forward, Outputs, forward};
-pub use problem::{Problem, default_backward, default_variant, variants};
+pub use problem::{Problem, backward_variants, default_backward, default_variant, variants};
 
 /// What both passes read.
 #[derive(Clone, Copy, Debug)]

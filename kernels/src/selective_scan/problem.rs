@@ -137,3 +137,27 @@ pub fn variants(problem: &Problem) -> Vec<Forward> {
     }
     out
 }
+
+/// Every backward variant worth timing for a problem, by the same measure; of the states of a chunk, a lane keeps at most 128 in registers
+/// unless even the shortest chunk has more.
+pub fn backward_variants(problem: &Problem) -> Vec<Backward> {
+    let picked = default_backward(problem);
+    let mut out = Vec::new();
+    for lanes in [1, 2, 4, 8, 16, 32] {
+        for channels in [8, 16, 32, 64, 128] {
+            for chunk in [8, 16, 32] {
+                for vec in [1, 2, 4, 8].into_iter().filter(|&vec| problem.channels.is_multiple_of(vec as usize)) {
+                    let variant = Backward { chunk, lanes, channels, vec, ..picked };
+                    let lane_states = problem.state.div_ceil(lanes as usize);
+                    let wasteful = channels as usize >= 2 * problem.channels.max(8)
+                        || (lanes < 32 && lane_states > 16)
+                        || (chunk > 8 && chunk as usize * lane_states > 128);
+                    if !wasteful && broken(&variant).is_empty() {
+                        out.push(variant);
+                    }
+                }
+            }
+        }
+    }
+    out
+}
