@@ -107,7 +107,7 @@ impl Bench {
         };
         (0..3).try_for_each(|_| gemm.run(&self.context))?;
         self.device.synchronize()?;
-        let times: Result<Vec<f32>, _> = (0..20).map(|_| cuda.time_ms(|| gemm.run(&self.context))).collect();
+        let times = cuda.times_ms(20, || gemm.run(&self.context));
         let mut times = times?;
         times.sort_by(f32::total_cmp);
         Ok(times[times.len() / 2])

@@ -7,29 +7,7 @@ use packscan_runtime::kernel::{self, Value, Variant};
 use packscan_runtime::nvrtc::Arch;
 use packscan_runtime::{Dtype, Error, Result};
 
-/// The sizes of a model's launches that ids do not say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Model width, M.
-    pub width: usize,
-    /// Channels, D.
-    pub channels: usize,
-    /// Rank of delta, R: B and C are columns of `x_dbl (T, R + 2N)`.
-    pub rank: usize,
-    /// Vocabulary, V.
-    pub vocabulary: usize,
-    /// Parameters of the whole model.
-    pub parameters: usize,
-    /// Length of each sequence of the pack, `[S]`.
-    pub lengths: Vec<usize>,
-}
-
-impl Shape {
-    /// Tokens of the pack, T.
-    pub fn tokens(&self) -> usize {
-        self.lengths.iter().sum()
-    }
-}
+use crate::workload::Problem;
 
 /// One launch of a training step, and what could run there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +42,7 @@ impl Slot {
 ///
 /// # Errors
 /// [`Error::Id`] and [`Error::Variant`] for an id that names none that the architecture runs.
-pub fn slot(name: &str, hand_picked: &str, shape: &Shape, arch: Arch) -> Result<Slot> {
+pub fn slot(name: &str, hand_picked: &str, shape: &Problem, arch: Arch) -> Result<Slot> {
     let one = Maker { name, hand_picked, arch };
     match hand_picked.split('-').next().unwrap_or_default() {
         "selective_scan_fwd" => scan(one, shape),
@@ -170,7 +148,12 @@ fn words(sizes: &[(&str, usize)], io: Dtype, options: &[(&str, bool)]) -> String
     sizes.chain([io.to_string()]).chain(options).collect::<Vec<_>>().join(" ")
 }
 
-fn convolution(shape: &Shape, taps: u32, [silu, bias, initial, last]: [bool; 4], io: Dtype) -> causal_conv1d::Problem {
+fn convolution(
+    shape: &Problem,
+    taps: u32,
+    [silu, bias, initial, last]: [bool; 4],
+    io: Dtype,
+) -> causal_conv1d::Problem {
     causal_conv1d::Problem { channels: shape.channels, width: taps as usize, io, silu, bias, initial, last }
 }
 
@@ -180,7 +163,7 @@ fn convolution_words(problem: &causal_conv1d::Problem) -> String {
     words(&[("d", channels), ("k", width)], io, &options)
 }
 
-fn scan(one: Maker<'_>, shape: &Shape) -> Result<Slot> {
+fn scan(one: Maker<'_>, shape: &Problem) -> Result<Slot> {
     one.grouped(
         |v: &selective_scan::Forward| {
             let selective_scan::Forward { io, softplus, bias, skip, gate, initial, last, checkpoints, .. } = *v;
@@ -200,7 +183,7 @@ fn carries(v: &selective_scan::Forward, arch: Arch) -> bool {
     kernel::check(&selective_scan::Forward { initial: true, last: true, ..*v }, arch).is_ok()
 }
 
-fn scan_backward(one: Maker<'_>, shape: &Shape) -> Result<Slot> {
+fn scan_backward(one: Maker<'_>, shape: &Problem) -> Result<Slot> {
     one.grouped(
         |v: &selective_scan::Backward| {
             let selective_scan::Backward { io, softplus, bias, skip, gate, initial, last, .. } = *v;
@@ -229,11 +212,11 @@ fn scan_backward(one: Maker<'_>, shape: &Shape) -> Result<Slot> {
 }
 
 /// B and C are columns of `x_dbl (T, R + 2N)`: where several states are moved a load, R must let them start at a multiple of that.
-fn starts_aligned(shape: &Shape, state: usize, vec: u32) -> bool {
+fn starts_aligned(shape: &Problem, state: usize, vec: u32) -> bool {
     !state.is_multiple_of(vec as usize) || shape.rank.is_multiple_of(vec as usize)
 }
 
-fn scan_words(problem: &selective_scan::Problem, shape: &Shape) -> String {
+fn scan_words(problem: &selective_scan::Problem, shape: &Problem) -> String {
     let selective_scan::Problem { channels, state, io, softplus, bias, skip, gate, initial, last, checkpoints } =
         *problem;
     let options = [
@@ -248,4 +231,27 @@ fn scan_words(problem: &selective_scan::Problem, shape: &Shape) -> String {
     // Of R only its alignment matters.
     let aligned = 1 << shape.rank.trailing_zeros().min(3);
     words(&[("d", channels), ("n", state), ("r", aligned)], io, &options)
+}
+
+/// The id of the same mapping where states are carried over the edges of a pack; `None` for kernels that carry none.
+pub fn carrying(id: &str) -> Option<String> {
+    match id.split('-').next()? {
+        "selective_scan_fwd" => {
+            let v: selective_scan::Forward = id.parse().ok()?;
+            Some(selective_scan::Forward { initial: true, last: true, ..v }.to_string())
+        }
+        "selective_scan_bwd" => {
+            let v: selective_scan::Backward = id.parse().ok()?;
+            Some(selective_scan::Backward { initial: true, last: true, ..v }.to_string())
+        }
+        "causal_conv1d_fwd" => {
+            let v: causal_conv1d::Forward = id.parse().ok()?;
+            Some(causal_conv1d::Forward { initial: true, last: true, ..v }.to_string())
+        }
+        "causal_conv1d_bwd" => {
+            let v: causal_conv1d::Backward = id.parse().ok()?;
+            Some(causal_conv1d::Backward { initial: true, last: true, ..v }.to_string())
+        }
+        _ => None,
+    }
 }

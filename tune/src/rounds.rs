@@ -16,7 +16,7 @@ pub struct Entrant {
 
 /// How long something took, over all its launches.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Times {
+pub struct Measured {
     /// Half of the launches were faster, in milliseconds.
     pub median_ms: f64,
     /// From the fastest quarter to the slowest, in milliseconds.
@@ -29,7 +29,7 @@ pub struct Times {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fate {
     /// It was timed.
-    Timed(Times),
+    Timed(Measured),
     /// It could not be, for this reason.
     Dropped(String),
     /// Time was over before its turn.
@@ -38,7 +38,7 @@ pub enum Fate {
 
 impl Fate {
     /// Its times.
-    pub fn times(&self) -> Option<Times> {
+    pub fn times(&self) -> Option<Measured> {
         match self {
             Fate::Timed(times) => Some(*times),
             Fate::Dropped(_) | Fate::NotReached => None,
@@ -60,7 +60,7 @@ pub trait Timer {
     ///
     /// # Errors
     /// The reason for which it cannot be timed.
-    fn launch(&mut self, index: usize, launches: usize) -> Result<Vec<f32>, String>;
+    fn launch(&mut self, index: usize, launches: usize) -> Result<Vec<f64>, String>;
 
     /// Whether there is no time for another round.
     fn is_over(&self) -> bool;
@@ -68,7 +68,7 @@ pub trait Timer {
 
 /// Races the entrants; the fate of each, in their order.
 pub fn race(entrants: &[Entrant], weigh: Weigh<'_>, timer: &mut dyn Timer) -> Vec<Fate> {
-    let mut samples: Vec<Vec<f32>> = vec![Vec::new(); entrants.len()];
+    let mut samples: Vec<Vec<f64>> = vec![Vec::new(); entrants.len()];
     let mut fates = vec![Fate::NotReached; entrants.len()];
     let mut left: Vec<usize> = (0..entrants.len()).collect();
     for round in 0..MOST_ROUNDS {
@@ -102,11 +102,11 @@ fn won(entrants: &[Entrant], fates: &[Fate], part: usize) -> bool {
 }
 
 /// Median, and the distance of the quarters.
-fn of_samples(samples: &[f32]) -> Times {
+fn of_samples(samples: &[f64]) -> Measured {
     let mut sorted = samples.to_vec();
-    sorted.sort_by(f32::total_cmp);
+    sorted.sort_by(f64::total_cmp);
     let at = |share: f64| f64::from(sorted[((sorted.len() - 1) as f64 * share).round() as usize]);
-    Times { median_ms: at(0.5), spread_ms: at(0.75) - at(0.25), launches: sorted.len() }
+    Measured { median_ms: at(0.5), spread_ms: at(0.75) - at(0.25), launches: sorted.len() }
 }
 
 /// What choosing an entrant would cost together with the best of every other part in its group; none if a part has nobody there.

@@ -4,7 +4,7 @@
 //! verified. So nothing is timed that was not verified, and what does not compile or verify is dropped with its reason. Each part of the work has
 //! a share of the time; what it does not reach is left out, except for the hand-picked variants.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -15,7 +15,7 @@ use packscan_runtime::predict::Prediction;
 use crate::Error;
 use crate::candidates::{Candidate, Slot};
 use crate::file::{Dropped, RunnerUp, Tuned, digest};
-use crate::rounds::{Entrant, Fate, Timer, Times, race, ranking, score};
+use crate::rounds::{Entrant, Fate, Measured, Timer, race, ranking, score};
 
 /// What tunes: a GPU, or in tests something that is quicker to ask. `Err` is a reason, for people.
 pub trait Hardware: Sync {
@@ -50,7 +50,13 @@ pub trait Stopwatch {
     ///
     /// # Errors
     /// Why it cannot be timed.
-    fn launch(&mut self, id: &str, launches: usize) -> Result<Vec<f32>, String>;
+    fn launch(&mut self, id: &str, launches: usize) -> Result<Vec<f64>, String>;
+
+    /// Looks once more at a variant that is to be chosen: at the sizes that are tuned for, and in its other forms.
+    ///
+    /// # Errors
+    /// Why it may not be chosen.
+    fn confirm(&mut self, id: &str) -> Result<(), String>;
 
     /// What the machine needs at least for what a variant does; `None` where that is not known.
     fn floor(&mut self, id: &str) -> Option<Floor>;
@@ -90,7 +96,7 @@ pub struct Found {
     /// What the machine needs for it at least.
     pub floor: Option<Floor>,
     /// How the hand-picked variant did, if it could be timed.
-    pub hand_picked: Option<Times>,
+    pub hand_picked: Option<Measured>,
     /// Candidates that were listed, and that were timed.
     pub counts: (usize, usize),
 }
@@ -246,7 +252,7 @@ impl Work<'_> {
         done
     }
 
-    /// Times what verified of a team.
+    /// Measured what verified of a team.
     fn time(&self, team: Team, states: &[State], stopwatch: &mut dyn Stopwatch) -> Vec<Found> {
         let mut entrants = Vec::new();
         for (part, (slot, state)) in std::iter::zip(&team, states).enumerate() {
@@ -255,16 +261,14 @@ impl Work<'_> {
         }
         let weigh = weigh(team.len());
         let mut timer = Launches { stopwatch, entrants: &entrants, end: self.ends[2] };
-        let fates = race(&entrants, &weigh, &mut timer);
+        let mut fates = race(&entrants, &weigh, &mut timer);
+        confirm(&entrants, &mut fates, &weigh, stopwatch);
         if team.len() > 1 {
             self.say_if_memory_decided(&team, &entrants, &fates);
         }
-        // All parts take the group of the first one's best.
-        let group = ranking(&entrants, &fates, &weigh, 0).first().map(|&i| entrants[i].group);
         let mut all = Vec::new();
         for (part, (slot, state)) in std::iter::zip(team, states).enumerate() {
-            let mut ranked = ranking(&entrants, &fates, &weigh, part);
-            ranked.sort_by_key(|&i| Some(entrants[i].group) != group);
+            let ranked = places(&entrants, &fates, &weigh, part);
             let race = Race { part, ranked, entrants: &entrants, fates: &fates };
             all.push(self.found(slot, state, &race, stopwatch));
         }
@@ -356,6 +360,33 @@ fn choose_to_time(team: &Team, states: &mut [State]) {
     }
 }
 
+/// Drops winners that are not confirmed, until each part has one that is, or none.
+fn confirm(entrants: &[Entrant], fates: &mut [Fate], weigh: &dyn Fn(u32) -> f64, stopwatch: &mut dyn Stopwatch) {
+    let parts = entrants.iter().map(|entrant| entrant.part + 1).max().unwrap_or(0);
+    let mut confirmed = HashSet::new();
+    loop {
+        let winners = winners(entrants, fates, weigh, parts);
+        let Some(&new) = winners.iter().find(|i| !confirmed.contains(*i)) else { return };
+        match stopwatch.confirm(&entrants[new].id) {
+            Ok(()) => drop(confirmed.insert(new)),
+            Err(reason) => fates[new] = Fate::Dropped(reason),
+        }
+    }
+}
+
+/// The best of each part; all parts take the group of the first one's best.
+fn winners(entrants: &[Entrant], fates: &[Fate], weigh: &dyn Fn(u32) -> f64, parts: usize) -> Vec<usize> {
+    (0..parts).filter_map(|part| places(entrants, fates, weigh, part).first().copied()).collect()
+}
+
+/// Who was timed in a part, the best first, those with whom the first part's best can be chosen before the others.
+fn places(entrants: &[Entrant], fates: &[Fate], weigh: &dyn Fn(u32) -> f64, part: usize) -> Vec<usize> {
+    let group = ranking(entrants, fates, weigh, 0).first().map(|&i| entrants[i].group);
+    let mut ranked = ranking(entrants, fates, weigh, part);
+    ranked.sort_by_key(|&i| Some(entrants[i].group) != group);
+    ranked
+}
+
 /// How one part of a race ended.
 struct Race<'a> {
     part: usize,
@@ -366,7 +397,7 @@ struct Race<'a> {
 }
 
 impl Race<'_> {
-    fn place(&self, place: usize) -> Option<(String, Times)> {
+    fn place(&self, place: usize) -> Option<(String, Measured)> {
         let &i = self.ranked.get(place)?;
         Some((self.entrants[i].id.clone(), self.fates[i].times()?))
     }
@@ -375,7 +406,7 @@ impl Race<'_> {
         std::iter::zip(self.entrants, self.fates).filter(|(entrant, _)| entrant.part == self.part)
     }
 
-    fn times(&self, id: &str) -> Option<Times> {
+    fn times(&self, id: &str) -> Option<Measured> {
         self.of_part().find(|(entrant, _)| entrant.id == id).and_then(|(_, fate)| fate.times())
     }
 
@@ -396,7 +427,7 @@ struct Launches<'a> {
 }
 
 impl Timer for Launches<'_> {
-    fn launch(&mut self, index: usize, launches: usize) -> Result<Vec<f32>, String> {
+    fn launch(&mut self, index: usize, launches: usize) -> Result<Vec<f64>, String> {
         self.stopwatch.launch(&self.entrants[index].id, launches)
     }
 

@@ -3,12 +3,12 @@
 use packscan_kernels::{rms_norm, selective_scan};
 use packscan_runtime::Dtype;
 use packscan_runtime::nvrtc::Arch;
-use packscan_tune::candidates::{Shape, Slot, slot};
+use packscan_tune::candidates::{Slot, slot};
+use packscan_tune::workload::Problem;
 use packscan_verify::operators;
 
-fn shape(channels: usize, rank: usize) -> Shape {
-    let lengths = vec![4096];
-    Shape { width: channels / 2, channels, rank, vocabulary: 50_280, parameters: 1 << 20, lengths }
+fn shape(channels: usize, rank: usize) -> Problem {
+    Problem { rank, parameters: 1 << 20, ..Problem::of_channels(vec![4096], channels, 16, Dtype::Bf16) }
 }
 
 fn scan(state: usize, channels: usize) -> selective_scan::Problem {

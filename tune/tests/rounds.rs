@@ -4,25 +4,25 @@ use packscan_tune::rounds::{Entrant, Fate, Timer, race, ranking};
 
 /// Times that never change but for a small wave, and a clock that counts launches.
 struct Fake {
-    ms: Vec<Result<f32, &'static str>>,
-    wave_ms: f32,
+    ms: Vec<Result<f64, &'static str>>,
+    wave_ms: f64,
     launched: Vec<usize>,
     most: usize,
 }
 
 impl Fake {
-    fn new(ms: &[f32]) -> Fake {
+    fn new(ms: &[f64]) -> Fake {
         let launched = vec![0; ms.len()];
         Fake { ms: ms.iter().copied().map(Ok).collect(), wave_ms: 0.001, launched, most: usize::MAX }
     }
 }
 
 impl Timer for Fake {
-    fn launch(&mut self, index: usize, launches: usize) -> Result<Vec<f32>, String> {
+    fn launch(&mut self, index: usize, launches: usize) -> Result<Vec<f64>, String> {
         let ms = self.ms[index]?;
         let before = self.launched[index];
         self.launched[index] += launches;
-        Ok((before..before + launches).map(|n| ms + self.wave_ms * (n % 3) as f32).collect())
+        Ok((before..before + launches).map(|n| ms + self.wave_ms * (n % 3) as f64).collect())
     }
 
     fn is_over(&self) -> bool {
@@ -40,12 +40,12 @@ fn level(_: u32) -> f64 {
 
 #[test]
 fn the_fastest_wins_and_the_slow_are_launched_least() {
-    let times: Vec<f32> = (0..16).map(|i| 1.0 + ((i * 7) % 16) as f32).collect();
+    let times: Vec<f64> = (0..16).map(|i| 1.0 + ((i * 7) % 16) as f64).collect();
     let (entrants, mut timer) = (alone(16), Fake::new(&times));
     let fates = race(&entrants, &level, &mut timer);
     let ranked = ranking(&entrants, &fates, &level, 0);
     let expected: Vec<usize> =
-        (0..16).map(|place| times.iter().position(|&t| t == 1.0 + place as f32).unwrap()).collect();
+        (0..16).map(|place| times.iter().position(|&t| t == 1.0 + place as f64).unwrap()).collect();
     assert_eq!(ranked, expected);
     assert_eq!(timer.launched[expected[15]], 3, "the slowest is out after the first round");
     assert!(timer.launched[expected[0]] > 3, "the best is timed again");

@@ -88,7 +88,7 @@ impl Times {
         variant: &V,
         mut launch: impl FnMut() -> packscan_runtime::Result<()>,
     ) -> AnyResult<Times> {
-        let mut times = (0..20).map(|_| cuda.time_ms(&mut launch)).collect::<Result<Vec<f32>, _>>()?;
+        let mut times = cuda.times_ms(20, &mut launch)?;
         times.sort_by(f32::total_cmp);
         let blocks = cuda.blocks_per_multiprocessor(variant)?;
         Ok(Times { median: times[times.len() / 2], least: times[0], most: times[times.len() - 1], blocks })

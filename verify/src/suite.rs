@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use packscan_runtime::kernel::{Spec, Variant};
 use packscan_runtime::nvrtc::Arch;
-use packscan_runtime::{Device, Dtype, Result, kernel};
+use packscan_runtime::{Device, Dtype, Packed, Result, kernel};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use crate::case::cases;
 use crate::check::{Trouble, check};
-use crate::{Call, Case, Failure, Operator, Property, Sizes, documents};
+use crate::compare::agrees;
+use crate::{Call, Case, Failure, Mismatch, Operator, Property, Sizes, Tensor, documents};
 
 /// How much is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,13 @@ pub trait Job: Send + Sync {
     /// # Errors
     /// Whatever the device reports.
     fn launch(&self, device: &Device, case: &Case) -> Result<()>;
+
+    /// Compares outputs of a run elsewhere with the book: the largest error as a share of its bound. The inputs are all that the outputs
+    /// depend on, so a slice of a large run will do; outputs are in the operator's order, and those left out are not compared.
+    ///
+    /// # Errors
+    /// The first element outside its bound.
+    fn agreement(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Option<Tensor>]) -> Result<f64, Box<Mismatch>>;
 }
 
 /// What a suite found.
@@ -248,6 +256,12 @@ impl<O: Operator> Job for Suite<O> {
         let Case { channels, groups, padding, .. } = *case;
         let call = Call { variant: &self.variant, packed: &packed, channels, groups, padding, rounds: 1 };
         O::run(&call, &inputs).map(drop)
+    }
+
+    fn agreement(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Option<Tensor>]) -> Result<f64, Box<Mismatch>> {
+        let book = O::book(&self.variant, packed, inputs);
+        let compared = std::iter::zip(outputs, &book).filter_map(|(got, want)| Some((got.as_ref()?, want)));
+        compared.map(|(got, want)| agrees(got, want, packed)).try_fold(0.0, |worst: f64, error| Ok(worst.max(error?)))
     }
 
     fn id(&self) -> String {

@@ -27,9 +27,10 @@ fn files(endings: &[&str]) -> Vec<PathBuf> {
 }
 
 /// Each crate and the crates of the workspace that it may see (dev-dependencies aside).
-const CRATES: [(&str, &[&str]); 9] = [
-    ("cli", &["data", "emulator", "kernels", "runtime", "train", "verify"]),
+const CRATES: [(&str, &[&str]); 10] = [
+    ("cli", &["data", "emulator", "kernels", "runtime", "train", "tune", "verify"]),
     ("train", &["data", "kernels", "runtime"]),
+    ("tune", &["kernels", "runtime", "verify"]),
     ("verify", &["emulator", "kernels", "reference", "runtime"]),
     ("kernels", &["macros", "runtime"]),
     ("macros", &[]),
@@ -73,7 +74,7 @@ fn an_operator_has_its_name_everywhere() {
             format!("reference/src/{operator}.rs"),
             format!("verify/src/operators/{operator}.rs"),
             format!("verify/tests/{operator}.rs"),
-            format!("verify/benches/{operator}.rs"),
+            format!("tune/src/workload/{operator}.rs"),
         ] {
             assert!(root().join(&file).is_file(), "operator {operator} has no {file}");
         }

@@ -87,6 +87,22 @@ impl Cuda {
         self.arch
     }
 
+    /// The driver's version where the system tells it, `580.159.04`, else the CUDA that it is for, `CUDA 13.0`.
+    pub fn driver() -> String {
+        let told = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+        let is_version = |word: &&str| word.contains('.') && word.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        if let Some(version) = told.lines().next().and_then(|line| line.split_whitespace().find(is_version)) {
+            return version.to_owned();
+        }
+        let mut cuda = 0;
+        // SAFETY: the pointer is to an integer that outlives the call.
+        let told = unsafe { sys::is_culib_present() && sys::cuDriverGetVersion(&mut cuda).result().is_ok() };
+        if !told {
+            return "none".to_owned();
+        }
+        format!("CUDA {}.{}", cuda / 1000, cuda % 1000 / 10)
+    }
+
     /// Its multiprocessors.
     ///
     /// # Errors
@@ -95,6 +111,25 @@ impl Cuda {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let count = self.context.attribute(attribute).map_err(failed("asking for the multiprocessor count"))?;
         Ok(count as usize)
+    }
+
+    /// Bytes of its L2.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the driver does not say.
+    pub fn l2_bytes(&self) -> Result<usize> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        Ok(self.context.attribute(attribute).map_err(failed("asking for the size of the L2"))? as usize)
+    }
+
+    /// The highest clock of its multiprocessors, in GHz.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the driver does not say.
+    pub fn clock_ghz(&self) -> Result<f64> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE;
+        let khz = self.context.attribute(attribute).map_err(failed("asking for the clock"))?;
+        Ok(f64::from(khz) / 1e6)
     }
 
     /// Its memory in bytes, `(free, total)`: what other processes, libraries and the driver leave, and what it has. Memory that is
@@ -122,18 +157,25 @@ impl Cuda {
         self.context.synchronize().map_err(failed("waiting for the GPU"))
     }
 
-    /// The time that `work` takes on the GPU, in milliseconds, between two events.
+    /// The times that `count` runs of `work` take on the GPU, in milliseconds, between events: one after the other, and after all that was
+    /// launched before. The host waits at the end alone.
     ///
     /// # Errors
     /// That of `work`, or [`Error::Cuda`].
-    pub fn time_ms(&self, work: impl FnOnce() -> Result<()>) -> Result<f32> {
+    pub fn times_ms(&self, count: usize, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f32>> {
+        let mut events = vec![self.timestamp()?];
+        for _ in 0..count {
+            work()?;
+            events.push(self.timestamp()?);
+        }
+        let between = |pair: &[CudaEvent]| pair[0].elapsed_ms(&pair[1]).map_err(failed("reading an event"));
+        events.windows(2).map(between).collect()
+    }
+
+    /// The end of what was launched so far, with its time.
+    fn timestamp(&self) -> Result<CudaEvent> {
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let stream = self.context.default_stream();
-        let record = || stream.record_event(flags).map_err(failed("recording an event"));
-        let start = record()?;
-        work()?;
-        let end = record()?;
-        start.elapsed_ms(&end).map_err(failed("reading an event"))
+        self.context.default_stream().record_event(flags).map_err(failed("recording an event"))
     }
 
     /// Makes the context current for the calling thread, and gives the stream on which everything runs in order.

@@ -29,7 +29,7 @@ pub fn sizes<const COUNT: usize>(defaults: [(&str, usize); COUNT]) -> [usize; CO
 pub fn report(cuda: &Cuda, what: &str, bytes: usize, mut launch: impl FnMut() -> Result<Launched>) -> Result<()> {
     let mut launch = || launch().map(drop);
     launch()?;
-    let mut times = (0..LAUNCHES).map(|_| cuda.time_ms(&mut launch)).collect::<Result<Vec<f32>>>()?;
+    let mut times = cuda.times_ms(LAUNCHES, &mut launch)?;
     times.sort_by(f32::total_cmp);
     let (median, floor) = (f64::from(times[LAUNCHES / 2]), bytes as f64 / BANDWIDTH * 1e3);
     println!("{median:8.3} ms, memory floor {floor:.3} ms, ratio {:.2}  {what}", median / floor);

@@ -1,0 +1,165 @@
+//! A device as what tunes: a GPU, and for tests the emulator.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use packscan_runtime::nvrtc::{Arch, Compile, Emit, compile_cached};
+use packscan_runtime::occupancy::{Block, Limits, occupancy};
+use packscan_runtime::predict::{GPUS, Gpu, Prediction, Problem as Predicted, Samples};
+use packscan_runtime::{Cuda, Device};
+use packscan_verify::cost::Cost;
+use packscan_verify::{Job, Level, Plan, operators};
+
+use crate::Result;
+use crate::candidates::{Slot, carrying};
+use crate::tune::{Floor, Hardware, Stopwatch};
+use crate::workload::{Bench, Machine, Problem, like, timing};
+
+/// A device, and the sizes that are tuned for.
+pub struct Tuning<'a> {
+    device: &'a Device,
+    problem: &'a Problem,
+    driver: String,
+    gpu: Gpu,
+    dead: AtomicBool,
+}
+
+/// Random cases of a quick suite, besides the fixed ones.
+const CASES: u32 = 1;
+
+impl<'a> Tuning<'a> {
+    /// A device on which kernels run.
+    ///
+    /// # Errors
+    /// If the driver does not say how many multiprocessors there are.
+    pub fn new(device: &'a Device, problem: &'a Problem) -> Result<Tuning<'a>> {
+        let (driver, gpu) = match device {
+            Device::Cuda(cuda) => {
+                (Cuda::driver(), Gpu { multiprocessors: cuda.multiprocessors()?, ..like(cuda).clone() })
+            }
+            Device::Emulator(_) | Device::Cpu => (Cuda::driver(), GPUS[0].clone()),
+        };
+        Ok(Tuning { device, problem, driver, gpu, dead: AtomicBool::new(false) })
+    }
+
+    fn arch(&self) -> Arch {
+        self.device.arch().unwrap_or_default()
+    }
+
+    /// The size of a call of a kernel, as costs are predicted for it.
+    fn predicted(&self, kernel: &str) -> Predicted {
+        let Problem { lengths, width, channels, vocabulary, logits_rows, parameters, .. } = self.problem;
+        let (tokens, channels) = match kernel.split('_').next().unwrap_or_default() {
+            "rms" | "embedding" => (self.problem.tokens(), *width),
+            "cross" => (*logits_rows, *vocabulary),
+            // Their tensors have no rows.
+            "adamw" | "grad" => (parameters.div_ceil(4096), 4096),
+            _ => (self.problem.tokens(), *channels),
+        };
+        Predicted { tokens, channels, sequences: lengths.len() }
+    }
+
+    /// What the emulator's counts and the compiler's numbers say together; all launches of the pass.
+    fn predict(&self, job: &dyn Job, kernel: &str) -> Result<Option<Prediction>, String> {
+        // What the emulator does not know can still be timed.
+        let Ok(cost) = Cost::of(job) else { return Ok(None) };
+        let problem = self.predicted(kernel);
+        let launches = cost.predict(&self.gpu, &problem).map_err(|error| error.to_string())?;
+        if let Some(own) = cost.launches.first() {
+            self.check_room(job, own)?;
+        }
+        let all = launches.iter().map(|launch| launch.ms).sum();
+        Ok(launches.into_iter().next().map(|own| Prediction { ms: all, ..own }))
+    }
+
+    /// That a multiprocessor holds a block at all, with the registers that the compiler gave it.
+    fn check_room(&self, job: &dyn Job, own: &Samples) -> Result<(), String> {
+        let (source, id, config) = (job.source(), job.id(), own.runs[0].config);
+        let request = Compile { name: &id, source: &source, arch: self.arch(), emit: Emit::Cubin, options: &[] };
+        let resources = compile_cached(&request).map_err(|error| error.to_string())?.resources().unwrap_or_default();
+        let block = Block {
+            threads: config.threads,
+            registers: resources.registers as usize,
+            shared_bytes: config.shared_bytes + resources.shared_bytes as usize,
+        };
+        match Limits::of(self.arch()).map(|limits| occupancy(&limits, &block)) {
+            Some(full) if full.blocks == 0 => {
+                let limits = full.limited_by.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+                Err(format!("no block of it fits a multiprocessor, for its {limits}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn suite(&self, id: &str) -> Result<(), String> {
+        let job = operators::job(id).map_err(|error| error.to_string())?;
+        let (states, dtypes) = (Vec::new(), Vec::new());
+        let (level, device) = (Level::Quick, self.device.clone());
+        let plan = Plan { states, dtypes, device, cases: CASES, seed: 1, level, fault: None };
+        let outcome = job.run(&plan, &|| ());
+        match (outcome.failure, outcome.error) {
+            (Some((case, failure)), _) => Err(format!("{failure}, on {case}")),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl Hardware for Tuning<'_> {
+    fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    fn compile(&self, slot: &Slot, id: &str) -> Result<Option<Prediction>, String> {
+        let job = operators::job(id).map_err(|error| error.to_string())?;
+        let source = job.source();
+        let request = Compile { name: id, source: &source, arch: self.arch(), emit: Emit::Cubin, options: &[] };
+        compile_cached(&request).map_err(|error| error.to_string())?;
+        self.predict(&*job, slot.kernel)
+    }
+
+    fn verify(&self, id: &str) -> Result<(), String> {
+        let verified = self.suite(id);
+        if verified.is_err() && self.device.synchronize().is_err() {
+            self.dead.store(true, Ordering::Relaxed);
+        }
+        verified
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.dead.load(Ordering::Relaxed)
+    }
+
+    fn stopwatch(&self) -> Result<Box<dyn Stopwatch + '_>> {
+        let machine = match self.device {
+            Device::Cuda(cuda) => Some(Machine::of(cuda, self.device)?),
+            Device::Emulator(_) | Device::Cpu => None,
+        };
+        Ok(Box::new(Launches { tuning: self, bench: Bench::new(self.device, self.problem.clone())?, machine }))
+    }
+}
+
+/// Launches at the sizes that are tuned for.
+struct Launches<'a> {
+    tuning: &'a Tuning<'a>,
+    bench: Rc<Bench>,
+    machine: Option<Machine>,
+}
+
+impl Stopwatch for Launches<'_> {
+    fn launch(&mut self, id: &str, launches: usize) -> Result<Vec<f64>, String> {
+        let mut workload = self.bench.workload(id).map_err(|error| error.to_string())?;
+        timing::samples(self.tuning.device, launches, || workload.run()).map_err(|error| error.to_string())
+    }
+
+    fn confirm(&mut self, id: &str) -> Result<(), String> {
+        let mut workload = self.bench.workload(id).map_err(|error| error.to_string())?;
+        workload.check().map_err(|error| error.to_string())?;
+        carrying(id).map_or(Ok(()), |carrying| self.tuning.suite(&carrying))
+    }
+
+    fn floor(&mut self, id: &str) -> Option<Floor> {
+        let bound = self.bench.workload(id).ok()?.floor().on(self.machine.as_ref()?);
+        Some(Floor { ms: bound.ms, limit: bound.limit.to_string() })
+    }
+}

@@ -1,0 +1,170 @@
+//! [`Bench`]: a problem on a device, with the buffers that its workloads share.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use packscan_kernels::cast;
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed};
+
+use super::data::{Data, Pattern};
+use super::{
+    Problem, Workload, adamw, cast as casts, causal_conv1d, cross_entropy, embedding, grad_norm, neg_exp, rms_norm,
+    selective_scan, sum_rows,
+};
+use crate::{Error, Result};
+
+/// The most sets of inputs and outputs that a workload takes turns over.
+const MOST_TURNS: usize = 64;
+
+/// A problem on a device. Buffers are made once, by name, and shared by all workloads that use them.
+pub struct Bench {
+    device: Device,
+    problem: Problem,
+    packed: DevicePacked,
+    /// A pack of one token, for operators on things that are no tokens.
+    one: DevicePacked,
+    l2_bytes: usize,
+    buffers: RefCell<HashMap<(&'static str, usize), Rc<Buffer>>>,
+    patterns: RefCell<HashMap<&'static str, Rc<Pattern>>>,
+}
+
+impl Bench {
+    /// Puts the pack on the device; everything else is made when a workload first needs it.
+    ///
+    /// # Errors
+    /// [`packscan_runtime::Error::Packed`] for lengths that are no pack, and where the device has no room.
+    pub fn new(device: &Device, problem: Problem) -> Result<Rc<Bench>> {
+        let packed = Packed::from_lengths(&problem.lengths)?.on(device)?;
+        let one = Packed::from_lengths(&[1])?.on(device)?;
+        let l2_bytes = match device {
+            Device::Cuda(cuda) => cuda.l2_bytes()?,
+            Device::Emulator(_) | Device::Cpu => 0,
+        };
+        let (buffers, patterns) = (RefCell::default(), RefCell::default());
+        Ok(Rc::new(Bench { device: device.clone(), problem, packed, one, l2_bytes, buffers, patterns }))
+    }
+
+    /// The sizes.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The pack.
+    pub fn packed(&self) -> &DevicePacked {
+        &self.packed
+    }
+
+    /// The variant with this id, ready to be run.
+    ///
+    /// # Errors
+    /// [`packscan_runtime::Error::Id`] and [`packscan_runtime::Error::Variant`] for an id that names none,
+    /// [`Error::OtherProblem`] for one of another problem, [`Error::TooLarge`] where the device has no room.
+    pub fn workload(self: &Rc<Self>, id: &str) -> Result<Box<dyn Workload>> {
+        match id.split('-').next().unwrap_or_default() {
+            "selective_scan_fwd" => selective_scan::forward(self, id.parse()?),
+            "selective_scan_bwd" => selective_scan::backward(self, id.parse()?),
+            "causal_conv1d_fwd" => causal_conv1d::forward(self, id.parse()?),
+            "causal_conv1d_bwd" => causal_conv1d::backward(self, id.parse()?),
+            "rms_norm_fwd" => rms_norm::forward(self, id.parse()?),
+            "rms_norm_bwd" => rms_norm::backward(self, id.parse()?),
+            "embedding_fwd" => embedding::forward(self, id.parse()?),
+            "embedding_bwd" => embedding::backward(self, id.parse()?),
+            "cross_entropy" => cross_entropy::forward(self, id.parse()?),
+            "adamw" => adamw::forward(self, id.parse()?),
+            "grad_norm" => grad_norm::forward(self, id.parse()?),
+            "grad_norm_clip" => grad_norm::clip(self, id.parse()?),
+            "neg_exp_fwd" => neg_exp::forward(self, id.parse()?),
+            "neg_exp_bwd" => neg_exp::backward(self, id.parse()?),
+            "sum_rows" => sum_rows::forward(self, id.parse()?),
+            "sum_rows_tokens" => sum_rows::tokens(self, id.parse()?),
+            "cast" => casts::forward(self, id.parse()?),
+            // Whatever else it is, it says which kernels there are.
+            _ => Err(packscan_verify::operators::job(id)
+                .err()
+                .map_or_else(|| unreachable!("kernel of {id}"), Error::from)),
+        }
+    }
+
+    /// How many sets of inputs and outputs of `bytes` each it takes that one is gone from the L2 when it is used again.
+    pub(super) fn turns(&self, bytes: usize) -> usize {
+        (2 * self.l2_bytes).div_ceil(bytes.max(1)).clamp(1, MOST_TURNS)
+    }
+
+    /// The pack of one token.
+    pub(super) fn one(&self) -> &DevicePacked {
+        &self.one
+    }
+
+    /// The buffer of an input, filled when it is first asked for.
+    pub(super) fn input(&self, data: &Data, turn: usize) -> Result<Rc<Buffer>> {
+        if let Some(buffer) = self.known(data.name, turn, data.dtype, data.len()) {
+            return Ok(buffer);
+        }
+        let buffer = self.room(data.name, turn, data.dtype, data.len())?;
+        self.fill(&buffer, &self.pattern(data))?;
+        Ok(buffer)
+    }
+
+    /// A buffer to write to. What an earlier workload left in it may still be there.
+    pub(super) fn room(&self, name: &'static str, turn: usize, dtype: Dtype, len: usize) -> Result<Rc<Buffer>> {
+        if let Some(buffer) = self.known(name, turn, dtype, len) {
+            return Ok(buffer);
+        }
+        // What had the name before goes first.
+        self.buffers.borrow_mut().remove(&(name, turn));
+        self.check_room(name, len * dtype.bytes())?;
+        let buffer = Rc::new(Buffer::unwritten(&self.device, dtype, len)?);
+        self.buffers.borrow_mut().insert((name, turn), buffer.clone());
+        Ok(buffer)
+    }
+
+    /// A buffer of f32 to add to, which starts as zeros.
+    pub(super) fn sums(&self, name: &'static str, turn: usize, len: usize) -> Result<Rc<Buffer>> {
+        let buffer = self.room(name, turn, Dtype::F32, len)?;
+        buffer.zero()?;
+        Ok(buffer)
+    }
+
+    /// The numbers of an input.
+    pub(super) fn pattern(&self, data: &Data) -> Rc<Pattern> {
+        self.patterns.borrow_mut().entry(data.name).or_insert_with(|| Rc::new(data.pattern())).clone()
+    }
+
+    fn known(&self, name: &'static str, turn: usize, dtype: Dtype, len: usize) -> Option<Rc<Buffer>> {
+        let buffers = self.buffers.borrow();
+        buffers.get(&(name, turn)).filter(|b| b.dtype() == dtype && b.len() == len).cloned()
+    }
+
+    fn check_room(&self, name: &'static str, bytes: usize) -> Result<()> {
+        let Device::Cuda(cuda) = &self.device else { return Ok(()) };
+        let (free, _) = cuda.memory()?;
+        if bytes as u64 <= free {
+            return Ok(());
+        }
+        let (needed_gb, free_gb) = (bytes as f64 / 1e9, free as f64 / 1e9);
+        Err(Error::TooLarge { name, needed_gb, free_gb, device: self.device.to_string() })
+    }
+
+    /// Repeats a pattern: the host copies it once, the device doubles it from there.
+    fn fill(&self, buffer: &Buffer, pattern: &Pattern) -> Result<()> {
+        let first = pattern.0.len();
+        if first == 0 {
+            return Ok(());
+        }
+        buffer.part(0, first, 1)?.write_f32(&pattern.0)?;
+        let mut filled = first;
+        while filled < buffer.len() {
+            let more = filled.min(buffer.len() - filled);
+            let variant = cast::default_variant(more, buffer.dtype(), buffer.dtype());
+            cast::forward(&self.one, &variant, buffer.part(0, 1, more)?, buffer.part(filled, 1, more)?)?;
+            filled += more;
+        }
+        Ok(())
+    }
+}
