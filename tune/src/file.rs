@@ -152,6 +152,16 @@ impl Contents {
     }
 }
 
+/// What lies where a tuning file belongs.
+enum State {
+    Nothing,
+    Whole(Contents),
+    /// Of another GPU.
+    Foreign(String),
+    /// No tuning file, and why not.
+    Broken(String),
+}
+
 /// The tuning file of one GPU.
 #[derive(Clone, Debug)]
 pub struct TuningFile {
@@ -178,12 +188,16 @@ impl TuningFile {
     /// # Errors
     /// [`Error::File`] for one that cannot be read or set aside.
     pub fn read(&self) -> Result<(Contents, Option<String>)> {
-        match self.parsed()? {
-            None => Ok((Contents::empty(&self.gpu), None)),
-            Some(Ok(contents)) => Ok(self.of_this_gpu(contents)),
-            Some(Err(_)) => {
+        match self.state()? {
+            State::Nothing => Ok((Contents::empty(&self.gpu), None)),
+            State::Whole(contents) => Ok((contents, None)),
+            State::Foreign(gpu) => {
+                let said = format!("{} is of {gpu}, not of {}, and is passed over", self.path.display(), self.gpu);
+                Ok((Contents::empty(&self.gpu), Some(said)))
+            }
+            State::Broken(_) => {
                 let _lock = self.lock()?;
-                self.read_locked()
+                self.read_to_replace()
             }
         }
     }
@@ -194,7 +208,7 @@ impl TuningFile {
     /// [`Error::File`]; the file is then as it was.
     pub fn add(&self, new: &[Tuned]) -> Result<Option<String>> {
         let _lock = self.lock()?;
-        let (mut contents, said) = self.read_locked()?;
+        let (mut contents, said) = self.read_to_replace()?;
         contents.merge(new);
         let folder = self.path.parent().expect("it is in a folder");
         let written = || {
@@ -207,42 +221,31 @@ impl TuningFile {
         Ok(said)
     }
 
-    /// The text, understood or not; `None` where there is no file.
-    fn parsed(&self) -> Result<Option<Result<Contents, String>>> {
-        match fs::read(&self.path) {
-            Ok(bytes) => {
-                let text = String::from_utf8(bytes).map_err(|error| error.to_string());
-                Ok(Some(text.and_then(|text| Contents::parse(&text))))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::file("read", &self.path, source)),
-        }
+    /// Reads while nobody writes, and sets aside what may not be overwritten: what is broken now is no half of what another process does.
+    fn read_to_replace(&self) -> Result<(Contents, Option<String>)> {
+        let why = match self.state()? {
+            State::Nothing => return Ok((Contents::empty(&self.gpu), None)),
+            State::Whole(contents) => return Ok((contents, None)),
+            State::Foreign(gpu) => format!("is of {gpu}, not of {}", self.gpu),
+            State::Broken(why) => format!("is no tuning file ({})", why.lines().next().unwrap_or_default()),
+        };
+        let aside = self.set_aside()?;
+        let said = format!("{} {why}; it is now {}, and tuning begins anew", self.path.display(), aside.display());
+        Ok((Contents::empty(&self.gpu), Some(said)))
     }
 
-    /// Reads while nobody writes: what is broken now is no half of what another process does.
-    fn read_locked(&self) -> Result<(Contents, Option<String>)> {
-        match self.parsed()? {
-            None => Ok((Contents::empty(&self.gpu), None)),
-            Some(Ok(contents)) => Ok(self.of_this_gpu(contents)),
-            Some(Err(why)) => {
-                let aside = self.set_aside()?;
-                let said = format!(
-                    "{} is no tuning file ({}); it is now {}, and tuning begins anew",
-                    self.path.display(),
-                    why.lines().next().unwrap_or_default(),
-                    aside.display()
-                );
-                Ok((Contents::empty(&self.gpu), Some(said)))
-            }
-        }
-    }
-
-    fn of_this_gpu(&self, contents: Contents) -> (Contents, Option<String>) {
-        if contents.gpu == self.gpu {
-            return (contents, None);
-        }
-        let said = format!("{} is of {}, not of {}, and is passed over", self.path.display(), contents.gpu, self.gpu);
-        (Contents::empty(&self.gpu), Some(said))
+    fn state(&self) -> Result<State> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::Nothing),
+            Err(source) => return Err(Error::file("read", &self.path, source)),
+        };
+        let text = String::from_utf8(bytes).map_err(|error| error.to_string());
+        Ok(match text.and_then(|text| Contents::parse(&text)) {
+            Ok(contents) if contents.gpu == self.gpu => State::Whole(contents),
+            Ok(contents) => State::Foreign(contents.gpu),
+            Err(why) => State::Broken(why),
+        })
     }
 
     /// Renames the file to `NAME.corrupt-SECONDS`, or the next free number.
