@@ -8,6 +8,7 @@ pub mod candidates;
 mod error;
 pub mod file;
 mod hardware;
+pub mod known;
 pub mod rounds;
 pub mod tune;
 pub mod workload;
