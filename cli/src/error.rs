@@ -14,6 +14,32 @@ pub enum Error {
     #[error(transparent)]
     Train(#[from] packscan_train::Error),
 
+    /// Timing kernels.
+    #[error(transparent)]
+    Tune(#[from] packscan_tune::Error),
+
+    /// Tuning where there is no GPU.
+    #[error("tune times kernels on an NVIDIA GPU: {0}\n`gen --emit stats` predicts what a kernel costs, without a GPU")]
+    TuneNeedsGpu(packscan::Error),
+
+    /// An operator that no training step launches by itself.
+    #[error("{operator} has nothing to tune; name one of {known}")]
+    NothingToTune {
+        /// What was asked for.
+        operator: String,
+        /// What could be.
+        known: String,
+    },
+
+    /// A file of lengths that is none.
+    #[error("{}: {what}; lengths are whole numbers with spaces or lines between them", path.display())]
+    Lengths {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+
     /// Text and packs.
     #[error(transparent)]
     Data(#[from] packscan_data::Error),

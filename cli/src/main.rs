@@ -18,6 +18,8 @@ mod report;
 mod saved;
 mod stats;
 mod train;
+mod tune;
+mod variants;
 mod verify;
 
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Command {
     Gen(generate::Gen),
     /// Check that kernels compute what the textbook says and that nothing passes from one sequence to another.
     Verify(verify::Verify),
+    /// Find the fastest verified variant of every kernel of a model on this GPU, and remember it.
+    Tune(tune::Tune),
     /// Write a model in another layout, type or number of files: Hugging Face's or the original one's.
     Convert(convert::Convert),
     /// Show what packing makes of a text: padding, packs, time and a picture of its lengths.
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
         Command::Eval(command) => command.run(),
         Command::Gen(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Tune(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Pack(command) => command.run(),
         Command::Doctor => doctor::run(),

@@ -13,7 +13,7 @@ use crate::{Error, ModelConfig, Result};
 pub type Ids = BTreeMap<String, String>;
 
 /// One variant for each launch of a training step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Variants {
     /// A row of the embedding for each token.
     pub embedding: embedding::Forward,

@@ -59,8 +59,12 @@ impl Known {
     /// [`crate::Error::File`] for a file that cannot be read.
     pub fn open(cache: &Path, gpu: &str, driver: &str) -> Result<(Known, Option<String>)> {
         let (contents, said) = TuningFile::of(cache, gpu).read()?;
-        let shipped = shipped().tuned_for(gpu);
-        Ok((Known { here: contents.tuned, shipped, driver: driver.to_owned() }, said))
+        Ok((Known { here: contents.tuned, ..Known::shipped_alone(gpu, driver) }, said))
+    }
+
+    /// What ships for a GPU, where its own file cannot be read.
+    pub fn shipped_alone(gpu: &str, driver: &str) -> Known {
+        Known { here: Vec::new(), shipped: shipped().tuned_for(gpu), driver: driver.to_owned() }
     }
 
     /// The fastest variants of launches that are chosen together, for packs of `tokens`. Both files are asked for all of them: this GPU's

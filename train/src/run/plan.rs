@@ -29,7 +29,7 @@ pub struct Request<'a> {
     /// Ranks that share the state of the optimiser; 1 where it is not shared.
     pub shards: usize,
     /// What the launches run: saved states and partial sums are theirs.
-    pub variants: &'a Variants,
+    pub variants: Variants,
 }
 
 /// What cuBLASLt may use, and what a driver keeps to itself: measured on an H200, rounded up.
@@ -52,8 +52,8 @@ impl Request<'_> {
     fn workspace_bytes(&self) -> usize {
         let (d, n) = (self.config.channels(), self.config.state);
         let Variants { scan_bwd, conv_bwd, .. } = self.variants;
-        let selective_scan::Backward { channels, .. } = *scan_bwd;
-        let causal_conv1d::Backward { ways, run, .. } = *conv_bwd;
+        let selective_scan::Backward { channels, .. } = scan_bwd;
+        let causal_conv1d::Backward { ways, run, .. } = conv_bwd;
         let tokens = self.tokens * d.div_ceil(channels as usize) * 2 * n;
         let groups = GROUPS * d * (n + 2);
         let conv = self.tokens.div_ceil((ways * run) as usize) * d * (self.config.taps + 1);
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use crate::variants::{Carries, Ids};
 
-    fn request<'a>(config: &'a ModelConfig, variants: &'a Variants) -> Request<'a> {
+    fn request(config: &ModelConfig, variants: Variants) -> Request<'_> {
         Request { config, io: Dtype::Bf16, tokens: 16_384, shards: 1, variants }
     }
 
@@ -156,14 +156,13 @@ mod tests {
         let near = Variants::of(&config, Dtype::Bf16, &ids).unwrap();
         let bytes = |variants| request(&config, variants).plan(&[Recompute::None; 48]).bytes();
         let states = |distance: u32| 48 * 16_384 / distance as usize * 4096 * 16 * 4;
-        assert_eq!(bytes(&near) - bytes(&far), states(8) - states(far.scan.chunk));
+        assert_eq!(bytes(near) - bytes(far), states(8) - states(far.scan.chunk));
     }
 
     #[test]
     fn as_little_is_computed_again_as_fits() {
         let config = ModelConfig::named("1.4b").unwrap().for_vocabulary(50_277).unwrap();
-        let variants = hand_picked(&config);
-        let request = request(&config, &variants);
+        let request = request(&config, hand_picked(&config));
         assert_eq!(request.choose(None).unwrap(), vec![Recompute::None; 48]);
         let chosen = request.choose(Some(50 << 30)).unwrap();
         let mut less = chosen.clone();
@@ -175,10 +174,9 @@ mod tests {
     #[test]
     fn too_little_memory_names_what_would_fit() {
         let config = ModelConfig::named("2.8b").unwrap().for_vocabulary(50_277).unwrap();
-        let variants = hand_picked(&config);
-        let error = request(&config, &variants).choose(Some(54 << 30)).unwrap_err().to_string();
+        let error = request(&config, hand_picked(&config)).choose(Some(54 << 30)).unwrap_err().to_string();
         assert!(error.contains("--tokens 2048") || error.contains("--tokens 4096"), "{error}");
-        let error = request(&config, &variants).choose(Some(8 << 30)).unwrap_err().to_string();
+        let error = request(&config, hand_picked(&config)).choose(Some(8 << 30)).unwrap_err().to_string();
         assert!(error.contains("smaller model"), "{error}");
     }
 }
