@@ -362,6 +362,7 @@ impl Train {
                 steps: settings.rates.steps,
             }),
             Some(checkpoint) => {
+                checkpoint.check(&settings.model)?;
                 let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
                 Ok(Begun { settings, folder, resumed, pretrained: None })
             }

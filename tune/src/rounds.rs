@@ -105,7 +105,7 @@ fn won(entrants: &[Entrant], fates: &[Fate], part: usize) -> bool {
 fn of_samples(samples: &[f64]) -> Measured {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let at = |share: f64| f64::from(sorted[((sorted.len() - 1) as f64 * share).round() as usize]);
+    let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
     Measured { median_ms: at(0.5), spread_ms: at(0.75) - at(0.25), launches: sorted.len() }
 }
 
