@@ -19,8 +19,21 @@ pub enum Error {
     Tune(#[from] packscan_tune::Error),
 
     /// Tuning where there is no GPU.
-    #[error("tune times kernels on an NVIDIA GPU: {0}\n`gen --emit stats` predicts what a kernel costs, without a GPU")]
-    TuneNeedsGpu(packscan::Error),
+    #[error(
+        "tune needs an NVIDIA GPU, and {why}; `packscan doctor` shows what was found\n`gen --emit stats` predicts what a kernel costs, \
+         without a GPU"
+    )]
+    TuneNeedsGpu {
+        /// What is missing.
+        why: String,
+    },
+
+    /// Sequences without any token.
+    #[error("{} has no token: its lengths are all 0, or there is none", path.display())]
+    NoTokens {
+        /// The file of lengths.
+        path: PathBuf,
+    },
 
     /// An operator that no training step launches by itself.
     #[error("{operator} has nothing to tune; name one of {known}")]
@@ -31,13 +44,39 @@ pub enum Error {
         known: String,
     },
 
-    /// A file of lengths that is none.
-    #[error("{}: {what}; lengths are whole numbers with spaces or lines between them", path.display())]
-    Lengths {
+    /// Timing kernels where there is no GPU.
+    #[error(
+        "bench needs an NVIDIA GPU, and {why}; `packscan doctor` shows what was found\n`bench --step --model tiny --cpu` times whole steps on the CPU; \
+         `gen --emit stats` predicts what a kernel costs, without a GPU"
+    )]
+    BenchNeedsGpu {
+        /// What is missing.
+        why: String,
+    },
+
+    /// A pass that none of the operators has.
+    #[error("none of these operators has a pass {pass}; leave out --pass, or name another operator")]
+    NothingToTime {
+        /// The pass.
+        pass: String,
+    },
+
+    /// A file that cannot be read.
+    #[error("{} cannot be read: {source}; name another", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A file of recorded times that is none.
+    #[error("{} is no recorded bench: {source}; write one with `bench --json`", path.display())]
+    NoRecord {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        what: String,
+        source: serde_json::Error,
     },
 
     /// Text and packs.

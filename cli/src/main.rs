@@ -1,9 +1,10 @@
-//! The `packscan` command: train models, use and convert them, pack text, generate kernels, verify them,
+//! The `packscan` command: train models, use and convert them, pack text, generate kernels, verify and time them,
 //! and look at the machine.
 //!
 //! Exit codes: 0 all is well, 1 a property did not hold, 2 the input or the machine is at fault, 3 an injected fault was not
 //! caught, 130 interrupted.
 
+mod bench;
 mod convert;
 mod doctor;
 mod error;
@@ -11,6 +12,7 @@ mod evaluate;
 mod generate;
 mod generate_text;
 mod machine;
+mod memory;
 mod output;
 mod pack;
 mod parse;
@@ -48,6 +50,8 @@ enum Command {
     Verify(verify::Verify),
     /// Find the fastest verified variant of every kernel of a model on this GPU, and remember it.
     Tune(tune::Tune),
+    /// Time kernels at the sizes of a model against what the GPU could do, or whole training steps.
+    Bench(Box<bench::Bench>),
     /// Write a model in another layout, type or number of files: Hugging Face's or the original one's.
     Convert(convert::Convert),
     /// Show what packing makes of a text: padding, packs, time and a picture of its lengths.
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
         Command::Gen(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Tune(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Pack(command) => command.run(),
         Command::Doctor => doctor::run(),

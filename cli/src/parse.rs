@@ -86,7 +86,8 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-fn one_of(what: &'static str, text: &str, known: &[&str]) -> Result<String, Error> {
+/// One of some names.
+pub fn one_of(what: &'static str, text: &str, known: &[&str]) -> Result<String, Error> {
     if known.contains(&text) { Ok(text.to_owned()) } else { Err(unknown(what, text, known)) }
 }
 

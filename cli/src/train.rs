@@ -17,6 +17,7 @@ use packscan_tune::workload::natural_lengths;
 
 use crate::error::{Error, Result};
 use crate::machine::Machine;
+use crate::memory::{Choice, Memory};
 use crate::saved::Saved;
 use crate::variants::{Launches, Missing};
 use crate::{Verdict, output, parse};
@@ -162,8 +163,9 @@ struct Learning {
     clip: f32,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum SchemeName {
+/// What a pack is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemeName {
     Packed,
     Single,
     Padded,
@@ -181,14 +183,6 @@ enum StrategyName {
 enum CutName {
     Stop,
     Flow,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Choice {
-    Auto,
-    None,
-    Cheap,
-    Full,
 }
 
 impl Packing {
@@ -261,7 +255,10 @@ impl Train {
             settings.variants = self.variants(&settings, &device, ranks, first)?;
         }
         let shards = if settings.shard { ranks } else { 1 };
-        self.place(&mut settings, &device, shards)?;
+        settings.recompute = self.memory().choose(&request(&settings, shards)?, &device, |chosen| {
+            let settings = Settings { recompute: chosen.to_vec(), ..settings.clone() };
+            plan(&settings, shards).map_or_else(|error| error.to_string(), |plan| plan.trim_end().to_owned())
+        })?;
         if self.plan {
             output::results(plan(&settings, shards)?)?;
             return Ok(Verdict::Good);
@@ -309,6 +306,10 @@ impl Train {
         let (ids, lines) = Launches::new(&settings.model, settings.io()?, lengths).choose(device, missing)?;
         lines.iter().filter(|_| first).for_each(|line| output::note(line));
         Ok(ids)
+    }
+
+    fn memory(&self) -> Memory {
+        Memory { choice: self.recompute, bytes: self.memory }
     }
 
     /// The settings of a new run.
@@ -368,36 +369,6 @@ impl Train {
             }
             None => Err(Error::NothingToResume { folder: folder.to_owned() }),
         }
-    }
-
-    /// Decides what blocks compute again.
-    fn place(&self, settings: &mut Settings, device: &Device, shards: usize) -> Result<()> {
-        let all = |kind| vec![kind; settings.model.layers];
-        settings.recompute = match self.recompute {
-            Choice::None => all(Recompute::None),
-            Choice::Cheap => all(Recompute::Cheap),
-            Choice::Full => all(Recompute::Full),
-            Choice::Auto => request(settings, shards)?.choose(self.budget(device)?)?,
-        };
-        let (needed, budget) = (request(settings, shards)?.plan(&settings.recompute).bytes(), self.budget(device)?);
-        if budget.is_some_and(|budget| needed > budget) {
-            // The same error as where nothing fits, with this choice's cure: let packscan choose.
-            request(settings, shards)?.choose(budget)?;
-            return Err(Error::TooLittleMemory {
-                plan: plan(settings, shards)?.trim_end().to_owned(),
-                budget: budget.unwrap_or_default(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Bytes that the plan may have; none where nothing is known.
-    fn budget(&self, device: &Device) -> Result<Option<usize>> {
-        Ok(match (self.memory, device) {
-            (Some(bytes), _) => Some(bytes),
-            (None, Device::Cuda(cuda)) => Some(cuda.memory()?.0 as usize),
-            (None, _) => None,
-        })
     }
 }
 

@@ -7,11 +7,11 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use packscan::runtime::cache;
 use packscan::runtime::predict::Prediction;
-use packscan::{Device, Dtype};
+use packscan::{Device, Dtype, Packed};
 use packscan_train::ModelConfig;
 use packscan_tune::file::{Contents, Tuned, TuningFile};
 use packscan_tune::tune::{Found, Team};
-use packscan_tune::workload::natural_lengths;
+use packscan_tune::workload::{natural_lengths, read_lengths};
 use packscan_verify::operators;
 
 use crate::error::{Error, Result};
@@ -37,9 +37,8 @@ pub struct Tune {
     /// Tokens of a pack.
     #[arg(long, value_name = "T", default_value_t = 16_384, value_parser = parse::size)]
     tokens: usize,
-    /// The lengths of sequences, whole numbers with spaces or lines between them, repeated until they fill a pack [default: as of
-    /// natural text].
-    #[arg(long, value_name = "FILE")]
+    /// A file with the tokens of each sequence [default: lengths as of natural text].
+    #[arg(long, value_name = "FILE", conflicts_with = "tokens")]
     lengths: Option<PathBuf>,
     /// Only this operator; may be repeated [default: all of a training step].
     #[arg(long, value_name = "OP", value_parser = parse::operator)]
@@ -63,7 +62,7 @@ impl Tune {
     pub fn run(&self) -> Result<Verdict> {
         let launches = Launches::new(&self.config()?, self.dtype, self.lengths()?);
         self.check_operators()?;
-        let device = Device::cuda(0).map_err(Error::TuneNeedsGpu)?;
+        let device = gpu()?;
         let Device::Cuda(cuda) = &device else { unreachable!("opened as a GPU") };
         let teams = self.asked(launches.teams(&device)?);
         let found = launches.tune(&device, teams, self.seconds)?;
@@ -105,7 +104,10 @@ impl Tune {
     fn lengths(&self) -> Result<Vec<usize>> {
         let Some(path) = &self.lengths else { return Ok(natural_lengths(self.tokens, 0)) };
         let lengths = read_lengths(path)?;
-        Ok(filled(&lengths, self.tokens))
+        match Packed::from_lengths(&lengths)?.tokens() {
+            0 => Err(Error::NoTokens { path: path.clone() }),
+            _ => Ok(lengths),
+        }
     }
 
     /// That there is something to tune in each operator.
@@ -128,41 +130,12 @@ impl Tune {
     }
 }
 
-/// The whole numbers of a file.
-fn read_lengths(path: &Path) -> Result<Vec<usize>> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| Error::Lengths { path: path.to_owned(), what: format!("it cannot be read: {source}") })?;
-    let mut lengths = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        for word in line.split([' ', '\t', ',']).filter(|word| !word.is_empty()) {
-            lengths.push(word.parse::<usize>().map_err(|_| Error::Lengths {
-                path: path.to_owned(),
-                what: format!("line {} has {word:?}, which is no whole number", number + 1),
-            })?);
-        }
-    }
-    if lengths.iter().all(|&length| length == 0) {
-        return Err(Error::Lengths { path: path.to_owned(), what: "it has no length above 0".to_owned() });
-    }
-    Ok(lengths)
-}
-
-/// The lengths again and again, until they are so many tokens; the last one is cut.
-fn filled(lengths: &[usize], tokens: usize) -> Vec<usize> {
-    let mut left = tokens;
-    let all = lengths.iter().cycle().map(|&length| {
-        let length = length.min(left);
-        left -= length;
-        (length, left)
-    });
-    let mut out = Vec::new();
-    for (length, left) in all {
-        out.push(length);
-        if left == 0 {
-            return out;
-        }
-    }
-    out
+/// The GPU, without which there is nothing to time.
+fn gpu() -> Result<Device> {
+    Device::cuda(0).map_err(|error| match error {
+        packscan::Error::NoGpu { why, .. } => Error::TuneNeedsGpu { why },
+        other => other.into(),
+    })
 }
 
 /// Adds entries to the file that comes with packscan.
@@ -227,13 +200,6 @@ fn limit(prediction: &Prediction) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lengths_fill_a_pack_and_the_last_is_cut() {
-        assert_eq!(filled(&[3, 0, 4], 10), [3, 0, 4, 3]);
-        assert_eq!(filled(&[3, 0, 4], 9), [3, 0, 4, 2]);
-        assert_eq!(filled(&[100], 9), [9]);
-    }
 
     #[test]
     fn the_shipped_file_collects_what_several_runs_find() {

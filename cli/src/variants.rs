@@ -56,7 +56,7 @@ impl Launches {
             vocabulary: config.vocabulary,
             logits_rows: sizes.logits_rows(),
             parameters: Layout::of(config).elements.min(MOST_PARAMETERS),
-            decays: config.layers * config.channels() * config.state,
+            decays: Layout::of(config).a_logs.len(),
             io,
         };
         Launches { problem, hand_picked: hand_picked.ids() }

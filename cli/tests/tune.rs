@@ -18,7 +18,7 @@ fn without_gpu(arguments: &str) -> common::Ran {
 #[test]
 fn without_a_gpu_there_is_nothing_to_tune() {
     for arguments in ["tune --model 1.4b", "tune --channels 4096 --state 16 --tokens 65536 --op selective-scan"] {
-        refused(&without_gpu(arguments), &["tune times kernels on an NVIDIA GPU", "gen --emit stats"]);
+        refused(&without_gpu(arguments), &["tune needs an NVIDIA GPU", "packscan doctor", "gen --emit stats"]);
     }
 }
 
@@ -35,6 +35,7 @@ fn what_cannot_be_tuned_is_told_before_a_gpu_is_looked_for() {
         ("tune --model tiny --op fft", &["unknown operator", "selective-scan"]),
         ("tune --model tiny --op sum-rows", &["sum-rows has nothing to tune", "causal-conv1d"]),
         ("tune --model tiny --lengths no-such-file", &["no-such-file", "cannot be read"]),
+        ("tune --model tiny --lengths some-file --tokens 64", &["cannot be used with"]),
     ] {
         refused(&without_gpu(arguments), words);
     }
@@ -43,11 +44,9 @@ fn what_cannot_be_tuned_is_told_before_a_gpu_is_looked_for() {
 #[test]
 fn lengths_are_numbers_told_by_their_line() {
     let bench = Bench::new();
-    for (text, words) in [
-        ("3 4\n5,-6\n", &["line 2", "\"-6\"", "whole number"][..]),
-        ("0 0\n", &["no length above 0"]),
-        ("", &["no length above 0"]),
-    ] {
+    for (text, words) in
+        [("3 4\n5 -6\n", &["line 2", "\"-6\"", "whole number"][..]), ("0 0\n", &["no token"]), ("", &["no token"])]
+    {
         fs::write(bench.path("lengths"), text).unwrap();
         refused(&bench.run("tune --model tiny --lengths lengths"), words);
     }

@@ -25,7 +25,7 @@ pub mod predict;
 
 pub use self::gemm::{Gemm, GemmContext, Operand};
 pub use buffer::{Buffer, View};
-pub use cuda::Cuda;
+pub use cuda::{Cuda, Traced};
 pub use device::{Device, Edit, Emulated};
 pub use dtype::{Dtype, Element};
 pub use error::Error;

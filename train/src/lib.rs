@@ -17,6 +17,7 @@ mod model;
 mod optimiser;
 mod pack;
 pub mod parameters;
+pub mod profile;
 pub mod report;
 pub mod run;
 mod step;

@@ -303,6 +303,7 @@ fn a_small_plot_is_drawn_so() {
             Series { name: "loss".to_owned(), mark: Mark::Line, tone: Tone::First, points },
             Series { name: "held out".to_owned(), mark: Mark::Dots, tone: Tone::Second, points: vec![(3.0, 3.0)] },
         ],
+        notes: Vec::new(),
         readings: vec![(3.0, "step 3: \"2\"".to_owned())],
     };
     assert_eq!(plot.readings_json(), r#"[[0.5,"step 3: \"2\""]]"#);

@@ -34,6 +34,26 @@ pub enum Error {
         want: String,
     },
 
+    /// A file of lengths that cannot be read.
+    #[error("{} cannot be read: {source}; --lengths names a file of numbers of tokens, one for each sequence", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A word in a file of lengths that is none.
+    #[error("{}, line {line}: {got:?} is no number of tokens; a line has one whole number, or several with spaces", path.display())]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// The word.
+        got: String,
+    },
+
     /// A buffer that the GPU has no room for.
     #[error(
         "{name} takes {needed_gb:.1} GB, and {device} has {free_gb:.1} GB left; take fewer tokens or channels, or one operator at a time"
@@ -51,7 +71,7 @@ pub enum Error {
 
     /// A file or folder of the tuner.
     #[error("{} cannot be {doing}: {source}; PACKSCAN_CACHE names another folder", path.display())]
-    File {
+    Store {
         /// What was tried: read, written.
         doing: &'static str,
         /// The file.
@@ -72,7 +92,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn file(doing: &'static str, path: &Path, source: io::Error) -> Error {
-        Error::File { doing, path: path.to_owned(), source }
+        Error::Store { doing, path: path.to_owned(), source }
     }
 }
 

@@ -186,7 +186,7 @@ impl TuningFile {
     /// both count as none.
     ///
     /// # Errors
-    /// [`Error::File`] for one that cannot be read or set aside.
+    /// [`Error::Store`] for one that cannot be read or set aside.
     pub fn read(&self) -> Result<(Contents, Option<String>)> {
         match self.state()? {
             State::Nothing => Ok((Contents::empty(&self.gpu), None)),
@@ -205,7 +205,7 @@ impl TuningFile {
     /// Adds entries to those that are there, whoever wrote them; gives what is to be said of those.
     ///
     /// # Errors
-    /// [`Error::File`]; the file is then as it was.
+    /// [`Error::Store`]; the file is then as it was.
     pub fn add(&self, new: &[Tuned]) -> Result<Option<String>> {
         let _lock = self.lock()?;
         let (mut contents, said) = self.read_to_replace()?;

@@ -56,7 +56,7 @@ impl Known {
     /// Reads the tuning file of a GPU in packscan's cache folder, and what ships for that GPU; with it what is to be said of the file.
     ///
     /// # Errors
-    /// [`crate::Error::File`] for a file that cannot be read.
+    /// [`crate::Error::Store`] for a file that cannot be read.
     pub fn open(cache: &Path, gpu: &str, driver: &str) -> Result<(Known, Option<String>)> {
         let (contents, said) = TuningFile::of(cache, gpu).read()?;
         Ok((Known { here: contents.tuned, ..Known::shipped_alone(gpu, driver) }, said))

@@ -9,6 +9,7 @@ mod error;
 pub mod file;
 mod hardware;
 pub mod known;
+pub mod report;
 pub mod rounds;
 pub mod tune;
 pub mod workload;

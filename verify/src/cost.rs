@@ -8,7 +8,7 @@ use crate::{Case, Job};
 
 /// Tokens that the smallest run has at least, so that loads that several tokens share are full.
 const TOKENS: usize = 32;
-/// Mean length of the sequences on which the benches measure: natural text.
+/// Mean length of the sequences on which `packscan bench` measures: natural text.
 const TOKENS_OF_A_SEQUENCE: usize = 736;
 
 /// A pack of that many tokens of natural text.

@@ -77,9 +77,12 @@ impl CudaMemory {
             return Ok(());
         }
         let stream = self.cuda.stream()?;
-        // SAFETY: the contents are `self.bytes` long.
-        let filled = unsafe { result::memset_d8_async(self.address() + offset as u64, 0, bytes, stream) };
-        filled.map_err(failed("filling with zeros"))
+        let fill = || {
+            // SAFETY: the contents are `self.bytes` long.
+            let filled = unsafe { result::memset_d8_async(self.address() + offset as u64, 0, bytes, stream) };
+            filled.map_err(failed("filling with zeros"))
+        };
+        self.cuda.traced(|| "fill".to_owned(), fill)
     }
 
     fn read_at(&self, offset: usize, to: &mut [u8]) -> Result<()> {

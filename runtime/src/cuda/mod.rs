@@ -1,16 +1,20 @@
 //! NVIDIA GPUs through the driver API, loaded at run time.
 
 mod memory;
+mod trace;
 
 pub(crate) use self::memory::CudaMemory;
+pub use self::trace::Traced;
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
 use self::memory::{Pool, Uploads};
+use self::trace::Trace;
 use crate::device::{Edit, Usage, text_for};
 use crate::kernel::{self, LaunchConfig, Variant};
 use crate::nvrtc::{self, Arch, Compile, Emit};
@@ -31,6 +35,9 @@ pub struct Cuda {
     usage: Usage,
     /// The end of what runs beside the one stream, if something was started there and not yet seen to be done.
     beside: Mutex<Option<Arc<CudaEvent>>>,
+    /// Whether launches are noted, and those that were.
+    tracing: AtomicBool,
+    trace: Mutex<Option<Trace>>,
 }
 
 #[derive(Clone, Copy)]
@@ -62,6 +69,8 @@ impl Cuda {
             uploads: Mutex::default(),
             usage: Usage::default(),
             beside: Mutex::default(),
+            tracing: AtomicBool::new(false),
+            trace: Mutex::default(),
         })
     }
 
@@ -271,19 +280,26 @@ impl Cuda {
         self.context.bind_to_thread().map_err(failed)?;
         let grid = config.grid.map(|n| n as u32);
         let mut parameters = [arguments.as_mut_ptr().cast()];
-        // SAFETY: the one parameter of the entry is `Args`, whose fields `launch::arguments` lays out as `kernel::arguments` declares
-        // them; every pointer in it is to a live buffer of this context that has at least the declared extent.
-        unsafe {
-            result::launch_kernel(
-                function.0,
-                (grid[0], grid[1], grid[2]),
-                (config.threads as u32, 1, 1),
-                config.shared_bytes as u32,
-                self.context.default_stream().cu_stream(),
-                &mut parameters,
-            )
-        }
-        .map_err(failed)
+        let stream = self.context.default_stream().cu_stream();
+        self.traced(
+            || variant.to_string(),
+            || {
+                let (block, shared) = ((config.threads as u32, 1, 1), config.shared_bytes as u32);
+                // SAFETY: the one parameter of the entry is `Args`, whose fields `launch::arguments` lays out as `kernel::arguments`
+                // declares them; every pointer in it is to a live buffer of this context that has at least the declared extent.
+                unsafe {
+                    result::launch_kernel(
+                        function.0,
+                        (grid[0], grid[1], grid[2]),
+                        block,
+                        shared,
+                        stream,
+                        &mut parameters,
+                    )
+                }
+                .map_err(failed)
+            },
+        )
     }
 
     /// The most blocks of a variant that one multiprocessor holds at once.

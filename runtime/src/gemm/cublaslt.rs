@@ -114,7 +114,8 @@ impl CublasLt {
         };
         // SAFETY: `stream` made the context current; every view has the extent of its layout and lies in a live buffer of this GPU, by
         // `Gemm::check`; the workspace is this context's, which has one stream; the plan is of this key.
-        unsafe { self.api.matmul(&self.handle, &call) }.map_err(failed)
+        let multiply = || unsafe { self.api.matmul(&self.handle, &call) }.map_err(failed);
+        self.cuda.traced(|| gemm.to_string(), multiply)
     }
 
     fn plan(&self, key: &Key) -> Result<Plan, String> {

@@ -31,6 +31,7 @@ pub(super) fn loss_plot(metrics: &[Metrics]) -> Plot {
         description: described,
         x: steps_axis(metrics),
         y: Axis::over("nats a token (logarithmic)", Scale::Log, seen).rounded(),
+        notes: Vec::new(),
         readings: readings(&smooth, |step, loss| {
             let held_out = held_out.iter().rfind(|point| point.0 <= step);
             let held_out =
@@ -57,6 +58,7 @@ pub(super) fn throughput_plot(metrics: &[Metrics]) -> Plot {
         description: format!("Median {} tokens a second.", fixed(median(ys(&rates)), 0)),
         x: steps_axis(metrics),
         y: Axis::over("tokens/s", Scale::Linear, seen).rounded(),
+        notes: Vec::new(),
         readings: readings(&smooth, |_, rate| format!("{} tokens/s", fixed(rate, 0))),
         series: vec![
             series("each step", Mark::Faint, Tone::First, envelope(&rates)),
@@ -78,6 +80,7 @@ pub(super) fn learning_rate_plot(metrics: &[Metrics]) -> Plot {
         description: format!("Highest {}.", significant(highest, 3)),
         x: steps_axis(metrics),
         y: Axis::over(&label, Scale::Linear, ys(&drawn).chain([0.0])).rounded(),
+        notes: Vec::new(),
         readings: readings(&drawn, |_, rate| significant(rate * unit, 3)),
         series: vec![series("", Mark::Line, Tone::First, drawn)],
     }
@@ -93,6 +96,7 @@ pub(super) fn gradient_norm_plot(metrics: &[Metrics]) -> Plot {
         description: format!("Before clipping; median {}.", significant(median(ys(&norms)), 3)),
         x: steps_axis(metrics),
         y: Axis::over("norm (logarithmic)", Scale::Log, seen).rounded(),
+        notes: Vec::new(),
         readings: readings(&smooth, |_, norm| significant(norm, 3)),
         series: vec![
             series("each step", Mark::Faint, Tone::First, envelope(&norms)),
@@ -141,6 +145,7 @@ pub fn lengths_plot(lengths: &[(u64, u64)]) -> Plot {
         description: lengths_summary(lengths),
         x: Axis::over("tokens in a document (logarithmic)", Scale::Log, xs()),
         y: Axis::over("%", Scale::Linear, ys(&by_documents).chain(ys(&by_tokens)).chain([0.0])).rounded(),
+        notes: Vec::new(),
         readings: readings.collect(),
         series: vec![
             series("of documents", Mark::Bars, Tone::First, by_documents),

@@ -23,7 +23,7 @@ use crate::report::{Metrics, Status};
 use crate::{DevicePack, Error, Learner, Model, Report, Result};
 
 pub use plan::{Plan, Request};
-pub use records::Records;
+pub use records::{Records, peak_flops};
 pub use settings::{Cut, FILE, Settings, Text};
 pub use source::Source;
 pub(crate) use source::on_device;

@@ -161,8 +161,8 @@ fn histogram(lengths: &[u32]) -> Vec<(u64, u64)> {
     counts.into_iter().collect()
 }
 
-/// Dense matrix products a second that a GPU's data sheet promises; `None` for one that is not listed, and for other devices.
-fn peak_flops(device: &Device, io: Dtype) -> Option<f64> {
+/// Operations a second in dense matrix products that a GPU's data sheet promises; `None` for one that is not listed, and for other devices.
+pub fn peak_flops(device: &Device, io: Dtype) -> Option<f64> {
     let Device::Cuda(cuda) = device else { return None };
     // Tensor cores, in half precision; f32 as packscan asks for it runs on the plain ones.
     const PEAKS: [(&str, f64, f64); 9] = [

@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// The most sets of inputs and outputs that a workload takes turns over.
 const MOST_TURNS: usize = 64;
 
+/// The most elements of one copy of a pattern: a row of them stays below 4 GiB.
+const MOST_COPIED: usize = 1 << 28;
+
 /// A problem on a device. Buffers are made once, by name, and shared by all workloads that use them.
 pub struct Bench {
     device: Device,
@@ -160,11 +163,57 @@ impl Bench {
         buffer.part(0, first, 1)?.write_f32(&pattern.0)?;
         let mut filled = first;
         while filled < buffer.len() {
-            let more = filled.min(buffer.len() - filled);
+            let more = filled.min(buffer.len() - filled).min(MOST_COPIED);
             let variant = cast::default_variant(more, buffer.dtype(), buffer.dtype());
             cast::forward(&self.one, &variant, buffer.part(0, 1, more)?, buffer.part(filled, 1, more)?)?;
             filled += more;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packscan_runtime::Dtype;
+
+    use super::*;
+    use crate::workload::data::PERIOD;
+
+    #[test]
+    fn a_pattern_is_repeated_to_the_end_of_a_buffer_of_any_type() {
+        let rows = PERIOD + 11;
+        for device in [Device::Cpu, Device::emulator(0)] {
+            let bench = Bench::new(&device, Problem::of_channels(vec![3], 8, 4, Dtype::Bf16)).unwrap();
+            for (name, dtype) in [("f32", Dtype::F32), ("f16", Dtype::F16), ("bf16", Dtype::Bf16)] {
+                let data = Data::new(name, dtype, (rows, 1), |r| r.between(-1.0, 1.0));
+                let buffer = bench.input(&data, 0).unwrap();
+                let pattern = bench.pattern(&data);
+                let end = buffer.part(PERIOD - 1, 12, 1).unwrap().to_f32().unwrap();
+                let want: Vec<f32> = (PERIOD - 1..rows).map(|place| pattern.at(place)).collect();
+                assert_eq!(end, want, "{name} on {device}");
+                assert_eq!(end[1..], pattern.0[..11]);
+                assert!(Rc::ptr_eq(&buffer, &bench.input(&data, 0).unwrap()), "made once");
+            }
+        }
+    }
+
+    #[test]
+    fn runs_take_turns_until_one_is_gone_from_the_l2() {
+        let sizes = Problem::of_channels(vec![30, 7], 8, 4, Dtype::F32);
+        let sizes = Problem { vocabulary: 40, logits_rows: 5, parameters: 500, decays: 50, ..sizes };
+        let mut bench = Bench::new(&Device::Cpu, sizes).unwrap();
+        Rc::get_mut(&mut bench).unwrap().l2_bytes = 1 << 14;
+        let activation = 4 * 37 * 8;
+        assert_eq!((bench.turns(activation), bench.turns(1 << 20), bench.turns(1)), (28, 1, MOST_TURNS));
+        for pass in &packscan_verify::operators::PASSES {
+            let mut workload = bench.workload(&bench.problem().hand_picked(pass.kernel).unwrap()).unwrap();
+            (0..2 * MOST_TURNS).try_for_each(|_| workload.run()).unwrap();
+            workload.check().unwrap();
+        }
+        // The scan reads and writes four activations.
+        let turns = bench.turns(4 * activation);
+        assert!(bench.buffers.borrow().contains_key(&("u", turns - 1)));
+        let untouched = bench.known("out", turns - 1, Dtype::F32, 37 * 8).unwrap().to_f32().unwrap();
+        assert!(untouched.iter().all(|x| x.is_finite()), "every set is used");
     }
 }

@@ -5,7 +5,7 @@ use packscan_verify::Random;
 
 /// Numbers after which a pattern begins again. A multiple of 8, so that copies of it start at multiples of every load, and of no
 /// length that rows have, so that neighbouring rows differ.
-const PERIOD: usize = 8 * 131_101;
+pub(super) const PERIOD: usize = 8 * 131_101;
 
 /// One input: its name among the buffers of a bench, its shape, and what its numbers are.
 #[derive(Clone, Copy)]

@@ -22,12 +22,16 @@ fn dout(p: &Problem) -> Data {
     Data::new("dembedded", p.io, (p.tokens(), p.width), |r| r.between(-2.0, 2.0))
 }
 
-/// The id of rank k has a frequency of about 1/k (Zipf): the most frequent one holds a tenth of the tokens.
-fn ids(p: &Problem) -> Vec<u32> {
-    let mut random = Random::new(0, "ids");
+/// Random ids as unequally frequent as words: that of rank k has a frequency of about 1/k (Zipf), the most frequent one holds a tenth.
+pub fn natural_ids(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
+    let mut random = Random::new(seed, "ids");
     // Uniform in the logarithm of the rank is a frequency of 1/rank.
-    let most = (p.vocabulary as f32).ln();
-    (0..p.tokens()).map(|_| (random.between(0.0, most).exp() as u32).min(p.vocabulary as u32) - 1).collect()
+    let most = (vocabulary as f32).ln();
+    (0..count).map(|_| (random.between(0.0, most).exp() as u32).clamp(1, vocabulary as u32) - 1).collect()
+}
+
+fn ids(p: &Problem) -> Vec<u32> {
+    natural_ids(p.tokens(), p.vocabulary, 0)
 }
 
 /// The numbers of which the book's operator makes ids below [`COMPARED`]: their bits.

@@ -5,12 +5,13 @@ use std::fmt;
 use packscan_kernels::cast;
 use packscan_runtime::predict::{GPUS, Gpu};
 use packscan_runtime::{Buffer, Cuda, Device, Dtype, Packed};
+use serde::{Deserialize, Serialize};
 
 use super::timing::times;
 use crate::Result;
 
 /// What the problem itself asks of a machine, whatever the variant: what one keeps for itself, saved states and partial sums, is not in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Floor {
     /// Bytes that must move between memory and the multiprocessors.
     pub bytes: f64,
@@ -21,7 +22,7 @@ pub struct Floor {
 }
 
 /// What a machine can do at most, in a second.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// As it calls itself.
     pub name: String,
@@ -43,7 +44,8 @@ pub struct Bound {
 }
 
 /// What limits a workload at its floor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Limit {
     /// Bytes.
     Memory,

@@ -40,9 +40,10 @@ mod sum_rows;
 pub mod timing;
 
 pub use bench::Bench;
+pub use embedding::natural_ids;
 pub(crate) use floor::like;
 pub use floor::{Bound, Floor, Limit, Machine};
-pub use lengths::natural_lengths;
+pub use lengths::{natural_lengths, read_lengths};
 pub use problem::Problem;
 
 use crate::Result;

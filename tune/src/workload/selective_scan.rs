@@ -16,6 +16,7 @@ use crate::Result;
 /// What decides which inputs a pass has.
 #[derive(Clone, Copy)]
 struct Options {
+    softplus: bool,
     bias: bool,
     skip: bool,
     gate: bool,
@@ -52,9 +53,12 @@ fn u(p: &Problem) -> Data {
     of_tokens(p, "u", p.channels, |r| r.between(-2.0, 2.0))
 }
 
-/// Before softplus.
-fn delta(p: &Problem) -> Data {
-    of_tokens(p, "delta", p.channels, |r| r.between(-6.0, 2.0))
+/// Before a softplus any number is a step size; without one the model's are small and positive.
+fn delta(p: &Problem, softplus: bool) -> Data {
+    match softplus {
+        true => of_tokens(p, "delta", p.channels, |r| r.between(-6.0, 2.0)),
+        false => of_tokens(p, "steps", p.channels, |r| r.between(0.001, 0.8)),
+    }
 }
 
 pub(super) fn xz(p: &Problem) -> Data {
@@ -90,7 +94,8 @@ impl Scan {
     fn new(bench: &Rc<Bench>, options: Options, bytes: usize) -> Result<Scan> {
         let p = bench.problem();
         let turn = |i| -> Result<Turn> {
-            let [u, delta, xz, x_dbl] = [u(p), delta(p), xz(p), x_dbl(p)].map(|data| bench.input(&data, i));
+            let [u, delta, xz, x_dbl] =
+                [u(p), delta(p, options.softplus), xz(p), x_dbl(p)].map(|data| bench.input(&data, i));
             Ok(Turn { u: u?, delta: delta?, xz: xz?, x_dbl: x_dbl? })
         };
         Ok(Scan {
@@ -132,7 +137,7 @@ impl Scan {
     /// The inputs of some channels, as the book's operator takes them.
     fn slice(&self, channels: &[usize]) -> Vec<Tensor> {
         let (bench, p) = (&self.bench, self.bench.problem());
-        let Options { bias, skip, gate, initial, .. } = self.options;
+        let Options { softplus, bias, skip, gate, initial } = self.options;
         let states = |first: usize| (first..first + p.state).collect::<Vec<usize>>();
         let z: Vec<usize> = channels.iter().map(|channel| p.channels + channel).collect();
         let of_channels: Vec<usize> =
@@ -140,7 +145,7 @@ impl Scan {
         let (tokens, one) = (Rows::Tokens, Rows::Shared(1));
         let mut inputs = vec![
             bench.columns_of(&u(p), "u", tokens, channels),
-            bench.columns_of(&delta(p), "delta", tokens, channels),
+            bench.columns_of(&delta(p, softplus), "delta", tokens, channels),
             bench.rows_of(&a(p), "a", Rows::Shared(channels.len()), channels),
             bench.columns_of(&x_dbl(p), "b", tokens, &states(p.rank)),
             bench.columns_of(&x_dbl(p), "c", tokens, &states(p.rank + p.state)),
@@ -181,9 +186,9 @@ pub(super) fn forward(bench: &Rc<Bench>, variant: Forward) -> Result<Box<dyn Wor
     bench.device().check(&variant)?;
     p.same(&variant, "state", variant.state as usize, p.state)?;
     p.same(&variant, "io", variant.io, p.io)?;
-    let Forward { io, bias, skip, gate, initial, .. } = variant;
+    let Forward { io, softplus, bias, skip, gate, initial, .. } = variant;
     let activation = u(p).bytes();
-    let scan = Scan::new(bench, Options { bias, skip, gate, initial }, 4 * activation)?;
+    let scan = Scan::new(bench, Options { softplus, bias, skip, gate, initial }, 4 * activation)?;
     let out = |turn| bench.room("out", turn, io, p.tokens() * p.channels);
     let states = p.lengths.len() * p.channels * p.state;
     Ok(Box::new(ScanForward {
@@ -263,8 +268,8 @@ pub(super) fn backward(bench: &Rc<Bench>, variant: Backward) -> Result<Box<dyn W
     bench.device().check(&variant)?;
     p.same(&variant, "state", variant.state as usize, p.state)?;
     p.same(&variant, "io", variant.io, p.io)?;
-    let Backward { io, bias, skip, gate, initial, last, .. } = variant;
-    let scan = Scan::new(bench, Options { bias, skip, gate, initial }, 7 * u(p).bytes())?;
+    let Backward { io, softplus, bias, skip, gate, initial, last, .. } = variant;
+    let scan = Scan::new(bench, Options { softplus, bias, skip, gate, initial }, 7 * u(p).bytes())?;
     let (t, d, n) = (p.tokens(), p.channels, p.state);
     let turn = |i| -> Result<[Rc<Buffer>; 5]> {
         let room = |name, cols| bench.room(name, i, io, t * cols);
@@ -391,16 +396,16 @@ impl Workload for ScanBackward {
         bench.agrees(&self.id(), bench.packed().packed(), &self.slice(&channels), &outputs)
     }
 
-    /// u, delta, z and g read, three gradients written, B and C read and their gradients written. Of each state an exponential and twelve
-    /// operations: the three of forward that give h again; dh and what it passes on; dC and dB, each a product and a sum over channels; du
-    /// and ddelta, one and two; dA. Beside them softplus and its derivative, silu and its own: two results of special functions each.
+    /// u, delta, z and g read, three gradients written, B and C read and their gradients written. Of each state an exponential and eleven
+    /// operations: the three of forward that give h again; dh and what it passes on; dB and dC, into sums over channels; du; a product
+    /// that ddelta and dA share, and these two. Beside them softplus and silu with their derivatives, two results of special functions each.
     fn floor(&self) -> Floor {
         let ((td, tn), n) = (self.scan.elements(), f64::from(self.variant.state));
         let Backward { io, gate, softplus, .. } = self.variant;
         let (of_gate, of_softplus) = (f64::from(u8::from(gate)), f64::from(u8::from(softplus)));
         Floor {
             bytes: io.bytes() as f64 * (td * (5.0 + 2.0 * of_gate) + 4.0 * tn),
-            operations: td * (12.0 * n + 6.0 + 6.0 * of_gate + 10.0 * of_softplus),
+            operations: td * (11.0 * n + 6.0 + 6.0 * of_gate + 10.0 * of_softplus),
             special_results: td * (n + 2.0 * of_softplus + 2.0 * of_gate),
         }
     }

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use packscan_runtime::{Buffer, Device, Dtype, Result};
+use serde::{Deserialize, Serialize};
 
 /// What some launches took, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Times {
     /// The middle one.
     pub median_ms: f64,

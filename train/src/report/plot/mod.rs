@@ -4,6 +4,7 @@
 //! drawn for a width, with text of one size whatever the width: a page for phones and desks holds it twice.
 
 mod axis;
+mod notes;
 
 use std::fmt::Write;
 
@@ -81,8 +82,19 @@ pub struct Plot {
     pub y: Axis,
     /// What is drawn, the first at the back.
     pub series: Vec<Series>,
+    /// Names of points, written beside them where there is room.
+    pub notes: Vec<Note>,
     /// What a pointer at an x reads, x ascending.
     pub readings: Vec<(f64, String)>,
+}
+
+/// The name of a point.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// The point.
+    pub at: (f64, f64),
+    /// Its name.
+    pub text: String,
 }
 
 /// Where things lie in a drawing.
@@ -136,6 +148,7 @@ impl Plot {
         for series in &self.series {
             self.series(&mut svg, &layout, series);
         }
+        self.notes(&mut svg, &layout);
         svg.push_str("</svg></svg>\n");
         svg
     }
