@@ -13,7 +13,7 @@ use packscan_verify::{Job, Level, Plan, operators};
 use crate::Result;
 use crate::candidates::{Slot, carrying};
 use crate::tune::{Floor, Hardware, Stopwatch};
-use crate::workload::{Bench, Machine, Problem, like, timing};
+use crate::workload::{Bench, Machine, Problem, Workload, like, timing};
 
 /// A device, and the sizes that are tuned for.
 pub struct Tuning<'a> {
@@ -24,8 +24,8 @@ pub struct Tuning<'a> {
     dead: AtomicBool,
 }
 
-/// Random cases of a quick suite, besides the fixed ones.
-const CASES: u32 = 1;
+/// Random cases of a quick suite, besides the fixed ones: as many as `verify --quick` has.
+const CASES: u32 = 3;
 
 impl<'a> Tuning<'a> {
     /// A device on which kernels run.
@@ -61,8 +61,13 @@ impl<'a> Tuning<'a> {
 
     /// What the emulator's counts and the compiler's numbers say together; all launches of the pass.
     fn predict(&self, job: &dyn Job, kernel: &str) -> Result<Option<Prediction>, String> {
-        // What the emulator does not know can still be timed.
-        let Ok(cost) = Cost::of(job) else { return Ok(None) };
+        let cost = match Cost::of(job) {
+            Ok(cost) => cost,
+            // A kernel that goes astray there is not let near the GPU, whose context would be lost with it.
+            Err(error @ packscan_runtime::Error::Emulated { .. }) => return Err(error.to_string()),
+            // What the emulator cannot run, such as an instruction that it does not know, can still be timed.
+            Err(_) => return Ok(None),
+        };
         let problem = self.predicted(kernel);
         let launches = cost.predict(&self.gpu, &problem).map_err(|error| error.to_string())?;
         if let Some(own) = cost.launches.first() {
@@ -135,31 +140,48 @@ impl Hardware for Tuning<'_> {
             Device::Cuda(cuda) => Some(Machine::of(cuda, self.device)?),
             Device::Emulator(_) | Device::Cpu => None,
         };
-        Ok(Box::new(Launches { tuning: self, bench: Bench::new(self.device, self.problem.clone())?, machine }))
+        Ok(Box::new(Launches { tuning: self, bench: None, machine }))
     }
 }
 
 /// Launches at the sizes that are tuned for.
 struct Launches<'a> {
     tuning: &'a Tuning<'a>,
-    bench: Rc<Bench>,
+    /// The operator whose variants were launched last, and the buffers that they share.
+    bench: Option<(String, Rc<Bench>)>,
     machine: Option<Machine>,
+}
+
+impl Launches<'_> {
+    /// A variant with its inputs. Those of another operator are given back first.
+    fn workload(&mut self, id: &str) -> Result<Box<dyn Workload>> {
+        let operator = id.split(['-', '_']).next().unwrap_or_default();
+        let bench = match self.bench.take() {
+            Some((name, bench)) if name == operator => bench,
+            before => {
+                drop(before);
+                Bench::new(self.tuning.device, self.tuning.problem.clone())?
+            }
+        };
+        self.bench = Some((operator.to_owned(), bench.clone()));
+        bench.workload(id)
+    }
 }
 
 impl Stopwatch for Launches<'_> {
     fn launch(&mut self, id: &str, launches: usize) -> Result<Vec<f64>, String> {
-        let mut workload = self.bench.workload(id).map_err(|error| error.to_string())?;
+        let mut workload = self.workload(id).map_err(|error| error.to_string())?;
         timing::samples(self.tuning.device, launches, || workload.run()).map_err(|error| error.to_string())
     }
 
     fn confirm(&mut self, id: &str) -> Result<(), String> {
-        let mut workload = self.bench.workload(id).map_err(|error| error.to_string())?;
+        let mut workload = self.workload(id).map_err(|error| error.to_string())?;
         workload.check().map_err(|error| error.to_string())?;
         carrying(id).map_or(Ok(()), |carrying| self.tuning.suite(&carrying))
     }
 
     fn floor(&mut self, id: &str) -> Option<Floor> {
-        let bound = self.bench.workload(id).ok()?.floor().on(self.machine.as_ref()?);
+        let bound = self.workload(id).ok()?.floor().on(self.machine.as_ref()?);
         Some(Floor { ms: bound.ms, limit: bound.limit.to_string() })
     }
 }

@@ -101,12 +101,13 @@ pub struct Found {
     pub counts: (usize, usize),
 }
 
-/// Shares of the time after which compiling, verifying and timing leave out what they have not reached.
-const SHARES: [f64; 3] = [0.5, 0.8, 1.0];
-/// Candidates of a launch that are compiled at most, those nearest to the hand-picked one.
-const COMPILED: usize = 96;
-/// Candidates of a launch that are verified and timed at most: in all, and where there are groups in each.
-const TIMED: [usize; 2] = [10, 6];
+/// Shares of the time after which compiling, verifying and timing leave out what they have not reached. The rest is for winners, which are
+/// looked at once more.
+const SHARES: [f64; 3] = [0.45, 0.7, 0.85];
+/// Candidates of a launch that are compiled at most, those nearest to the hand-picked one: of one that is chosen alone, and of one in a team.
+const COMPILED: [usize; 2] = [64, 160];
+/// Candidates of a launch that are verified and timed at most: of one that is chosen alone, and in each group of one in a team.
+const TIMED: [usize; 2] = [16, 10];
 /// Distances of checkpoints below this one cost memory for the states between them.
 const DISTANCE: u32 = 16;
 /// What that memory is worth, as a share of the time of both passes.
@@ -129,7 +130,8 @@ pub fn tune(
     let work =
         Work { hardware, watch, tokens, ends: SHARES.map(|share| began + Duration::from_secs_f64(seconds * share)) };
     let slots: Vec<&Slot> = teams.iter().flatten().collect();
-    let mut states = work.compile(&slots);
+    let most = teams.iter().flat_map(|team| team.iter().map(|slot| of(team, COMPILED).min(slot.candidates.len())));
+    let mut states = work.compile(&slots, most.collect());
     let mut first = 0;
     for team in &teams {
         let states = &mut states[first..first + team.len()];
@@ -147,6 +149,11 @@ pub fn tune(
         found.extend(work.time(team, &states, &mut *stopwatch));
     }
     Ok(found)
+}
+
+/// The number for a launch that is chosen alone, or for one in a team.
+fn of(team: &Team, [alone, together]: [usize; 2]) -> usize {
+    if team.len() > 1 { together } else { alone }
 }
 
 /// What is known of the candidates of a slot so far, by their places.
@@ -167,8 +174,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Compiles the candidates nearest to the hand-picked ones, all slots in turn.
-    fn compile(&self, slots: &[&Slot]) -> Vec<State> {
-        let tasks = in_turn(slots.iter().map(|slot| (0..slot.candidates.len().min(COMPILED)).collect()).collect());
+    fn compile(&self, slots: &[&Slot], most: Vec<usize>) -> Vec<State> {
+        let tasks = in_turn(most.into_iter().map(|most| (0..most).collect()).collect());
         let done = self.side_by_side(
             "compiling",
             &tasks,
@@ -348,7 +355,7 @@ fn choose_to_time(team: &Team, states: &mut [State]) {
         let promise = |c: &usize| state.predicted.get(c).and_then(|p| p.as_ref()).map_or(f64::INFINITY, |p| p.ms);
         let mut order = state.left.clone();
         order.sort_by(|a, b| promise(a).total_cmp(&promise(b)).then(a.cmp(b)));
-        let most = TIMED[usize::from(team.len() > 1)];
+        let most = of(team, TIMED);
         let mut taken: HashMap<u32, usize> = HashMap::new();
         order.retain(|&c| {
             let taken = taken.entry(slot.candidates[c].group).or_default();

@@ -1,9 +1,9 @@
-//! The tuner on a device: what it compiles and verifies is real, and its times are those of an emulator.
+//! The tuner on devices that every machine has: what it compiles and verifies is real, and its times are those of an emulator or a CPU.
 
 use packscan_runtime::nvrtc::Arch;
 use packscan_runtime::{Device, Dtype};
 use packscan_tune::candidates::{carrying, slot};
-use packscan_tune::tune::{Found, Watch, tune};
+use packscan_tune::tune::{Found, Hardware, Watch, tune};
 use packscan_tune::workload::Problem;
 use packscan_tune::{Error, Tuning};
 use packscan_verify::operators;
@@ -54,6 +54,42 @@ fn a_broken_kernel_has_no_candidate_left_and_every_reason_is_told() {
     let Error::NoneLeft { dropped, .. } = &error else { panic!("{error}") };
     assert_eq!(dropped.len(), 1, "without time only the hand-picked one was looked at");
     assert!(error.to_string().contains(" failed ("), "the property is named: {error}");
+}
+
+/// What the launches of a step ask for beside what `hand_picked` answers.
+const OTHERS: [&str; 4] = [
+    "rms_norm_fwd-m4-s32-r4-v1-f32-sum-stats",
+    "rms_norm_fwd-m4-s32-r4-v1-f32-residual",
+    "rms_norm_bwd-m4-s32-r4-v1-f32-dresidual-dx",
+    "adamw-b256-v4-f32-bf16-clip",
+];
+
+#[test]
+fn every_launch_of_a_step_is_timed_and_confirmed_at_its_sizes() {
+    let (device, problem) = (Device::Cpu, problem());
+    let tuning = Tuning::new(&device, &problem).unwrap();
+    let mut stopwatch = tuning.stopwatch().unwrap();
+    let kernels = [
+        "selective_scan_fwd",
+        "selective_scan_bwd",
+        "causal_conv1d_fwd",
+        "causal_conv1d_bwd",
+        "rms_norm_fwd",
+        "rms_norm_bwd",
+        "embedding_fwd",
+        "embedding_bwd",
+        "cross_entropy",
+        "grad_norm",
+        "adamw",
+    ];
+    let picked = kernels.map(|kernel| problem.hand_picked(kernel).unwrap());
+    for id in picked.iter().map(String::as_str).chain(OTHERS) {
+        slot("here", id, &problem, Arch::default()).unwrap_or_else(|error| panic!("{id}: {error}"));
+        assert_eq!(stopwatch.launch(id, 3).unwrap_or_else(|error| panic!("{id}: {error}")).len(), 3);
+        stopwatch.confirm(id).unwrap_or_else(|error| panic!("{id}: {error}"));
+        assert_eq!(stopwatch.floor(id), None, "the roofs of a CPU are not known");
+    }
+    assert!(stopwatch.launch("rms_norm_fwd-m8-s32-r4-v1-f32-residual", 1).unwrap_err().contains("has width 8"));
 }
 
 #[test]
