@@ -28,6 +28,10 @@ pub enum Error {
         why: String,
     },
 
+    /// A command that cannot run itself again.
+    #[error("the command cannot be run once more: {0}; run it again by hand, with --no-tune or --without ID")]
+    Respawn(io::Error),
+
     /// Sequences without any token.
     #[error("{} has no token: its lengths are all 0, or there is none", path.display())]
     NoTokens {

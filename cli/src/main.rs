@@ -17,6 +17,7 @@ mod output;
 mod pack;
 mod parse;
 mod report;
+mod respawn;
 mod saved;
 mod stats;
 mod train;

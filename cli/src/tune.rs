@@ -17,7 +17,7 @@ use packscan_verify::operators;
 use crate::error::{Error, Result};
 use crate::output::thousands;
 use crate::variants::Launches;
-use crate::{Verdict, output, parse};
+use crate::{Verdict, output, parse, respawn};
 
 /// What to tune for.
 #[derive(Debug, Args)]
@@ -49,6 +49,9 @@ pub struct Tune {
     /// Most seconds.
     #[arg(long, value_name = "S", default_value_t = 90.0, value_parser = parse::seconds)]
     seconds: f64,
+    /// Leave this variant out; may be repeated. Hand-picked ones stay.
+    #[arg(long, value_name = "ID")]
+    without: Vec<String>,
     /// Add what is found to this file too: the one that comes with packscan.
     #[arg(long, value_name = "FILE")]
     write_shipped: Option<PathBuf>,
@@ -65,7 +68,10 @@ impl Tune {
         let device = gpu()?;
         let Device::Cuda(cuda) = &device else { unreachable!("opened as a GPU") };
         let teams = self.asked(launches.teams(&device)?);
-        let found = launches.tune(&device, teams, self.seconds)?;
+        let found = match launches.tune(&device, teams, self.seconds) {
+            Err(Error::Tune(packscan_tune::Error::Lost { ids })) => return self.without(&launches, ids),
+            found => found?,
+        };
         let good: Vec<Tuned> = found.iter().filter_map(|found| found.tuned.as_ref().ok().cloned()).collect();
         if let Some(path) = &self.write_shipped {
             add_to_shipped(path, cuda.name(), &good)?;
@@ -120,8 +126,22 @@ impl Tune {
         }
     }
 
-    /// The teams of the operators that were asked for.
-    fn asked(&self, teams: Vec<Team>) -> Vec<Team> {
+    /// Once more without variants that the GPU did not survive. Where they are the hand-picked ones, nothing is to be done.
+    fn without(&self, launches: &Launches, ids: Vec<String>) -> Result<Verdict> {
+        let new = ids.iter().filter(|id| !launches.is_hand_picked(id) && !self.without.contains(id));
+        let more: Vec<String> = new.flat_map(|id| ["--without".to_owned(), id.clone()]).collect();
+        if !more.is_empty() {
+            respawn::again(&more, "the GPU runs nothing any more")?;
+        }
+        Err(packscan_tune::Error::Lost { ids }.into())
+    }
+
+    /// The teams of the operators that were asked for, and of their candidates those that were not to be left out.
+    fn asked(&self, mut teams: Vec<Team>) -> Vec<Team> {
+        for slot in teams.iter_mut().flatten() {
+            let hand_picked = slot.hand_picked().to_owned();
+            slot.candidates.retain(|candidate| candidate.id == hand_picked || !self.without.contains(&candidate.id));
+        }
         let operator = |kernel: &str| operators::PASSES.iter().find(|p| p.kernel == kernel).map(|p| p.operator);
         let asked = |team: &Team| {
             self.op.is_empty() || team.iter().any(|slot| self.op.iter().any(|op| operator(slot.kernel) == Some(op)))

@@ -15,8 +15,8 @@ use packscan_tune::known::{Choice, Known, Origin, teams};
 use packscan_tune::tune::{Found, Team, Watch};
 use packscan_tune::workload::Problem;
 
-use crate::error::Result;
-use crate::output;
+use crate::error::{Error, Result};
+use crate::{output, respawn};
 
 /// Seconds that tuning may take where a run begins.
 const AT_START_S: f64 = 40.0;
@@ -68,6 +68,11 @@ impl Launches {
         Ok(teams(ids, &self.problem, device.arch().unwrap_or_default())?)
     }
 
+    /// Whether a launch runs this variant where nothing else is known.
+    pub fn is_hand_picked(&self, id: &str) -> bool {
+        self.hand_picked.values().any(|picked| picked == id)
+    }
+
     /// The variants to launch on a device, and lines that say which and why. Whatever ends the tuning, training can go on; an error is a
     /// launch for which nothing verified.
     pub fn choose(&self, device: &Device, missing: Missing) -> Result<(Ids, Vec<String>)> {
@@ -104,6 +109,11 @@ impl Launches {
                 Ok(found) => {
                     choices.extend(of_found(found)?);
                     "not reached by the tuner"
+                }
+                Err(Error::Tune(packscan_tune::Error::Lost { .. })) => {
+                    let why = "a candidate ended everything that ran on the GPU; `packscan tune` finds out which";
+                    respawn::again(&["--no-tune".to_owned()], why)?;
+                    "nothing could be tuned"
                 }
                 Err(error) => {
                     lines.push(format!("nothing was tuned: {error}"));

@@ -80,6 +80,13 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A GPU that runs nothing any more, as after an access out of bounds; only another process can use it again.
+    #[error("the GPU runs nothing any more after {}; `packscan tune --without ID` leaves a variant out", ids.join(" and "))]
+    Lost {
+        /// The variants that were under way.
+        ids: Vec<String>,
+    },
+
     /// A launch for which nothing can run.
     #[error("{slot}: no candidate is left; {}", list(dropped))]
     NoneLeft {

@@ -1,7 +1,7 @@
 //! A device as what tunes: a GPU, and for tests the emulator.
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use packscan_runtime::nvrtc::{Arch, Compile, Emit, compile_cached};
 use packscan_runtime::occupancy::{Block, Limits, occupancy};
@@ -10,10 +10,10 @@ use packscan_runtime::{Cuda, Device};
 use packscan_verify::cost::Cost;
 use packscan_verify::{Job, Level, Plan, operators};
 
-use crate::Result;
 use crate::candidates::{Slot, carrying};
 use crate::tune::{Floor, Hardware, Stopwatch};
 use crate::workload::{Bench, Machine, Problem, Workload, like, timing};
+use crate::{Error, Result};
 
 /// A device, and the sizes that are tuned for.
 pub struct Tuning<'a> {
@@ -21,7 +21,7 @@ pub struct Tuning<'a> {
     problem: &'a Problem,
     driver: String,
     gpu: Gpu,
-    dead: AtomicBool,
+    lost: Mutex<Vec<String>>,
 }
 
 /// Random cases of a quick suite, besides the fixed ones: as many as `verify --quick` has.
@@ -39,7 +39,7 @@ impl<'a> Tuning<'a> {
             }
             Device::Emulator(_) | Device::Cpu => (Cuda::driver(), GPUS[0].clone()),
         };
-        Ok(Tuning { device, problem, driver, gpu, dead: AtomicBool::new(false) })
+        Ok(Tuning { device, problem, driver, gpu, lost: Mutex::default() })
     }
 
     fn arch(&self) -> Arch {
@@ -96,6 +96,13 @@ impl<'a> Tuning<'a> {
         }
     }
 
+    /// After something failed: whether the device still runs anything.
+    fn look_for_life(&self, id: &str) {
+        if self.device.synchronize().is_err() {
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_owned());
+        }
+    }
+
     fn suite(&self, id: &str) -> Result<(), String> {
         let job = operators::job(id).map_err(|error| error.to_string())?;
         let (states, dtypes) = (Vec::new(), Vec::new());
@@ -124,15 +131,11 @@ impl Hardware for Tuning<'_> {
     }
 
     fn verify(&self, id: &str) -> Result<(), String> {
-        let verified = self.suite(id);
-        if verified.is_err() && self.device.synchronize().is_err() {
-            self.dead.store(true, Ordering::Relaxed);
-        }
-        verified
+        self.suite(id).inspect_err(|_| self.look_for_life(id))
     }
 
-    fn is_alive(&self) -> bool {
-        !self.dead.load(Ordering::Relaxed)
+    fn lost(&self) -> Vec<String> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn stopwatch(&self) -> Result<Box<dyn Stopwatch + '_>> {
@@ -166,18 +169,28 @@ impl Launches<'_> {
         self.bench = Some((operator.to_owned(), bench.clone()));
         bench.workload(id)
     }
+
+    /// Why a variant is out.
+    fn failed(&self, id: &str, error: &Error) -> String {
+        self.tuning.look_for_life(id);
+        error.to_string()
+    }
 }
 
 impl Stopwatch for Launches<'_> {
     fn launch(&mut self, id: &str, launches: usize) -> Result<Vec<f64>, String> {
-        let mut workload = self.workload(id).map_err(|error| error.to_string())?;
-        timing::samples(self.tuning.device, launches, || workload.run()).map_err(|error| error.to_string())
+        let mut launch = || {
+            let mut workload = self.workload(id)?;
+            Ok(timing::samples(self.tuning.device, launches, || workload.run())?)
+        };
+        launch().map_err(|error: Error| self.failed(id, &error))
     }
 
     fn confirm(&mut self, id: &str) -> Result<(), String> {
-        let mut workload = self.workload(id).map_err(|error| error.to_string())?;
-        workload.check().map_err(|error| error.to_string())?;
-        carrying(id).map_or(Ok(()), |carrying| self.tuning.suite(&carrying))
+        let mut check = || self.workload(id)?.check();
+        check().map_err(|error| self.failed(id, &error))?;
+        let carrying = carrying(id).map_or(Ok(()), |carrying| self.tuning.suite(&carrying));
+        carrying.inspect_err(|_| self.tuning.look_for_life(id))
     }
 
     fn floor(&mut self, id: &str) -> Option<Floor> {

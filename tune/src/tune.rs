@@ -34,8 +34,8 @@ pub trait Hardware: Sync {
     /// The property that did not hold.
     fn verify(&self, id: &str) -> Result<(), String>;
 
-    /// Whether it still runs anything: a kernel that goes astray takes the whole context with it.
-    fn is_alive(&self) -> bool;
+    /// What was under way when it stopped to run anything: a kernel that goes astray takes the whole context with it. Empty while it runs.
+    fn lost(&self) -> Vec<String>;
 
     /// Makes ready to time, on this thread.
     ///
@@ -118,7 +118,7 @@ const REASON: usize = 300;
 /// Tunes teams for packs of `tokens` within `seconds`, on top of which come the hand-picked variants of each launch, whatever they take.
 ///
 /// # Errors
-/// That of [`Hardware::stopwatch`]. A launch for which nothing is left is no error of the others: it is in what was found.
+/// That of [`Hardware::stopwatch`], and [`Error::Lost`]. A launch for which nothing is left is no error of the others: it is in what was found.
 pub fn tune(
     hardware: &dyn Hardware,
     teams: Vec<Team>,
@@ -139,6 +139,7 @@ pub fn tune(
         choose_to_time(team, states);
     }
     work.verify(&slots, &mut states);
+    check_alive(hardware)?;
     let mut found = Vec::new();
     let mut states = states.into_iter();
     let mut stopwatch = hardware.stopwatch()?;
@@ -147,8 +148,14 @@ pub fn tune(
         let states: Vec<State> = states.by_ref().take(team.len()).collect();
         watch.step(&team.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>().join(" and "));
         found.extend(work.time(team, &states, &mut *stopwatch));
+        check_alive(hardware)?;
     }
     Ok(found)
+}
+
+fn check_alive(hardware: &dyn Hardware) -> Result<(), Error> {
+    let ids = hardware.lost();
+    if ids.is_empty() { Ok(()) } else { Err(Error::Lost { ids }) }
 }
 
 /// The number for a launch that is chosen alone, or for one in a team.
@@ -204,8 +211,8 @@ impl Work<'_> {
             &tasks,
             self.ends[1],
             |&(s, c)| {
-                if !self.hardware.is_alive() {
-                    return Err("the GPU does not run anything any more, after another variant; begin again".to_owned());
+                if !self.hardware.lost().is_empty() {
+                    return Err("nothing runs any more, after another variant".to_owned());
                 }
                 self.hardware.verify(&slots[s].candidates[c].id)
             },

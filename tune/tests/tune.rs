@@ -22,6 +22,9 @@ struct Fake {
     room: bool,
     verified: Mutex<BTreeSet<String>>,
     launched: Mutex<BTreeMap<String, usize>>,
+    /// Variants that take the machine with them.
+    deadly: fn(&str) -> bool,
+    lost: Mutex<Vec<String>>,
 }
 
 fn good(_: &str) -> Result<(), String> {
@@ -30,8 +33,9 @@ fn good(_: &str) -> Result<(), String> {
 
 impl Fake {
     fn new(ms: fn(&str) -> f64) -> Fake {
-        let (verified, launched) = (Mutex::default(), Mutex::default());
-        Fake { ms, compile: good, verify: good, confirm: good, predicts: true, room: true, verified, launched }
+        let (verified, launched, lost) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (compile, verify, confirm, deadly): (_, _, _, fn(&str) -> bool) = (good, good, good, |_| false);
+        Fake { ms, compile, verify, confirm, predicts: true, room: true, verified, launched, deadly, lost }
     }
 }
 
@@ -57,13 +61,17 @@ impl Hardware for Fake {
     }
 
     fn verify(&self, id: &str) -> Result<(), String> {
+        if (self.deadly)(id) {
+            self.lost.lock().unwrap().push(id.to_owned());
+            return Err("illegal address".to_owned());
+        }
         (self.verify)(id)?;
         self.verified.lock().unwrap().insert(id.to_owned());
         Ok(())
     }
 
-    fn is_alive(&self) -> bool {
-        true
+    fn lost(&self) -> Vec<String> {
+        self.lost.lock().unwrap().clone()
     }
 
     fn stopwatch(&self) -> Result<Box<dyn Stopwatch + '_>> {
@@ -213,6 +221,16 @@ fn without_predictions_the_nearest_are_timed() {
     let (found, _) = run(&fake, &[LOSS]);
     assert!(found[0].tuned.is_ok() && found[0].prediction.is_none());
     assert_eq!(found[0].counts.1, fake.launched.lock().unwrap().len());
+}
+
+#[test]
+fn a_variant_that_takes_the_machine_with_it_is_named() {
+    let fake = Fake { deadly: |id| id.contains("-b256-"), ..Fake::new(by_block) };
+    let error = tune(&fake, vec![team(&[LOSS])], 4000, 1e6, &Notes::default()).unwrap_err();
+    let Error::Lost { ids } = &error else { panic!("{error}") };
+    assert!(!ids.is_empty() && ids.iter().all(|id| id.contains("-b256-")), "{ids:?}");
+    assert!(error.to_string().contains("--without"), "{error}");
+    assert!(fake.launched.lock().unwrap().is_empty());
 }
 
 #[test]
