@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use packscan::runtime::cache;
-use packscan::runtime::predict::Prediction;
 use packscan::{Device, Dtype, Packed};
 use packscan_train::ModelConfig;
 use packscan_tune::file::{Contents, Tuned, TuningFile};
@@ -198,7 +197,12 @@ fn report(found: &[Found]) -> String {
             or_none(hand_picked.map(|times| ms(times.median_ms))),
             or_none(floor.as_ref().map(|floor| ms(floor.ms))),
             or_none(floor.as_ref().map(|floor| format!("{:.0} %", 100.0 * floor.ms / tuned.ms))),
-            or_none(prediction.as_ref().map(limit).or_else(|| floor.as_ref().map(|floor| floor.limit.clone()))),
+            or_none(
+                prediction
+                    .as_ref()
+                    .map(|promise| promise.limit.clone())
+                    .or_else(|| floor.as_ref().map(|floor| floor.limit.clone())),
+            ),
             format!("{} of {}", counts.1, counts.0),
         ]);
         ids += &format!("{:<14} {}\n", slot.name, tuned.id);
@@ -210,11 +214,6 @@ fn report(found: &[Found]) -> String {
         }
     }
     format!("{times}\n\n{ids}")
-}
-
-/// What a variant is predicted to be limited by.
-fn limit(prediction: &Prediction) -> String {
-    prediction.limit().0.map_or_else(|| "memory".to_owned(), |unit| unit.to_string())
 }
 
 #[cfg(test)]

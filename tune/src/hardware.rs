@@ -11,7 +11,7 @@ use packscan_verify::cost::Cost;
 use packscan_verify::{Job, Level, Plan, operators};
 
 use crate::candidates::{Slot, carrying};
-use crate::tune::{Floor, Hardware, Stopwatch};
+use crate::tune::{Floor, Hardware, Promise, Stopwatch};
 use crate::workload::{Bench, Machine, Problem, Workload, like, timing};
 use crate::{Error, Result};
 
@@ -34,9 +34,10 @@ impl<'a> Tuning<'a> {
     /// If the driver does not say how many multiprocessors there are.
     pub fn new(device: &'a Device, problem: &'a Problem) -> Result<Tuning<'a>> {
         let (driver, gpu) = match device {
-            Device::Cuda(cuda) => {
-                (Cuda::driver(), Gpu { multiprocessors: cuda.multiprocessors()?, ..like(cuda).clone() })
-            }
+            Device::Cuda(cuda) => (
+                Cuda::driver(),
+                Gpu { arch: cuda.arch(), multiprocessors: cuda.multiprocessors()?, ..like(cuda).clone() },
+            ),
             Device::Emulator(_) | Device::Cpu => (Cuda::driver(), GPUS[0].clone()),
         };
         Ok(Tuning { device, problem, driver, gpu, lost: Mutex::default() })
@@ -60,7 +61,7 @@ impl<'a> Tuning<'a> {
     }
 
     /// What the emulator's counts and the compiler's numbers say together; all launches of the pass.
-    fn predict(&self, job: &dyn Job, kernel: &str) -> Result<Option<Prediction>, String> {
+    fn predict(&self, job: &dyn Job, kernel: &str) -> Result<Option<Promise>, String> {
         let cost = match Cost::of(job) {
             Ok(cost) => cost,
             // A kernel that goes astray there is not let near the GPU, whose context would be lost with it.
@@ -73,8 +74,9 @@ impl<'a> Tuning<'a> {
         if let Some(own) = cost.launches.first() {
             self.check_room(job, own)?;
         }
-        let all = launches.iter().map(|launch| launch.ms).sum();
-        Ok(launches.into_iter().next().map(|own| Prediction { ms: all, ..own }))
+        let ms = launches.iter().map(|launch| launch.ms).sum();
+        let limit = |own: &Prediction| own.limit().0.map_or_else(|| "memory".to_owned(), |unit| unit.to_string());
+        Ok(launches.first().map(|own| Promise { ms, limit: limit(own) }))
     }
 
     /// That a multiprocessor holds a block at all, with the registers that the compiler gave it.
@@ -122,7 +124,7 @@ impl Hardware for Tuning<'_> {
         &self.driver
     }
 
-    fn compile(&self, slot: &Slot, id: &str) -> Result<Option<Prediction>, String> {
+    fn compile(&self, slot: &Slot, id: &str) -> Result<Option<Promise>, String> {
         let job = operators::job(id).map_err(|error| error.to_string())?;
         let source = job.source();
         let request = Compile { name: id, source: &source, arch: self.arch(), emit: Emit::Cubin, options: &[] };

@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use packscan_runtime::predict::Prediction;
-
 use crate::Error;
 use crate::candidates::{Candidate, Slot};
 use crate::file::{Dropped, RunnerUp, Tuned, digest};
@@ -26,7 +24,7 @@ pub trait Hardware: Sync {
     ///
     /// # Errors
     /// Why it cannot run there.
-    fn compile(&self, slot: &Slot, id: &str) -> Result<Option<Prediction>, String>;
+    fn compile(&self, slot: &Slot, id: &str) -> Result<Option<Promise>, String>;
 
     /// Verifies a variant that compiled.
     ///
@@ -62,6 +60,15 @@ pub trait Stopwatch {
     fn floor(&mut self, id: &str) -> Option<Floor>;
 }
 
+/// What a variant is predicted to cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Promise {
+    /// Milliseconds.
+    pub ms: f64,
+    /// What is busiest meanwhile.
+    pub limit: String,
+}
+
 /// The least time that a machine could need.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Floor {
@@ -92,7 +99,7 @@ pub struct Found {
     /// The fastest, or why there is none.
     pub tuned: Result<Tuned, Error>,
     /// What the fastest was predicted to cost.
-    pub prediction: Option<Prediction>,
+    pub prediction: Option<Promise>,
     /// What the machine needs for it at least.
     pub floor: Option<Floor>,
     /// How the hand-picked variant did, if it could be timed.
@@ -166,7 +173,7 @@ fn of(team: &Team, [alone, together]: [usize; 2]) -> usize {
 /// What is known of the candidates of a slot so far, by their places.
 #[derive(Default)]
 struct State {
-    predicted: HashMap<usize, Option<Prediction>>,
+    predicted: HashMap<usize, Option<Promise>>,
     /// Those that go on, the most promising first.
     left: Vec<usize>,
     dropped: Vec<Dropped>,

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use packscan_runtime::nvrtc::Arch;
-use packscan_runtime::predict::Prediction;
 use packscan_runtime::{Dtype, Error as RuntimeError};
 use packscan_tune::candidates::{Slot, slot};
 use packscan_tune::file::digest;
-use packscan_tune::tune::{Floor, Found, Hardware, Stopwatch, Watch, tune};
+use packscan_tune::tune::{Floor, Found, Hardware, Promise, Stopwatch, Watch, tune};
 use packscan_tune::workload::Problem;
 use packscan_tune::{Error, Result};
 
@@ -44,20 +43,11 @@ impl Hardware for Fake {
         "1.2.3"
     }
 
-    fn compile(&self, _: &Slot, id: &str) -> Result<Option<Prediction>, String> {
+    fn compile(&self, _: &Slot, id: &str) -> Result<Option<Promise>, String> {
         (self.compile)(id)?;
         // Always off, but in the right order.
-        let prediction = Prediction {
-            id: id.to_owned(),
-            ms: 2.0 * (self.ms)(id),
-            units_ms: [1.0; 6],
-            memory_ms: 0.1,
-            blocks: 1.0,
-            warps: 1.0,
-            efficiency: 1.0,
-            rounded: 1.0,
-        };
-        Ok(self.predicts.then_some(prediction))
+        let promise = Promise { ms: 2.0 * (self.ms)(id), limit: "issue".to_owned() };
+        Ok(self.predicts.then_some(promise))
     }
 
     fn verify(&self, id: &str) -> Result<(), String> {
@@ -154,7 +144,7 @@ fn the_fastest_is_found_and_kept_with_all_that_was_learnt() {
     let second = best.runner_up.as_ref().unwrap();
     assert!(second.ms >= best.ms && second.id != best.id);
     assert!((found[0].hand_picked.unwrap().median_ms - by_block(LOSS)).abs() < 1e-3, "hand-picked is always timed");
-    assert_eq!(found[0].prediction.as_ref().unwrap().id, best.id);
+    assert!((found[0].prediction.as_ref().unwrap().ms - 2.0 * by_block(&best.id)).abs() < 1e-9);
     assert_eq!(notes, ["compiling", "verifying", "timing"]);
 }
 
