@@ -71,10 +71,15 @@ fn every_candidate_keeps_the_rules_and_answers_the_same_problem() {
 fn neighbours_come_before_strangers() {
     let hand = selective_scan::default_variant(&scan(16, 4096));
     let candidates = slot("scan", &hand.to_string(), &shape(4096, 128), Arch::new(90)).unwrap().candidates;
-    let place = |wanted: selective_scan::Forward| candidates.iter().position(|c| c.id == wanted.to_string()).unwrap();
-    let near = place(selective_scan::Forward { lanes: 2 * hand.lanes, ..hand });
-    let far = place(selective_scan::Forward { lanes: 16, channels: 8, chunk: 8, ..hand });
-    assert!(near < 12 && near < far, "{near} {far}");
+    // Doublings of the lanes, of the channels and of the chunk.
+    let apart = |id: &str| {
+        let v: selective_scan::Forward = id.parse().unwrap();
+        let pairs = [(v.lanes, hand.lanes), (v.channels, hand.channels), (v.chunk, hand.chunk)];
+        pairs.map(|(a, b)| (f64::from(a) / f64::from(b)).log2().abs()).iter().sum::<f64>()
+    };
+    let (near, far) = (&candidates[1..6], &candidates[candidates.len() - 5..]);
+    assert!(near.iter().all(|c| apart(&c.id) <= 1.0), "{near:?}");
+    assert!(far.iter().all(|c| apart(&c.id) >= 3.0), "{far:?}");
 }
 
 #[test]

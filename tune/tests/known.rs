@@ -1,6 +1,5 @@
 //! Which entries answer for a launch, and what is said of those that do not.
 
-use packscan_kernels::selective_scan;
 use packscan_runtime::Dtype;
 use packscan_runtime::nvrtc::Arch;
 use packscan_tune::file::{Tuned, TuningFile, digest};
@@ -90,9 +89,9 @@ fn the_passes_of_the_scan_answer_together_or_not_at_all() {
     let picked = [0, 1].map(|part| entry(&scan, part, scan[part].hand_picked()));
     assert_eq!(answer(&picked, &scan, "1.0", 4096).choices.unwrap().len(), 2);
     assert_eq!(answer(&picked[..1], &scan, "1.0", 4096), Answer::default(), "half an answer is none");
-    let forward: selective_scan::Forward = scan[0].hand_picked().parse().unwrap();
-    let other = selective_scan::Forward { chunk: forward.chunk / 2, ..forward }.to_string();
-    let told = answer(&[entry(&scan, 0, &other), picked[1].clone()], &scan, "1.0", 4096);
+    let hand = &scan[0].candidates[0];
+    let other = scan[0].candidates.iter().find(|candidate| candidate.group != hand.group).unwrap();
+    let told = answer(&[entry(&scan, 0, &other.id), picked[1].clone()], &scan, "1.0", 4096);
     assert_eq!(told.choices, None);
     assert!(told.passed_over[0].contains("does not fit together"), "{told:?}");
 }

@@ -106,17 +106,21 @@ impl Watch for Notes {
 }
 
 const LOSS: &str = "cross_entropy-b1024-k7-v8-bf16";
-const SCANS: [&str; 2] = [
-    "selective_scan_fwd-n16-l16-s2-c64-v4-bf16-softplus-bias-skip-gate-checkpoints",
-    "selective_scan_bwd-n16-l16-s4-c32-v4-bf16-softplus-bias-skip-gate",
-];
-
-fn team(ids: &[&str]) -> Vec<Slot> {
-    let problem = Problem::of_channels(vec![1000; 4], 4096, 16, Dtype::Bf16);
-    ids.iter().map(|id| slot(id.split('-').next().unwrap(), id, &problem, Arch::new(90)).unwrap()).collect()
+fn problem() -> Problem {
+    Problem::of_channels(vec![1000; 4], 4096, 16, Dtype::Bf16)
 }
 
-fn run(fake: &Fake, ids: &[&str]) -> (Vec<Found>, Vec<String>) {
+/// The hand-picked variants of the scan's passes.
+fn scans() -> [String; 2] {
+    ["selective_scan_fwd", "selective_scan_bwd"].map(|kernel| problem().hand_picked(kernel).unwrap())
+}
+
+fn team<T: AsRef<str>>(ids: &[T]) -> Vec<Slot> {
+    let slot = |id: &str| slot(id.split('-').next().unwrap(), id, &problem(), Arch::new(90)).unwrap();
+    ids.iter().map(|id| slot(id.as_ref())).collect()
+}
+
+fn run<T: AsRef<str>>(fake: &Fake, ids: &[T]) -> (Vec<Found>, Vec<String>) {
     let notes = Notes::default();
     let found = tune(fake, vec![team(ids)], 4000, 1e6, &notes).unwrap();
     (found, notes.0.into_inner().unwrap())
@@ -186,7 +190,7 @@ fn none_left_is_an_error_with_every_reason() {
     }
     let fake = Fake { verify, ..Fake::new(any) };
     let notes = Notes::default();
-    let found = tune(&fake, vec![team(&[LOSS]), team(&[SCANS[0]])], 4000, 1e6, &notes).unwrap();
+    let found = tune(&fake, vec![team(&[LOSS]), team(&scans()[..1])], 4000, 1e6, &notes).unwrap();
     for Found { tuned, .. } in &found {
         let Err(error @ Error::NoneLeft { dropped, .. }) = tuned else { panic!("{tuned:?}") };
         assert!(error.to_string().contains("no candidate is left"), "{error}");
@@ -198,11 +202,12 @@ fn none_left_is_an_error_with_every_reason() {
 #[test]
 fn without_time_the_hand_picked_variants_are_still_verified_and_timed() {
     let fake = Fake::new(any);
-    let found = tune(&fake, vec![team(&[LOSS]), team(&SCANS)], 4000, 0.0, &Notes::default()).unwrap();
+    let found = tune(&fake, vec![team(&[LOSS]), team(&scans())], 4000, 0.0, &Notes::default()).unwrap();
     let chosen: Vec<&str> = found.iter().map(|f| f.tuned.as_ref().unwrap().id.as_str()).collect();
-    assert_eq!(chosen, [LOSS, SCANS[0], SCANS[1]]);
+    let [forward, backward] = &scans();
+    assert_eq!(chosen, [LOSS, forward, backward]);
     let launched = fake.launched.lock().unwrap();
-    assert_eq!(launched.keys().map(String::as_str).collect::<Vec<_>>(), [LOSS, SCANS[1], SCANS[0]]);
+    assert_eq!(launched.keys().map(String::as_str).collect::<Vec<_>>(), [LOSS, backward, forward]);
 }
 
 #[test]
@@ -231,11 +236,11 @@ fn no_room_is_an_error() {
 }
 
 fn any(id: &str) -> f64 {
-    if id.starts_with("cross_entropy") { by_block(id) } else { scans(id) }
+    if id.starts_with("cross_entropy") { by_block(id) } else { passes(id) }
 }
 
 /// Forward likes long chunks, backward short ones; together 16 is the best.
-fn scans(id: &str) -> f64 {
+fn passes(id: &str) -> f64 {
     let chunk = number(id, 'l');
     let other = (number(id, 'c') / 64.0).log2().abs() * 0.1 + (number(id, 's') / 4.0).log2().abs() * 0.1;
     let of_pass = match id.starts_with("selective_scan_fwd") {
@@ -247,8 +252,8 @@ fn scans(id: &str) -> f64 {
 
 #[test]
 fn the_passes_of_the_scan_get_the_same_distance() {
-    let fake = Fake::new(scans);
-    let (found, notes) = run(&fake, &SCANS);
+    let fake = Fake::new(passes);
+    let (found, notes) = run(&fake, &scans());
     let chunks: Vec<f64> = found.iter().map(|f| number(&f.tuned.as_ref().unwrap().id, 'l')).collect();
     assert_eq!(chunks, [16.0, 16.0]);
     assert!(notes.iter().all(|line| !line.contains("checkpoints")), "time alone decided: {notes:?}");
@@ -266,7 +271,7 @@ fn short(id: &str) -> f64 {
 
 #[test]
 fn a_short_distance_must_be_worth_its_memory() {
-    let (found, notes) = run(&Fake::new(short), &SCANS);
+    let (found, notes) = run(&Fake::new(short), &scans());
     let chunks: Vec<f64> = found.iter().map(|f| number(&f.tuned.as_ref().unwrap().id, 'l')).collect();
     assert_eq!(chunks, [16.0, 16.0], "1.1 % slower");
     let said = notes.iter().find(|line| line.contains("checkpoints 16 tokens apart")).expect("it is said");
