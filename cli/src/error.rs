@@ -18,6 +18,36 @@ pub enum Error {
     #[error(transparent)]
     Tune(#[from] packscan_tune::Error),
 
+    /// Tuning where there is no GPU.
+    #[error(
+        "tune needs an NVIDIA GPU, and {why}; `packscan doctor` shows what was found\n`gen --emit stats` predicts what a kernel costs, \
+         without a GPU"
+    )]
+    TuneNeedsGpu {
+        /// What is missing.
+        why: String,
+    },
+
+    /// A command that cannot run itself again.
+    #[error("the command cannot be run once more: {0}; run it again by hand, with --no-tune or --without ID")]
+    Respawn(io::Error),
+
+    /// Sequences without any token.
+    #[error("{} has no token: its lengths are all 0, or there is none", path.display())]
+    NoTokens {
+        /// The file of lengths.
+        path: PathBuf,
+    },
+
+    /// An operator that no training step launches by itself.
+    #[error("{operator} has nothing to tune; name one of {known}")]
+    NothingToTune {
+        /// What was asked for.
+        operator: String,
+        /// What could be.
+        known: String,
+    },
+
     /// Timing kernels where there is no GPU.
     #[error(
         "bench needs an NVIDIA GPU, and {why}; `packscan doctor` shows what was found\n`bench --step --model tiny --cpu` times whole steps on the CPU; \

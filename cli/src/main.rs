@@ -17,9 +17,12 @@ mod output;
 mod pack;
 mod parse;
 mod report;
+mod respawn;
 mod saved;
 mod stats;
 mod train;
+mod tune;
+mod variants;
 mod verify;
 
 use std::process::ExitCode;
@@ -46,6 +49,8 @@ enum Command {
     Gen(generate::Gen),
     /// Check that kernels compute what the textbook says and that nothing passes from one sequence to another.
     Verify(verify::Verify),
+    /// Find the fastest verified variant of every kernel of a model on this GPU, and remember it.
+    Tune(tune::Tune),
     /// Time kernels at the sizes of a model against what the GPU could do, or whole training steps.
     Bench(Box<bench::Bench>),
     /// Write a model in another layout, type or number of files: Hugging Face's or the original one's.
@@ -87,6 +92,7 @@ fn main() -> ExitCode {
         Command::Eval(command) => command.run(),
         Command::Gen(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Tune(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Pack(command) => command.run(),

@@ -56,6 +56,14 @@ pub fn size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A time in seconds.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (1.0..1e6).contains(&seconds) => Ok(seconds),
+        _ => Err("it must be a number of seconds from 1 to 999999".to_owned()),
+    }
+}
+
 /// A size in bytes, or with KB, MB, GB or TB of a thousand each, or KiB, MiB, GiB or TiB of 1024 each.
 pub fn bytes(text: &str) -> Result<usize, String> {
     const UNITS: [(&str, f64); 9] = [

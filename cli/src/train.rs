@@ -11,12 +11,15 @@ use packscan_train::activations::Recompute;
 use packscan_train::checkpoint::{self, Checkpoint};
 use packscan_train::hugging_face::Pretrained;
 use packscan_train::run::{self, Cut, Ending, Request, Settings, Start, Text};
+use packscan_train::variants::Ids;
 use packscan_train::{ModelConfig, Rates};
+use packscan_tune::workload::natural_lengths;
 
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::memory::{Choice, Memory};
 use crate::saved::Saved;
+use crate::variants::{Launches, Missing};
 use crate::{Verdict, output, parse};
 
 /// What to train, on what, and how.
@@ -55,6 +58,9 @@ pub struct Train {
     /// Memory of the GPU that the plan may use, such as 50GB [default: what is free].
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
     memory: Option<usize>,
+    /// Tune nothing where the run begins: what no tuning file knows runs as it was picked by hand.
+    #[arg(long)]
+    no_tune: bool,
     /// Share the state of the optimiser out among the ranks.
     #[arg(long)]
     shard: bool,
@@ -73,12 +79,13 @@ pub struct Train {
 }
 
 /// Arguments that a run was begun with and goes on with: given once more they would be passed over in silence.
-const OF_THE_RUN: [&str; 25] = [
+const OF_THE_RUN: [&str; 26] = [
     "files",
     "model",
     "init",
     "output",
     "dtype",
+    "no_tune",
     "shard",
     "eval_every",
     "save_every",
@@ -244,6 +251,9 @@ impl Train {
             Some(folder) => self.resumed(folder)?,
             None => self.fresh(&device)?,
         };
+        if self.resume.is_none() {
+            settings.variants = self.variants(&settings, &device, ranks, first)?;
+        }
         let shards = if settings.shard { ranks } else { 1 };
         settings.recompute = self.memory().choose(&request(&settings, shards)?, &device, |chosen| {
             let settings = Settings { recompute: chosen.to_vec(), ..settings.clone() };
@@ -284,6 +294,20 @@ impl Train {
         }
     }
 
+    /// What a new run launches. It goes on with that, on whatever machine.
+    fn variants(&self, settings: &Settings, device: &Device, ranks: usize, first: bool) -> Result<Ids> {
+        let missing = match (self.no_tune, self.plan, ranks) {
+            (true, ..) => Missing::Leave("--no-tune"),
+            (_, true, _) => Missing::Leave("--plan tunes nothing"),
+            (_, _, 2..) => Missing::Leave("several ranks tune nothing; `packscan tune` does"),
+            _ => Missing::Tune,
+        };
+        let lengths = natural_lengths(settings.text.tokens, 0);
+        let (ids, lines) = Launches::new(&settings.model, settings.io()?, lengths).choose(device, missing)?;
+        lines.iter().filter(|_| first).for_each(|line| output::note(line));
+        Ok(ids)
+    }
+
     fn memory(&self) -> Memory {
         Memory { choice: self.recompute, bytes: self.memory }
     }
@@ -314,6 +338,7 @@ impl Train {
             text: self.packing.text(&self.files, tokenizer.as_deref())?,
             rates: self.learning.rates(config.width, steps),
             model: config,
+            variants: Ids::new(),
             name,
         };
         settings.check()?;
@@ -338,6 +363,7 @@ impl Train {
                 steps: settings.rates.steps,
             }),
             Some(checkpoint) => {
+                checkpoint.check(&settings.model)?;
                 let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
                 Ok(Begun { settings, folder, resumed, pretrained: None })
             }
@@ -356,8 +382,9 @@ struct Begun {
 
 fn request(settings: &Settings, shards: usize) -> Result<Request<'_>> {
     let io: Dtype = settings.io()?;
-    let Text { tokens, packs, .. } = settings.text;
-    Ok(Request { config: &settings.model, io, tokens, packs, chain: settings.text.chain(), shards })
+    let (variants, Text { tokens, packs, .. }) = (settings.variants()?, &settings.text);
+    let (tokens, packs, chain) = (*tokens, *packs, settings.text.chain());
+    Ok(Request { config: &settings.model, io, tokens, packs, chain, shards, variants })
 }
 
 /// The plan as text.

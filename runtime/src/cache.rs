@@ -4,6 +4,7 @@
 //! several processes may share the folder. What cannot be read back whole is built again.
 
 use std::env;
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,12 @@ impl CacheKey {
             hash.update(part);
         }
         CacheKey(hash.finalize().into())
+    }
+}
+
+impl fmt::Display for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
     }
 }
 

@@ -1,7 +1,9 @@
 //! What can go wrong before something could be timed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::file::Dropped;
 
 /// Everything that this crate fails with.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,43 @@ pub enum Error {
         /// Where.
         device: String,
     },
+
+    /// A file or folder of the tuner.
+    #[error("{} cannot be {doing}: {source}; PACKSCAN_CACHE names another folder", path.display())]
+    Store {
+        /// What was tried: read, written.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A GPU that runs nothing any more, as after an access out of bounds; only another process can use it again.
+    #[error("the GPU runs nothing any more after {}; `packscan tune --without ID` leaves a variant out", ids.join(" and "))]
+    Lost {
+        /// The variants that were under way.
+        ids: Vec<String>,
+    },
+
+    /// A launch for which nothing can run.
+    #[error("{slot}: no candidate is left; {}", list(dropped))]
+    NoneLeft {
+        /// The launch.
+        slot: String,
+        /// Every candidate and why it may not run.
+        dropped: Vec<Dropped>,
+    },
+}
+
+impl Error {
+    pub(crate) fn file(doing: &'static str, path: &Path, source: io::Error) -> Error {
+        Error::Store { doing, path: path.to_owned(), source }
+    }
+}
+
+fn list(dropped: &[Dropped]) -> String {
+    dropped.iter().map(|Dropped { id, reason }| format!("\n  {id}: {reason}")).collect()
 }
 
 /// The result of everything in this crate.

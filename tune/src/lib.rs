@@ -1,10 +1,19 @@
-//! How fast packscan's kernels are at the sizes of a model, on the machine at hand, and how fast they could be.
+//! How fast packscan's kernels are at the sizes of a model, on the machine at hand, how fast they could be, and which variants are the fastest.
 //!
 //! [`workload`] makes any variant of any operator's pass ready to be timed, with inputs on the device, and says what the
-//! machine needs for it at least.
+//! machine needs for it at least. [`tune()`] lists [`candidates`], compiles and verifies them, times them in [`rounds`] and says which won;
+//! a tuning [`file`](mod@file) remembers it.
 
+pub mod candidates;
 mod error;
+pub mod file;
+mod hardware;
+pub mod known;
 pub mod report;
+pub mod rounds;
+pub mod tune;
 pub mod workload;
 
 pub use error::{Error, Result};
+pub use hardware::Tuning;
+pub use tune::tune;

@@ -1,7 +1,13 @@
-//! On a GPU: workloads agree with the book at sizes of a model and have times that make sense, and a trace tells what was launched.
+//! On a GPU: workloads agree with the book at sizes of a model and have times that make sense, a trace tells what was launched, and the tuner
+//! finds something that is at least as fast as what was picked by hand.
+
+use std::sync::Mutex;
 
 use packscan_runtime::{Device, Dtype};
+use packscan_tune::Tuning;
+use packscan_tune::known::teams;
 use packscan_tune::report::Row;
+use packscan_tune::tune::{Found, Watch, tune};
 use packscan_tune::workload::{Bench, Machine, Problem, natural_lengths};
 use packscan_verify::operators::PASSES;
 
@@ -48,4 +54,47 @@ fn a_trace_tells_each_launch_in_order_and_nothing_after_it() {
         assert!(launch.end_ms > launch.start_ms && launch.start_ms > 0.0 && launch.host_ms > 0.0, "{launch:?}");
     }
     assert!(traced.windows(2).all(|pair| pair[1].start_ms >= pair[0].end_ms), "{traced:?}");
+}
+
+/// Prints what is told.
+#[derive(Default)]
+struct Told(Mutex<Vec<&'static str>>);
+
+impl Watch for Told {
+    fn begin(&self, doing: &'static str, steps: usize) {
+        println!("{doing} {steps}");
+        self.0.lock().unwrap().push(doing);
+    }
+    fn step(&self, _: &str) {}
+    fn note(&self, line: &str) {
+        println!("{line}");
+    }
+}
+
+#[test]
+fn what_is_tuned_is_no_slower_than_what_was_picked_by_hand() {
+    let Some(device) = gpu() else { return };
+    let problem = Problem::of_channels(natural_lengths(4096, 0), 1536, 16, Dtype::Bf16);
+    let kernels = ["selective_scan_fwd", "selective_scan_bwd", "causal_conv1d_fwd", "cross_entropy"];
+    let picked = kernels.map(|kernel| (kernel, problem.hand_picked(kernel).unwrap()));
+    let picked = picked.iter().map(|(name, id)| (*name, id.as_str()));
+    let teams = teams(picked, &problem, device.arch().unwrap()).unwrap();
+    let (tuning, told) = (Tuning::new(&device, &problem).unwrap(), Told::default());
+    let began = std::time::Instant::now();
+    let found = tune(&tuning, teams, problem.tokens(), 30.0, &told).unwrap();
+    println!("{:.1} s", began.elapsed().as_secs_f64());
+    assert_eq!(*told.0.lock().unwrap(), ["compiling", "verifying", "timing"]);
+    for Found { slot, tuned, floor, hand_picked, counts, .. } in &found {
+        let (best, picked) = (tuned.as_ref().unwrap(), hand_picked.expect("it is timed"));
+        println!("{} {best:?}, picked {picked:?}, floor {floor:?}, {counts:?}", slot.name);
+        // The scan's passes are chosen together, so one alone may lose.
+        if !slot.kernel.starts_with("selective_scan") {
+            assert!(best.ms <= picked.median_ms, "{best:?} {picked:?}");
+        }
+        assert!(best.is_fresh() && floor.is_some() && counts.1 > 1, "{best:?}");
+    }
+    let sum = |ms: fn(&Found) -> f64| found[..2].iter().map(ms).sum::<f64>();
+    let both = sum(|f| f.tuned.as_ref().unwrap().ms);
+    let by_hand = sum(|f| f.hand_picked.unwrap().median_ms);
+    assert!(both <= 1.03 * by_hand, "both passes take {both} ms, and {by_hand} as picked by hand");
 }

@@ -6,8 +6,6 @@ use std::path::Path;
 use comfy_table::{CellAlignment, Table, presets};
 use packscan::{Device, Dtype};
 use packscan_train::ModelConfig;
-use packscan_train::activations::{Recompute, Sizes};
-use packscan_train::parameters::Layout;
 use packscan_train::report::number::{fixed, percent};
 use packscan_tune::report::{Report, Row};
 use packscan_tune::workload::{self, Machine, Problem, natural_lengths, read_lengths};
@@ -16,10 +14,9 @@ use packscan_verify::operators::{self, PASSES};
 use super::{Bench, gpu, roofline};
 use crate::error::{Error, Result};
 use crate::output::{self, thousands};
+use crate::variants::Launches;
 use crate::{Verdict, parse};
 
-/// Parameters of the optimiser that show any GPU's bandwidth; more would only take more memory.
-const PARAMETERS: usize = 1 << 28;
 /// Entries of the vocabulary of the published models.
 const VOCABULARY: usize = 50_277;
 
@@ -132,23 +129,7 @@ fn passes() -> Vec<&'static str> {
 /// The sizes of a model, with the vocabulary of the published ones where it leaves that open.
 fn of_model(name: &str, lengths: Vec<usize>, io: Dtype) -> Result<Problem> {
     let config = ModelConfig::named(name)?.for_vocabulary(VOCABULARY)?;
-    let tokens = lengths.iter().sum();
-    let recompute = vec![Recompute::None; config.layers];
-    let sizes = Sizes { config: config.clone(), io, tokens, chunk: 1, recompute };
-    let ModelConfig { width, state, taps, rank, vocabulary, .. } = config;
-    Ok(Problem {
-        lengths,
-        width,
-        channels: config.channels(),
-        state,
-        taps,
-        rank,
-        vocabulary,
-        logits_rows: sizes.logits_rows(),
-        parameters: Layout::of(&config).elements.min(PARAMETERS),
-        decays: Layout::of(&config).a_logs.len(),
-        io,
-    })
+    Ok(Launches::new(&config, io, lengths).problem)
 }
 
 fn read(path: &Path) -> Result<Report> {

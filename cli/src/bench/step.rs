@@ -11,6 +11,7 @@ use packscan_train::parameters::Layout;
 use packscan_train::profile::Profile;
 use packscan_train::report::number::{self, fixed, percent};
 use packscan_train::run::{Request, peak_flops};
+use packscan_train::variants::Variants;
 use packscan_train::{DevicePack, Learner, Model, ModelConfig, Rates};
 use packscan_tune::workload::timing::Times;
 use packscan_tune::workload::{natural_ids, natural_lengths};
@@ -21,6 +22,7 @@ use crate::error::Result;
 use crate::memory::{Choice, Memory};
 use crate::output::{self, thousands};
 use crate::train::SchemeName;
+use crate::variants::{Launches, Missing};
 use crate::{Verdict, parse};
 
 /// How whole steps are made.
@@ -98,13 +100,19 @@ impl Steps {
         let mut source = Source::new(&config, self.scheme(), asked.tokens, self.steps as usize + 2)?;
         let device = if self.cpu { Device::Cpu } else { gpu()? };
         let io = asked.dtype.unwrap_or(if self.cpu { Dtype::F32 } else { Dtype::Bf16 });
-        let request = Request { config: &config, io, tokens: asked.tokens, packs: 1, chain: 0, shards: 1 };
+        let launches = Launches::new(&config, io, natural_lengths(asked.tokens, 0));
+        let untuned = Missing::Leave("bench tunes nothing; `packscan tune` does");
+        let (ids, lines) = launches.choose(&device, untuned)?;
+        lines.iter().for_each(|line| output::note(line));
+        let variants = Variants::of(&config, io, &ids)?;
+        let request = Request { config: &config, io, tokens: asked.tokens, packs: 1, chain: 0, shards: 1, variants };
         let memory = Memory { choice: self.recompute, bytes: self.memory };
         let recompute = memory.choose(&request, &device, |chosen| request.plan(chosen).to_string())?;
 
         let layout = Layout::of(&config);
         output::note(&format!("{}: {} parameters, {io} on {device}", asked.model, thousands(layout.parameters())));
-        let model = Model::new(&device, io, &config, &layout.fresh(0))?;
+        let mut model = Model::new(&device, io, &config, &layout.fresh(0))?;
+        model.variants = variants;
         let mut learner = Learner::new(model, asked.tokens, 1, &recompute)?;
         let rates = Rates { warmup: 10.min(self.steps), steps: self.steps, ..Rates::default() };
         let mut room = DevicePack::with_room(&device, asked.tokens, config.vocabulary)?;

@@ -32,10 +32,11 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// The command, to be run in it, with arguments that have no space in them.
+    /// The command, to be run in it on the CPU, with arguments that have no space in them.
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = command();
         command.current_dir(self.folder.path()).env("PACKSCAN_CACHE", self.path("cache"));
+        command.env("CUDA_VISIBLE_DEVICES", "-1");
         command.args(arguments.split_whitespace());
         command
     }

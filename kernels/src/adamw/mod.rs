@@ -142,6 +142,13 @@ pub fn default_variant(grad: Dtype, copy: Option<Dtype>, clip: bool) -> Forward 
     Forward { block: 256, vec: 4, grad, io: copy.unwrap_or(Dtype::Bf16), copy: copy.is_some(), clip }
 }
 
+/// Every variant worth timing.
+pub fn variants(grad: Dtype, copy: Option<Dtype>, clip: bool) -> Vec<Forward> {
+    let picked = default_variant(grad, copy, clip);
+    let of = |block| [1, 2, 4].map(|vec| Forward { block, vec, ..picked });
+    [128, 256, 512, 1024].into_iter().flat_map(of).collect()
+}
+
 /// Updates a range of parameters on the device that `packed` names, for which [`DevicePacked::empty`] will do.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ pub mod cpu;
 mod faults;
 mod ids;
 
+use packscan_runtime::kernel::broken;
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Dtype, Result, View};
 
@@ -106,6 +107,28 @@ pub fn default_variant(width: usize, io: Dtype) -> Forward {
 pub fn default_backward(width: usize, io: Dtype) -> Backward {
     let vec = vec_for(width, io).min(4);
     Backward { packets: (width / vec as usize).next_multiple_of(32).clamp(32, 128) as u32, vec, io }
+}
+
+/// Every variant of the forward pass worth timing.
+pub fn variants(width: usize, io: Dtype) -> Vec<Forward> {
+    let mut out = Vec::new();
+    for vec in [1, 2, 4, 8].into_iter().filter(|&vec| width.is_multiple_of(vec as usize)) {
+        for lanes in [32, 64, 128, 256].into_iter().filter(|lanes| width.div_ceil(vec as usize) * 2 > *lanes as usize) {
+            out.extend([128, 256, 512].map(|threads: u32| Forward { lanes, rows: (threads / lanes).max(1), vec, io }));
+        }
+    }
+    out.retain(|variant| broken(variant).is_empty());
+    out.dedup();
+    out
+}
+
+/// Every variant of the backward pass worth timing.
+pub fn backward_variants(width: usize, io: Dtype) -> Vec<Backward> {
+    let of = |vec| [32, 64, 128, 256, 512].map(|packets| Backward { packets, vec, io });
+    let mut out: Vec<Backward> = [1, 2, 4, 8].into_iter().flat_map(of).collect();
+    let wasteful = |v: &Backward| v.packets > 32 && (v.packets * v.vec) as usize >= 2 * width;
+    out.retain(|v| width.is_multiple_of(v.vec as usize) && !wasteful(v) && broken(v).is_empty());
+    out
 }
 
 /// The widest loads that rows of this length allow.

@@ -11,6 +11,7 @@
 pub mod cpu;
 mod faults;
 
+use packscan_runtime::kernel::broken;
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Dtype, Error, Result, View};
 
@@ -74,6 +75,13 @@ packscan_macros::kernel! {
 /// warp in flight for each thread.
 pub fn default_variant(io: Dtype) -> Forward {
     Forward { part: 65_536, block: 256, vec: (16 / io.bytes()) as u32, io }
+}
+
+/// Every variant worth timing; parts stay as long as they are, for what is made once fits them.
+pub fn variants(io: Dtype) -> Vec<Forward> {
+    let picked = default_variant(io);
+    let of = |block| [1, 2, 4, 8].map(|vec| Forward { block, vec, ..picked });
+    [128, 256, 512, 1024].into_iter().flat_map(of).filter(|variant| broken(variant).is_empty()).collect()
 }
 
 /// The variant of [`clip`] that suits every model: one block adds 64 thousand sums in some ten microseconds.

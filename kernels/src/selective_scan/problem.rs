@@ -126,6 +126,14 @@ pub fn default_backward(problem: &Problem) -> Backward {
 /// States of all channels and tokens that a lane keeps at a time, in registers.
 const KEPT_STATES: u32 = 96;
 
+impl Backward {
+    /// The same with other loads; lanes walk one channel where the block would no longer move whole rows.
+    pub fn with_vec(self, vec: u32) -> Backward {
+        let walk = if (self.lanes * vec).is_multiple_of(self.walk) { self.walk } else { 1 };
+        Backward { vec, walk, ..self }
+    }
+}
+
 /// Shared memory that a hand-picked backward variant stays under, unless one channel needs more: what a block can have on sm_86 and later.
 const BACKWARD_SHARED_BYTES: usize = 99 * 1024;
 
@@ -136,11 +144,16 @@ pub fn variants(problem: &Problem) -> Vec<Forward> {
     for lanes in [1, 2, 4, 8, 16, 32] {
         for channels in [8, 16, 32, 64, 128, 256] {
             for chunk in [8, 16, 32, 64] {
-                for vec in [1, 2, 4, 8] {
-                    let variant = problem.variant(chunk, lanes, channels, vec);
+                // Also with registers for 512 threads, 128 each.
+                let residents = [1, (512 / (channels * lanes)).clamp(1, 16)];
+                for (vec, resident) in
+                    [1, 2, 4, 8].into_iter().flat_map(|vec| residents.map(|resident| (vec, resident)))
+                {
+                    let variant = Forward { resident, ..problem.variant(chunk, lanes, channels, vec) };
                     let wasteful = channels as usize >= 2 * problem.channels.max(8)
                         || (lanes < 32 && problem.state.div_ceil(lanes as usize) > 16);
-                    if !wasteful && problem.channels.is_multiple_of(vec as usize) && broken(&variant).is_empty() {
+                    let new = !out.contains(&variant) && broken(&variant).is_empty();
+                    if !wasteful && problem.channels.is_multiple_of(vec as usize) && new {
                         out.push(variant);
                     }
                 }

@@ -96,6 +96,22 @@ impl Cuda {
         self.arch
     }
 
+    /// The driver's version where the system tells it, `580.159.04`, else the CUDA that it is for, `CUDA 13.0`.
+    pub fn driver() -> String {
+        let told = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+        let is_version = |word: &&str| word.contains('.') && word.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        if let Some(version) = told.lines().next().and_then(|line| line.split_whitespace().find(is_version)) {
+            return version.to_owned();
+        }
+        let mut cuda = 0;
+        // SAFETY: the pointer is to an integer that outlives the call.
+        let told = unsafe { sys::is_culib_present() && sys::cuDriverGetVersion(&mut cuda).result().is_ok() };
+        if !told {
+            return "none".to_owned();
+        }
+        format!("CUDA {}.{}", cuda / 1000, cuda % 1000 / 10)
+    }
+
     /// Its multiprocessors.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! A run: text in, a trained model and its records out.
 
+mod agreement;
 mod plan;
 mod records;
 mod settings;
@@ -70,8 +71,10 @@ const MOST_SKIPPED: u32 = 10;
 /// # Errors
 /// For settings that make no sense, text that cannot be used, too little memory, [`Error::Diverged`], and whatever a device fails
 /// with. A checkpoint that cannot be written is told and does not end the run.
-pub fn train(start: Start<'_>) -> Result<Ending> {
+pub fn train(mut start: Start<'_>) -> Result<Ending> {
     start.settings.check()?;
+    // Those that nobody named too: what is picked by hand may be another one in a later packscan.
+    start.settings.variants = start.settings.variants()?.ids();
     let mut run = Run::new(start)?;
     let ending = run.steps();
     let status = if matches!(ending, Ok(Ending::Finished)) { Status::Finished } else { Status::Stopped };
@@ -126,6 +129,7 @@ impl<'a> Run<'a> {
             None => None,
         };
         let ranks: Rc<dyn Collective> = join(&device, world.as_ref())?.into();
+        agreement::check(&settings, &*ranks)?;
         let source = Source::open(&settings, &*ranks, progressed.as_ref().map(|p| &p.position))?;
         let step = resumed.as_ref().map_or(0, |checkpoint| checkpoint.step);
         let learner = learner(&settings, &device, resumed, pretrained, &ranks)?;
@@ -297,7 +301,7 @@ fn learner(
 ) -> Result<Learner> {
     let Settings { model: config, text, recompute, .. } = settings;
     let io: Dtype = settings.io()?;
-    let model = match (&resumed, pretrained) {
+    let mut model = match (&resumed, pretrained) {
         (Some(checkpoint), _) => {
             checkpoint.check(config)?;
             checkpoint.model(device, io)?
@@ -305,6 +309,7 @@ fn learner(
         (None, Some(pretrained)) => pretrained.model(device, io)?,
         (None, None) => Model::new(device, io, config, &Layout::of(config).fresh(settings.seed))?,
     };
+    model.variants = settings.variants()?;
     let mut learner = Learner::new(model, text.tokens, text.packs, recompute)?.among(ranks.clone(), settings.shard)?;
     learner.let_gradients_flow(text.cut == Cut::Flow);
     if text.chain() > 0 {

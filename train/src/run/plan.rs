@@ -9,7 +9,7 @@ use crate::activations::{Recompute, Sizes};
 use crate::parameters::Layout;
 use crate::report::number;
 use crate::step::memory_bytes;
-use crate::variants::{Carries, Variants};
+use crate::variants::Variants;
 use crate::{DevicePack, Error, ModelConfig, Result};
 
 /// Bytes by purpose.
@@ -33,6 +33,8 @@ pub struct Request<'a> {
     pub chain: usize,
     /// Ranks that share the state of the optimiser; 1 where it is not shared.
     pub shards: usize,
+    /// What the launches run: saved states and partial sums are theirs.
+    pub variants: Variants,
 }
 
 /// What cuBLASLt may use, and what a driver keeps to itself: measured on an H200, rounded up.
@@ -41,16 +43,12 @@ const BESIDE_BYTES: usize = 1 << 30;
 const BLOCKS: usize = 4096;
 
 impl Request<'_> {
-    fn variants(&self) -> Variants {
-        Variants::hand_picked(self.config, self.io, Carries { initial: false, last: false })
-    }
-
     fn sizes(&self, recompute: &[Recompute]) -> Sizes {
         Sizes {
             config: self.config.clone(),
             io: self.io,
             tokens: self.tokens,
-            chunk: self.variants().scan.chunk as usize,
+            chunk: self.variants.scan.chunk as usize,
             recompute: recompute.to_vec(),
         }
     }
@@ -58,7 +56,7 @@ impl Request<'_> {
     /// Partial sums of gradients.
     fn workspace_bytes(&self) -> usize {
         let (d, n) = (self.config.channels(), self.config.state);
-        let Variants { scan_bwd, conv_bwd, .. } = self.variants();
+        let Variants { scan_bwd, conv_bwd, .. } = self.variants;
         let selective_scan::Backward { channels, .. } = scan_bwd;
         let causal_conv1d::Backward { ways, run, .. } = conv_bwd;
         let tokens = self.tokens * d.div_ceil(channels as usize) * 2 * n;
@@ -150,15 +148,33 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::variants::{Carries, Ids};
 
-    fn request(config: &ModelConfig) -> Request<'_> {
-        Request { config, io: Dtype::Bf16, tokens: 16_384, packs: 1, chain: 0, shards: 1 }
+    fn request(config: &ModelConfig, variants: Variants) -> Request<'_> {
+        Request { config, io: Dtype::Bf16, tokens: 16_384, packs: 1, chain: 0, shards: 1, variants }
+    }
+
+    fn hand_picked(config: &ModelConfig) -> Variants {
+        Variants::hand_picked(config, Dtype::Bf16, Carries { initial: false, last: false })
+    }
+
+    #[test]
+    fn checkpoints_closer_together_take_more() {
+        let config = ModelConfig::named("1.4b").unwrap().for_vocabulary(50_277).unwrap();
+        let far = hand_picked(&config);
+        let scan = selective_scan::Forward { chunk: 8, ..far.scan }.to_string();
+        let scan_bwd = selective_scan::Backward { chunk: 8, ..far.scan_bwd }.to_string();
+        let ids = Ids::from([("scan", scan), ("scan_bwd", scan_bwd)].map(|(name, id)| (name.to_owned(), id)));
+        let near = Variants::of(&config, Dtype::Bf16, &ids).unwrap();
+        let bytes = |variants| request(&config, variants).plan(&[Recompute::None; 48]).bytes();
+        let states = |distance: u32| 48 * 16_384 / distance as usize * 4096 * 16 * 4;
+        assert_eq!(bytes(near) - bytes(far), states(8) - states(far.scan.chunk));
     }
 
     #[test]
     fn as_little_is_computed_again_as_fits() {
         let config = ModelConfig::named("1.4b").unwrap().for_vocabulary(50_277).unwrap();
-        let request = request(&config);
+        let request = request(&config, hand_picked(&config));
         assert_eq!(request.choose(None).unwrap(), vec![Recompute::None; 48]);
         for (budget, more, less) in [
             (75 << 30, Recompute::Cheap, Recompute::None),
@@ -176,9 +192,9 @@ mod tests {
     #[test]
     fn too_little_memory_names_what_would_fit() {
         let config = ModelConfig::named("2.8b").unwrap().for_vocabulary(50_277).unwrap();
-        let error = request(&config).choose(Some(54 << 30)).unwrap_err().to_string();
+        let error = request(&config, hand_picked(&config)).choose(Some(54 << 30)).unwrap_err().to_string();
         assert!(error.contains("--tokens 2048") || error.contains("--tokens 4096"), "{error}");
-        let error = request(&config).choose(Some(8 << 30)).unwrap_err().to_string();
+        let error = request(&config, hand_picked(&config)).choose(Some(8 << 30)).unwrap_err().to_string();
         assert!(error.contains("smaller model"), "{error}");
     }
 }

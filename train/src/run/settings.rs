@@ -7,6 +7,7 @@ use packscan_runtime::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::activations::Recompute;
+use crate::variants::{Ids, Variants};
 use crate::{Error, ModelConfig, Rates, Result};
 
 /// What happens to gradients where a document is cut at the end of a pack.
@@ -80,6 +81,10 @@ pub struct Settings {
     pub text: Text,
     /// How fast it learns.
     pub rates: Rates,
+    /// Which variant each launch runs: other ones round differently, so a run keeps those that it began with. Hand-picked where none is
+    /// named.
+    #[serde(default)]
+    pub variants: Ids,
 }
 
 /// The name of the file in a run folder.
@@ -99,12 +104,20 @@ impl Settings {
         Ok(dtype)
     }
 
+    /// What the launches run.
+    ///
+    /// # Errors
+    /// As [`Variants::of`], and as [`Settings::io`].
+    pub fn variants(&self) -> Result<Variants> {
+        Variants::of(&self.model, self.io()?, &self.variants)
+    }
+
     /// Checks what is not checked where it is used.
     ///
     /// # Errors
     /// [`Error::Config`] by name.
     pub fn check(&self) -> Result<()> {
-        self.io()?;
+        self.variants()?;
         self.rates.check()?;
         let wrong = |field, got: String, rule: &str| Err(Error::Config { field, got, rule: rule.to_owned() });
         let Text { packs, tokens, held_out, .. } = self.text;

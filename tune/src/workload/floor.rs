@@ -98,7 +98,7 @@ impl Machine {
 }
 
 /// The GPU of the table whose architecture comes next to this one's, from below.
-fn like(cuda: &Cuda) -> &'static Gpu {
+pub(crate) fn like(cuda: &Cuda) -> &'static Gpu {
     let older = GPUS.iter().filter(|gpu| gpu.arch.number() <= cuda.arch().number());
     older.max_by_key(|gpu| gpu.arch.number()).unwrap_or(&GPUS[0])
 }

@@ -41,6 +41,7 @@ pub mod timing;
 
 pub use bench::Bench;
 pub use embedding::natural_ids;
+pub(crate) use floor::like;
 pub use floor::{Bound, Floor, Limit, Machine};
 pub use lengths::read_lengths;
 pub use packscan_verify::cost::natural_lengths;

@@ -130,7 +130,7 @@ impl Problem {
             }
             "selective_scan_bwd" => {
                 let v = selective_scan::default_backward(&self.scan());
-                named(&selective_scan::Backward { vec: self.load_of_columns(v.vec), ..v })?
+                named(&v.with_vec(self.load_of_columns(v.vec)))?
             }
             "causal_conv1d_fwd" => named(&causal_conv1d::default_variant(&self.conv()))?,
             "causal_conv1d_bwd" => named(&causal_conv1d::default_backward(&self.conv()))?,

@@ -45,7 +45,15 @@ const MOST_FILLS: usize = 64;
 ///
 /// # Errors
 /// That of a run, or of the device.
-pub fn times(device: &Device, launches: usize, mut run: impl FnMut() -> Result<()>) -> Result<Times> {
+pub fn times(device: &Device, launches: usize, run: impl FnMut() -> Result<()>) -> Result<Times> {
+    Ok(Times::of(samples(device, launches, run)?))
+}
+
+/// The same, each time by itself, in milliseconds.
+///
+/// # Errors
+/// As [`times`].
+pub fn samples(device: &Device, launches: usize, mut run: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
     run()?;
     device.synchronize()?;
     let start = Instant::now();
@@ -58,7 +66,7 @@ pub fn times(device: &Device, launches: usize, mut run: impl FnMut() -> Result<(
             run()?;
             Ok(start.elapsed().as_secs_f64() * 1e3)
         };
-        return Ok(Times::of((0..launches).map(|_| timed()).collect::<Result<_>>()?));
+        return (0..launches).map(|_| timed()).collect();
     };
     // What the host needs to launch everything, the GPU is given to do first.
     let fills = ((launches as f64 * host_s / AHEAD_S).ceil() as usize).clamp(1, MOST_FILLS);
@@ -67,5 +75,5 @@ pub fn times(device: &Device, launches: usize, mut run: impl FnMut() -> Result<(
         ahead.zero()?;
     }
     let ms = cuda.times_ms(launches, run)?;
-    Ok(Times::of(ms.into_iter().map(f64::from).collect()))
+    Ok(ms.into_iter().map(f64::from).collect())
 }
