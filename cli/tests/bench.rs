@@ -112,7 +112,7 @@ fn the_roofline_names_every_kernel_that_computes() {
 #[test]
 fn whole_steps_run_on_the_cpu_in_every_scheme() {
     for scheme in ["packed", "single", "padded"] {
-        let ran = run(&format!("bench --step --model tiny --cpu --tokens 1024 --steps 3 --scheme {scheme} --json"));
+        let ran = run(&format!("bench --step --model tiny --cpu --tokens 1024 --steps 4 --scheme {scheme} --json"));
         assert_eq!(ran.code, 0, "{ran:?}");
         let measured: Value = serde_json::from_str(&ran.out).unwrap();
         assert_eq!((&measured["scheme"], &measured["model"]), (&Value::from(scheme), &Value::from("tiny")));
@@ -122,7 +122,7 @@ fn whole_steps_run_on_the_cpu_in_every_scheme() {
         assert_eq!(measured["padding"].as_f64().unwrap() > 0.0, scheme == "padded", "{measured}");
         assert!(measured["profile"].is_null() && measured["flops_utilisation"].is_null());
     }
-    let ran = run("bench --step --model tiny --cpu --tokens 256 --steps 3 --recompute full");
+    let ran = run("bench --step --model tiny --cpu --tokens 256 --steps 4 --recompute full");
     assert!(ran.out.contains("recompute full in 4 blocks") && ran.out.contains("tokens/s"), "{ran:?}");
     assert!(ran.err.contains("step 3/3"), "{ran:?}");
     refused(&run("bench --step --model tiny --cpu --memory 1MB"), &["no pack would fit"]);

@@ -185,7 +185,7 @@ impl<'a> Pass<'a> {
             final_state: self.carry.to.map(|to| to.states(l, sequences)).transpose()?,
             checkpoints: checkpoints.then(|| self.get(l, Checkpoints)).transpose()?,
         };
-        let variant = selective_scan::Forward { checkpoints, ..self.scan };
+        let variant = if checkpoints { self.scan } else { self.scan.without_checkpoints() };
         selective_scan::forward(&self.pack.packed, &variant, None, &self.scan_inputs(l)?, &outputs)?;
         self.carry.to.map_or(Ok(()), |to| to.keep_state(self.model, l, sequences, End::Last))
     }

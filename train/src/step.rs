@@ -68,7 +68,8 @@ impl Learner {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn new(model: Model, tokens: usize, packs: usize, recompute: &[Recompute]) -> Result<Learner> {
+    pub fn new(mut model: Model, tokens: usize, packs: usize, recompute: &[Recompute]) -> Result<Learner> {
+        model.variants = model.variants.computing_again(recompute);
         let sizes = Sizes {
             config: model.config.clone(),
             io: model.io,

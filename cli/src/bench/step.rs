@@ -41,8 +41,8 @@ pub struct Steps {
     /// Memory of the GPU that the plan may use, such as 50GB [default: what is free].
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
     memory: Option<usize>,
-    /// Steps, of which the first two are not timed.
-    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..))]
+    /// Steps, of which the first two and the last are not timed.
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..))]
     steps: u32,
     /// On the CPU, without the shares of operators.
     #[arg(long)]
@@ -69,7 +69,7 @@ struct Measured {
     tokens: usize,
     recompute: String,
     steps: u32,
-    /// Of one step, by the host's clock, the first two left out.
+    /// Of one step, by the host's clock, the first two and the last left out.
     median_ms: f64,
     least_ms: f64,
     most_ms: f64,
@@ -123,7 +123,7 @@ impl Steps {
         for step in 1..=self.steps + 1 {
             let report = if step <= self.steps {
                 let real = source.next(&mut room)?;
-                if step as usize > WARM_UP {
+                if step as usize > WARM_UP && step < self.steps {
                     (tokens, rows) = (tokens + real, rows + room.tokens());
                 }
                 learner.start(std::slice::from_ref(&room), &rates, rates.at(step))?
@@ -147,6 +147,8 @@ impl Steps {
             learner.finish()?;
             launched
         };
+        // The last step has none after it that is launched meanwhile.
+        times.pop();
         let tokens_per_second = tokens as f64 / times.iter().sum::<f64>() * 1e3;
         let times = Times::of(times);
         let operations = config.flops_per_token() * tokens_per_second;

@@ -76,15 +76,13 @@ const SHARED_BYTES: usize = 72 * 1024;
 /// A variant that is sensible everywhere: about eight states a lane, 128 threads and registers for four such blocks, the longest chunk up to 32
 /// that leaves room for other blocks, four channels a load where D allows. `docs/performance.md` has what it reaches.
 pub fn default_variant(problem: &Problem) -> Forward {
-    use packscan_runtime::kernel::Variant as _;
     let state = problem.state.clamp(1, 1024) as u32;
     let lanes = (state / 8).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
     let vec = [4, 2, 1].into_iter().find(|&vec| problem.channels.is_multiple_of(vec as usize)).unwrap_or(1);
     let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
     let channels = (THREADS / lanes).min(width);
     let resident = if state.div_ceil(lanes) <= 8 { 4 } else { 1 };
-    let chunks = [32, 16, 8].map(|chunk| Forward { resident, ..problem.variant(chunk, lanes, channels, vec) });
-    *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2])
+    Forward { resident, ..problem.variant(8, lanes, channels, vec) }.in_long_chunks()
 }
 
 /// The backward variant for a problem: about four states a lane, two channels walked together, 128 threads, chunks of 16 of which a lane keeps
@@ -125,6 +123,20 @@ pub fn default_backward(problem: &Problem) -> Backward {
 
 /// States of all channels and tokens that a lane keeps at a time, in registers.
 const KEPT_STATES: u32 = 96;
+
+impl Forward {
+    /// The same in the longest chunks up to 32 that leave room for other blocks.
+    fn in_long_chunks(self) -> Forward {
+        use packscan_runtime::kernel::Variant as _;
+        let chunks = [32, 16, 8].map(|chunk| Forward { chunk, ..self });
+        *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2])
+    }
+
+    /// The same for results without checkpoints, which alone depend on the chunk.
+    pub fn without_checkpoints(self) -> Forward {
+        Forward { checkpoints: false, ..self }.in_long_chunks()
+    }
+}
 
 impl Backward {
     /// The same with other loads; lanes walk one channel where the block would no longer move whole rows.

@@ -48,7 +48,7 @@ impl Request<'_> {
             config: self.config.clone(),
             io: self.io,
             tokens: self.tokens,
-            chunk: self.variants.scan.chunk as usize,
+            chunk: self.variants.computing_again(recompute).scan.chunk as usize,
             recompute: recompute.to_vec(),
         }
     }
