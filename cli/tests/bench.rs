@@ -39,7 +39,7 @@ fn arguments_that_do_not_go_together() {
     refused(&run("bench --step"), &["--model"]);
     refused(&run("bench --step --model tiny --pass forward"), &["--pass", "--step"]);
     refused(&run("bench --step --model tiny --svg a.svg"), &["--svg", "--step"]);
-    refused(&run("bench --step --model tiny --cpu --steps 2"), &["--steps", "3"]);
+    refused(&run("bench --step --model tiny --cpu --steps 3"), &["--steps", "4"]);
     refused(&run("bench --step --model 3b --cpu"), &["3b", "2.8b"]);
     for alone in ["--scheme single", "--cpu", "--recompute full", "--memory 5GB", "--steps 5"] {
         refused(&run(&format!("bench {alone}")), &["--step"]);
@@ -124,6 +124,6 @@ fn whole_steps_run_on_the_cpu_in_every_scheme() {
     }
     let ran = run("bench --step --model tiny --cpu --tokens 256 --steps 4 --recompute full");
     assert!(ran.out.contains("recompute full in 4 blocks") && ran.out.contains("tokens/s"), "{ran:?}");
-    assert!(ran.err.contains("step 3/3"), "{ran:?}");
+    assert!(ran.err.contains("step 4/4"), "{ran:?}");
     refused(&run("bench --step --model tiny --cpu --memory 1MB"), &["no pack would fit"]);
 }
