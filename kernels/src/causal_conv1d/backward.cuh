@@ -27,7 +27,7 @@
 constexpr unsigned SUMS = WIDTH + BIAS; // that a channel has
 
 // What reaches the sum before silu.
-__device__ inline void slopes(const float (&c)[VEC], const Io& g, float (&p)[VEC]) {
+__device__ inline void slopes(const float (&c)[VEC], const float (&g)[VEC], float (&p)[VEC]) {
 #pragma unroll
     for (unsigned i = 0; i < VEC; ++i) {
         p[i] = g[i];
@@ -41,23 +41,30 @@ __device__ inline void slopes(const float (&c)[VEC], const Io& g, float (&p)[VEC
 // One thread's run: what it knows and what it sums.
 struct Walker {
     const Args& args;
-    const unsigned d, begin, limit; // first channel; first token of the run, and the first that is not of it
-    const Filter f;
-    Sequence lead, tail;
-    Io x[SPAN], g[AHEAD];           // inputs of tokens base - PAST and on, gradients of tokens base and on
-    float p[SPAN][VEC];             // of tokens base - PAST and on
+    const unsigned d, begin, limit, last; // first channel; first token of the run, first that is not of it, last whose p is needed
+    Stream from_x, from_g;
+    Column<io_t> to_dx;
+    float x[AHEAD][VEC], p[AHEAD][VEC];   // windows
     float dw[VEC * WIDTH], db[VEC];
+    const Filter f;
+    Sequence in;                          // of the last token whose dx was made
+
+    // The first group makes p of the run's first PAST tokens and nothing else.
+    __device__ unsigned first() const { return begin + PAST - AHEAD; }
 
     __device__ Walker(const Args& args, unsigned d, unsigned begin, unsigned limit)
-        : args(args), d(d), begin(begin), limit(limit), f(args, d), lead(args, sequence_of(args, begin)), tail(lead) {
+        : args(args), d(d), begin(begin), limit(limit), last(least(begin + RUN + PAST, args.tokens) - 1),
+          from_x(args.x, d, args.x_stride, first(), last), from_g(args.g, d, args.g_stride, first(), last),
+          to_dx(args.dx, d, args.dx_stride), f(args, d), in(args, sequence_of(args, begin)) {
 #pragma unroll
-        for (unsigned i = 0; i < SPAN; ++i) x[i] = load_token(args.x + d, begin + i - PAST, args.tokens, args.x_stride);
+        for (unsigned back = 1; back <= AHEAD; ++back) {
+            const bool seen = back + AHEAD <= 2 * PAST;
+            const Io before = seen ? from_x.fetch(first() - back) : zeros<VEC, io_t>();
 #pragma unroll
-        for (unsigned j = 0; j < AHEAD; ++j) g[j] = load_token(args.g + d, begin + j, args.tokens, args.g_stride);
-#pragma unroll
-        for (unsigned i = 0; i < SPAN; ++i) {
-#pragma unroll
-            for (unsigned v = 0; v < VEC; ++v) p[i][v] = 0.0f;
+            for (unsigned v = 0; v < VEC; ++v) {
+                x[place<AHEAD>(0, back)][v] = before[v];
+                p[place<AHEAD>(0, back)][v] = 0.0f;
+            }
         }
 #pragma unroll
         for (unsigned i = 0; i < VEC * WIDTH; ++i) dw[i] = 0.0f;
@@ -65,21 +72,21 @@ struct Walker {
         for (unsigned v = 0; v < VEC; ++v) db[v] = 0.0f;
     }
 
-    // p of token `t`, the j-th of the group, and what it adds to the parameters' gradients if it is the run's own.
-    template <bool EDGE> __device__ void lead_token(unsigned j, unsigned t) {
+    // p of token `t` of sequence `lead`, the j-th of the group, and what it adds to the parameters' gradients.
+    template <bool EDGE> __device__ void lead_token(const Sequence& lead, unsigned j, unsigned t, const float (&g)[VEC]) {
         float c[VEC];
         if constexpr (SILU) convolve<EDGE>(f, lead, x, j, t, d, c);
-        slopes(c, g[j], p[PAST + j]);
-        if (t - begin >= RUN) return;
+        slopes(c, g, p[j]);
+        if (EDGE && t - begin < PAST && begin > 0) return; // the run before added it
 #pragma unroll
         for (unsigned k = 0; k < WIDTH; ++k) {
-            Io seen;
+            float seen[VEC];
             if (!see<EDGE>(lead, x, j, t, k, d, seen)) continue;
 #pragma unroll
-            for (unsigned v = 0; v < VEC; ++v) dw[v * WIDTH + k] = fma(p[PAST + j][v], seen[v], dw[v * WIDTH + k]);
+            for (unsigned v = 0; v < VEC; ++v) dw[v * WIDTH + k] = fma(p[j][v], seen[v], dw[v * WIDTH + k]);
         }
 #pragma unroll
-        for (unsigned v = 0; v < VEC; ++v) db[v] = db[v] + p[PAST + j][v];
+        for (unsigned v = 0; v < VEC; ++v) db[v] = db[v] + p[j][v];
     }
 
     // dx of token `s`, PAST before the j-th of the group: the taps that saw it, its own first.
@@ -89,62 +96,47 @@ struct Walker {
         for (unsigned v = 0; v < VEC; ++v) dx[v] = 0.0f;
 #pragma unroll
         for (unsigned later = 0; later < WIDTH; ++later) {
-            if (EDGE && s + later >= tail.end) continue;
+            if (EDGE && s + later >= in.end) continue;
 #pragma unroll
-            for (unsigned v = 0; v < VEC; ++v) dx[v] = fma(f.w[v * WIDTH + PAST - later], p[j + later][v], dx[v]);
+            for (unsigned v = 0; v < VEC; ++v) dx[v] = fma(f.w[v * WIDTH + PAST - later], p[place<AHEAD>(j, PAST - later)][v], dx[v]);
         }
         if constexpr (EDGE && LAST) {
-            if (s + PAST >= tail.end) {
-                const Io kept = load<VEC>(tail.past(args.d_history_out, s + PAST - tail.end, d));
+            if (s + PAST >= in.end) {
+                const Io kept = load<VEC>(in.past(args.d_history_out, s + PAST - in.end, d));
 #pragma unroll
                 for (unsigned v = 0; v < VEC; ++v) dx[v] = dx[v] + kept[v];
             }
         }
-        store<VEC>(row_at(args.dx + d, s, args.dx_stride), dx);
+        store<VEC>(to_dx.row(s), dx);
     }
 
-    // AHEAD tokens from `base` on.
+    // AHEAD tokens from `base` on. Before the pack and before the run, differences wrap around.
     template <bool EDGE> __device__ void group(unsigned base) {
+        Sequence lead = in;
 #pragma unroll
         for (unsigned j = 0; j < AHEAD; ++j) {
             const unsigned t = base + j, s = t - PAST;
-            if (!EDGE || t < args.tokens) {
+            float g[VEC];
+            from_x.take(j, t, x[j]);
+            from_g.take(j, t, g);
+            if (!EDGE || t - begin <= last - begin) {
                 if constexpr (EDGE) lead.advance(t);
-                lead_token<EDGE>(j, t);
+                lead_token<EDGE>(lead, j, t, g);
             }
-            // Before the run the difference wraps around.
-            if (s - begin < limit - begin) {
-                if constexpr (EDGE) tail.advance(s);
+            if (!EDGE || s - begin < limit - begin) {
+                if constexpr (EDGE) in.advance(s);
                 tail_token<EDGE>(j, s);
             }
         }
     }
 
     __device__ void walk() {
+        unsigned base = first();
 #pragma unroll 1
-        for (unsigned base = begin; base < limit + PAST; base += AHEAD) {
-            Io next_x[AHEAD], next_g[AHEAD];
-            const unsigned needed = least(begin + RUN + PAST, args.tokens);
-#pragma unroll
-            for (unsigned j = 0; j < AHEAD; ++j) {
-                next_x[j] = load_token(args.x + d, base + AHEAD + j, needed, args.x_stride);
-                next_g[j] = load_token(args.g + d, base + AHEAD + j, needed, args.g_stride);
-            }
-
-            if (lead.start + PAST <= base && base + AHEAD <= lead.end) group<false>(base);
+        for (unsigned left = 1 + div_ceil(limit - begin, AHEAD); left > 0; --left) {
+            if (base - begin < RUN && in.start + PAST <= base && base + AHEAD <= in.end) group<false>(base);
             else group<true>(base);
-
-#pragma unroll
-            for (unsigned i = 0; i < PAST; ++i) {
-                x[i] = x[i + AHEAD];
-#pragma unroll
-                for (unsigned v = 0; v < VEC; ++v) p[i][v] = p[i + AHEAD][v];
-            }
-#pragma unroll
-            for (unsigned j = 0; j < AHEAD; ++j) {
-                x[PAST + j] = next_x[j];
-                g[j] = next_g[j];
-            }
+            base += AHEAD;
         }
     }
 
@@ -189,17 +181,21 @@ __device__ inline void history_gradient(const Args& args, unsigned s, unsigned d
     }
     if (in.continued) {
         const Filter f(args, d);
-        Io x[2 * PAST];
-#pragma unroll
-        for (unsigned i = 0; i < 2 * PAST; ++i)
-            x[i] = i < PAST ? zeros<VEC, io_t>() : load_token(args.x + d, in.start + i - PAST, in.end, args.x_stride);
+        float x[PAST][VEC]; // what these tokens see of the sequence
         // Token start + n saw row `row` with tap row - n.
 #pragma unroll
         for (unsigned n = 0; n < PAST; ++n) {
             if (n >= length) break;
-            float c[VEC], p[VEC];
+            const Io of_x = load<VEC>(row_at(args.x + d, in.start + n, args.x_stride));
+            const Io of_g = load<VEC>(row_at(args.g + d, in.start + n, args.g_stride));
+            float c[VEC], g[VEC], p[VEC];
+#pragma unroll
+            for (unsigned v = 0; v < VEC; ++v) {
+                x[n][v] = of_x[v];
+                g[v] = of_g[v];
+            }
             if constexpr (SILU) convolve<true>(f, in, x, n, in.start + n, d, c);
-            slopes(c, load<VEC>(row_at(args.g + d, in.start + n, args.g_stride)), p);
+            slopes(c, g, p);
 #pragma unroll
             for (unsigned row = n; row < PAST; ++row) {
 #pragma unroll
