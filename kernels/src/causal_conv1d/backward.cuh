@@ -130,14 +130,16 @@ struct Walker {
         }
     }
 
+    // While whole groups see one sequence, they follow one another without decisions.
     __device__ void walk() {
         unsigned base = first();
-#pragma unroll 1
-        for (unsigned left = 1 + div_ceil(limit - begin, AHEAD); left > 0; --left) {
-            if (base - begin < RUN && in.start + PAST <= base && base + AHEAD <= in.end) group<false>(base);
-            else group<true>(base);
+        do {
+            group<true>(base);
             base += AHEAD;
-        }
+            const unsigned until = in.start + PAST <= base ? least(in.end, limit + PAST) : 0;
+#pragma unroll 1
+            for (; base + AHEAD <= until; base += AHEAD) group<false>(base);
+        } while (base - PAST < limit);
     }
 
     // This thread's sums to shared memory, [WAYS][SUMS][CHANNELS].

@@ -22,6 +22,8 @@ packscan_macros::kernel! {
             packets: "p" in 1..=1024,
             /// Neighbouring channels that one load moves.
             vec: "v" in [1, 2, 4, 8],
+            /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
+            resident: "b" in 1..=32,
             /// Type of the activations and their gradients; sums are always f32.
             io: dtype in [F32, F16, Bf16],
             /// Forward took the silu of the sum.
@@ -81,7 +83,7 @@ packscan_macros::kernel! {
             /// Gradient of the bias, summed over each tile of tokens.
             db_parts: out f32 [R, D] if bias,
         }
-        launch { grid: [P * (R + if initial { S.div_ceil(ways) } else { 0 })], threads: threads, shared: shared_bytes }
+        launch { grid: [P * (R + if initial { S.div_ceil(ways) } else { 0 })], threads: threads, shared: shared_bytes, resident: resident }
     }
 }
 

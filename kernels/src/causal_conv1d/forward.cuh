@@ -60,11 +60,15 @@ struct Walker {
         }
     }
 
+    // While whole groups see one sequence, they follow one another without decisions.
     __device__ void walk() {
+        unsigned base = begin;
+        while (base < limit) {
+            const unsigned until = in.start + PAST <= base ? least(in.end, limit) : 0;
 #pragma unroll 1
-        for (unsigned base = begin; base < limit; base += AHEAD) {
-            if (in.start + PAST <= base && base + AHEAD <= in.end) group<false>(base);
-            else group<true>(base);
+            for (; base + AHEAD <= until; base += AHEAD) group<false>(base);
+            if (base < limit) group<true>(base);
+            base += AHEAD;
         }
     }
 };

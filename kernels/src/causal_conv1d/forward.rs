@@ -21,6 +21,8 @@ packscan_macros::kernel! {
             packets: "p" in 1..=1024,
             /// Neighbouring channels that one load moves.
             vec: "v" in [1, 2, 4, 8],
+            /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
+            resident: "b" in 1..=32,
             /// Type of the activations; sums are always f32.
             io: dtype in [F32, F16, Bf16],
             /// Take the silu of the sum.
@@ -69,7 +71,7 @@ packscan_macros::kernel! {
             /// The last inputs of each sequence, its own history included; zeros where a fresh one has too few.
             history_out: out io [S, width - 1, D] if last,
         }
-        launch { grid: [P * (T.div_ceil(tile) + if last { S.div_ceil(ways) } else { 0 })], threads: threads }
+        launch { grid: [P * (T.div_ceil(tile) + if last { S.div_ceil(ways) } else { 0 })], threads: threads, resident: resident }
     }
 }
 
