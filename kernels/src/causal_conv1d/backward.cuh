@@ -9,20 +9,24 @@
 // and the gradients of a continued sequence's history, of which the rows are inputs like any other, and of the history that the
 // sequence left behind, whose rows were inputs of it.
 //
-// How. Tiles, threads and boundaries as in forward.cuh. A thread slides over its run AHEAD tokens at a time: it makes p of these, keeps the last PAST
-// of them in registers beside the inputs, and so has dx of the token PAST before each. It goes on for PAST tokens behind its run, which the
-// next thread works on too; those count for its dx only. `lead` follows the sequence of the tokens whose p is made, `tail`
-// that of the tokens whose dx is.
+// How. Tiles, threads, groups and boundaries as in forward.cuh. A thread keeps p of the last tokens in a window beside that of x, and so has dx of the
+// token PAST before each whose p it makes. A first group makes p of the run's first PAST tokens, and the groups that follow lead by PAST:
+// they make p of the tokens from begin + PAST on and dx of those from begin on. The PAST tokens behind a run are so worked on
+// twice, but the parameters' gradients count only what the groups after the first lead, which cuts the pack just as well: no group
+// asks whose a token is. Run 0 alone counts its first tokens too. `in` follows the sequence of the tokens whose dx is made, a group's
+// `lead` that of the tokens whose p is.
 //
 // dw and db are summed in registers along the run, in the order of tokens, then over the WAYS of the block in their order through shared
 // memory, one barrier; each tile writes its sums, and sum_rows adds the tiles in their order. No atomics: every bit is repeatable.
 //
 // Blocks behind the last tile of tokens make the gradients of histories from the first PAST tokens of each sequence.
 //
-// Cost an element (t, d): 3 * WIDTH fma, 2 special functions and about 5 more with silu; 3 elements moved, (RUN + 2 * PAST) / RUN of x and
-// (RUN + PAST) / RUN of g from L2; 4 * (WIDTH + 1) / TILE bytes of sums. The limit is memory, with issue slots not far behind.
+// Cost an element (t, d): 3 * WIDTH fma, 2 special functions and about 7 more with silu, 2 or 3 conversions: 28 instructions in all with 4 taps,
+// where 45 would fill the issue slots in the time of its bytes; 3 elements moved, (RUN + 2 * PAST) / RUN of x and (RUN + PAST) / RUN of g
+// from L2; 4 * (WIDTH + 1) / TILE bytes of sums. The limit is memory, with issue slots behind.
 //
-// Dropped: keeping c from forward. It would cost as many bytes again as it saves instructions.
+// Dropped: keeping c from forward. It would cost as many bytes again as it saves instructions. A window that is moved, and a question for each
+// token whether it is the run's own: 48 instructions.
 
 constexpr unsigned SUMS = WIDTH + BIAS; // that a channel has
 
@@ -80,7 +84,7 @@ struct Walker {
         if (EDGE && t - begin < PAST && begin > 0) return; // the run before added it
 #pragma unroll
         for (unsigned k = 0; k < WIDTH; ++k) {
-            float seen[VEC];
+            float seen[VEC] = {};
             if (!see<EDGE>(lead, x, j, t, k, d, seen)) continue;
 #pragma unroll
             for (unsigned v = 0; v < VEC; ++v) dw[v * WIDTH + k] = fma(p[j][v], seen[v], dw[v * WIDTH + k]);
@@ -183,7 +187,7 @@ __device__ inline void history_gradient(const Args& args, unsigned s, unsigned d
     }
     if (in.continued) {
         const Filter f(args, d);
-        float x[PAST][VEC]; // what these tokens see of the sequence
+        float x[PAST][VEC] = {}; // what these tokens see of the sequence
         // Token start + n saw row `row` with tap row - n.
 #pragma unroll
         for (unsigned n = 0; n < PAST; ++n) {

@@ -4,19 +4,19 @@
 // Shapes and options are in mod.rs, the derivation in README.md.
 //
 // How. A block owns a tile of CHANNELS channels and TILE tokens: PACKETS threads side by side, VEC channels each, and WAYS of them
-// behind each other in time, a run of RUN tokens each. A thread slides over its run AHEAD tokens at a time; the next AHEAD are
-// loaded while these are computed. The PAST tokens before a run are read by two threads; they come from L1 or L2.
+// behind each other in time, a run of RUN tokens each. A thread slides over its run in groups of AHEAD tokens, as taps.cuh says; while one
+// group is computed the next is on its way. The PAST tokens before a run are read by two threads; they come from L1 or L2.
 // Blocks are one line, channels first, so that blocks that run together read whole rows; there is no second grid axis to run out of.
 //
-// Boundaries are found by one search of cu_seqlens a thread, while its first loads are under way, and followed from there. AHEAD
-// tokens that see one sequence only take the path without decisions; both paths add the same taps in the same order, so
+// Boundaries are found by one search of cu_seqlens a thread, while its first loads are under way, and followed from there. Groups
+// that see one sequence only take the path without decisions, in a loop of their own; both paths add the same taps in the same order, so
 // a token has the same bits wherever its sequence lies.
 //
 // Blocks behind the last tile of tokens write the histories, one way a sequence.
 //
 // Cost an element (t, d): WIDTH fma, 2 special functions with silu; 2 elements moved, (RUN + PAST) / RUN of x from L2. The limit is memory.
 //
-// Dropped: staging x in shared memory. Neighbouring outputs of a channel are one thread's, so there is nothing to share but the seams of
+// Dropped: two sets of packets, one computed and one loaded: the moves between them wait for the loads. Staging x in shared memory. Neighbouring outputs of a channel are one thread's, so there is nothing to share but the seams of
 // runs.
 
 // One thread's run.
@@ -33,8 +33,8 @@ struct Walker {
         : args(args), d(d), begin(begin), limit(limit), from_x(args.x, d, args.x_stride, begin, limit - 1),
           to_out(args.out, d, args.out_stride), f(args, d), in(args, sequence_of(args, begin)) {
 #pragma unroll
-        for (unsigned back = 1; back < WIDTH; ++back) {
-            const Io before = from_x.fetch(begin - back);
+        for (unsigned back = 1; back <= AHEAD; ++back) {
+            const Io before = back < WIDTH ? from_x.fetch(begin - back) : zeros<VEC, io_t>();
 #pragma unroll
             for (unsigned v = 0; v < VEC; ++v) x[place<AHEAD>(0, back)][v] = before[v];
         }

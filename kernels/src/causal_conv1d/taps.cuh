@@ -134,7 +134,7 @@ __device__ inline void convolve(
     for (unsigned i = 0; i < VEC; ++i) c[i] = f.b[i];
 #pragma unroll
     for (unsigned k = 0; k < WIDTH; ++k) {
-        float seen[VEC];
+        float seen[VEC] = {};
         if (!see<EDGE>(in, x, j, t, k, d, seen)) continue;
 #pragma unroll
         for (unsigned i = 0; i < VEC; ++i) c[i] = fma(f.w[i * WIDTH + k], seen[i], c[i]);
