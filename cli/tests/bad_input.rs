@@ -28,7 +28,7 @@ fn sizes_that_no_call_has() {
 fn a_fault_in_a_kernel_that_is_left_out() {
     let elsewhere = ["fault skip-reset is in selective_scan_fwd", "--op selective-scan"];
     refused(&run("verify --op rms-norm --fault skip-reset"), &elsewhere);
-    let variant = "causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-bf16-silu-bias";
+    let variant = "causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-b1-bf16-silu-bias";
     refused(&run(&format!("verify --variant {variant} --fault skip-reset")), &[variant, elsewhere[0], elsewhere[1]]);
 }
 

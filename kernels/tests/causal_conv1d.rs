@@ -22,7 +22,7 @@ fn an_id_round_trips() {
             assert_eq!(variant.to_string().parse::<Backward>().unwrap(), variant);
         }
     }
-    let id = "causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-bf16-silu-bias-initial-final";
+    let id = "causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-b1-bf16-silu-bias-initial-final";
     assert_eq!(id.parse::<Forward>().unwrap().to_string(), id);
 }
 

@@ -404,8 +404,8 @@ fn seventy_thousand_channels_on_the_emulator() {
     for id in [
         "selective_scan_fwd-n1-l8-s1-c128-b1-v4-f32",
         "selective_scan_bwd-n1-l8-k8-s1-w1-c128-b1-v4-f32",
-        "causal_conv1d_fwd-k2-l32-a4-w4-p32-v4-f32",
-        "causal_conv1d_bwd-k2-l64-a4-w4-p32-v4-f32",
+        "causal_conv1d_fwd-k2-l32-a4-w4-p32-v4-b1-f32",
+        "causal_conv1d_bwd-k2-l64-a4-w4-p32-v4-b1-f32",
     ] {
         assert_holds(&Device::emulator(0), id, &[1, 1], 70_000);
     }

@@ -9,25 +9,29 @@
 // and the gradients of a continued sequence's history, of which the rows are inputs like any other, and of the history that the
 // sequence left behind, whose rows were inputs of it.
 //
-// How. Tiles, threads and boundaries as in forward.cuh. A thread slides over its run AHEAD tokens at a time: it makes p of these, keeps the last PAST
-// of them in registers beside the inputs, and so has dx of the token PAST before each. It goes on for PAST tokens behind its run, which the
-// next thread works on too; those count for its dx only. `lead` follows the sequence of the tokens whose p is made, `tail`
-// that of the tokens whose dx is.
+// How. Tiles, threads, groups and boundaries as in forward.cuh. A thread keeps p of the last tokens in a window beside that of x, and so has dx of the
+// token PAST before each whose p it makes. A first group makes p of the run's first PAST tokens, and the groups that follow lead by PAST:
+// they make p of the tokens from begin + PAST on and dx of those from begin on. The PAST tokens behind a run are so worked on
+// twice, but the parameters' gradients count only what the groups after the first lead, which cuts the pack just as well: no group
+// asks whose a token is. Run 0 alone counts its first tokens too. `in` follows the sequence of the tokens whose dx is made, a group's
+// `lead` that of the tokens whose p is.
 //
 // dw and db are summed in registers along the run, in the order of tokens, then over the WAYS of the block in their order through shared
 // memory, one barrier; each tile writes its sums, and sum_rows adds the tiles in their order. No atomics: every bit is repeatable.
 //
 // Blocks behind the last tile of tokens make the gradients of histories from the first PAST tokens of each sequence.
 //
-// Cost an element (t, d): 3 * WIDTH fma, 2 special functions and about 5 more with silu; 3 elements moved, (RUN + 2 * PAST) / RUN of x and
-// (RUN + PAST) / RUN of g from L2; 4 * (WIDTH + 1) / TILE bytes of sums. The limit is memory, with issue slots not far behind.
+// Cost an element (t, d): 3 * WIDTH fma, 2 special functions and about 7 more with silu, 2 or 3 conversions: 28 instructions in all with 4 taps,
+// where 45 would fill the issue slots in the time of its bytes; 3 elements moved, (RUN + 2 * PAST) / RUN of x and (RUN + PAST) / RUN of g
+// from L2; 4 * (WIDTH + 1) / TILE bytes of sums. The limit is memory, with issue slots behind.
 //
-// Dropped: keeping c from forward. It would cost as many bytes again as it saves instructions.
+// Dropped: keeping c from forward. It would cost as many bytes again as it saves instructions. A window that is moved, and a question for each
+// token whether it is the run's own: 48 instructions.
 
 constexpr unsigned SUMS = WIDTH + BIAS; // that a channel has
 
 // What reaches the sum before silu.
-__device__ inline void slopes(const float (&c)[VEC], const Io& g, float (&p)[VEC]) {
+__device__ inline void slopes(const float (&c)[VEC], const float (&g)[VEC], float (&p)[VEC]) {
 #pragma unroll
     for (unsigned i = 0; i < VEC; ++i) {
         p[i] = g[i];
@@ -41,23 +45,30 @@ __device__ inline void slopes(const float (&c)[VEC], const Io& g, float (&p)[VEC
 // One thread's run: what it knows and what it sums.
 struct Walker {
     const Args& args;
-    const unsigned d, begin, limit; // first channel; first token of the run, and the first that is not of it
-    const Filter f;
-    Sequence lead, tail;
-    Io x[SPAN], g[AHEAD];           // inputs of tokens base - PAST and on, gradients of tokens base and on
-    float p[SPAN][VEC];             // of tokens base - PAST and on
+    const unsigned d, begin, limit, last; // first channel; first token of the run, first that is not of it, last whose p is needed
+    Stream from_x, from_g;
+    Column<io_t> to_dx;
+    float x[AHEAD][VEC], p[AHEAD][VEC];   // windows
     float dw[VEC * WIDTH], db[VEC];
+    const Filter f;
+    Sequence in;                          // of the last token whose dx was made
+
+    // The first group makes p of the run's first PAST tokens and nothing else.
+    __device__ unsigned first() const { return begin + PAST - AHEAD; }
 
     __device__ Walker(const Args& args, unsigned d, unsigned begin, unsigned limit)
-        : args(args), d(d), begin(begin), limit(limit), f(args, d), lead(args, sequence_of(args, begin)), tail(lead) {
+        : args(args), d(d), begin(begin), limit(limit), last(least(begin + RUN + PAST, args.tokens) - 1),
+          from_x(args.x, d, args.x_stride, first(), last), from_g(args.g, d, args.g_stride, first(), last),
+          to_dx(args.dx, d, args.dx_stride), f(args, d), in(args, sequence_of(args, begin)) {
 #pragma unroll
-        for (unsigned i = 0; i < SPAN; ++i) x[i] = load_token(args.x + d, begin + i - PAST, args.tokens, args.x_stride);
+        for (unsigned back = 1; back <= AHEAD; ++back) {
+            const bool seen = back + AHEAD <= 2 * PAST;
+            const Io before = seen ? from_x.fetch(first() - back) : zeros<VEC, io_t>();
 #pragma unroll
-        for (unsigned j = 0; j < AHEAD; ++j) g[j] = load_token(args.g + d, begin + j, args.tokens, args.g_stride);
-#pragma unroll
-        for (unsigned i = 0; i < SPAN; ++i) {
-#pragma unroll
-            for (unsigned v = 0; v < VEC; ++v) p[i][v] = 0.0f;
+            for (unsigned v = 0; v < VEC; ++v) {
+                x[place<AHEAD>(0, back)][v] = before[v];
+                p[place<AHEAD>(0, back)][v] = 0.0f;
+            }
         }
 #pragma unroll
         for (unsigned i = 0; i < VEC * WIDTH; ++i) dw[i] = 0.0f;
@@ -65,21 +76,21 @@ struct Walker {
         for (unsigned v = 0; v < VEC; ++v) db[v] = 0.0f;
     }
 
-    // p of token `t`, the j-th of the group, and what it adds to the parameters' gradients if it is the run's own.
-    template <bool EDGE> __device__ void lead_token(unsigned j, unsigned t) {
+    // p of token `t` of sequence `lead`, the j-th of the group, and what it adds to the parameters' gradients.
+    template <bool EDGE> __device__ void lead_token(const Sequence& lead, unsigned j, unsigned t, const float (&g)[VEC]) {
         float c[VEC];
         if constexpr (SILU) convolve<EDGE>(f, lead, x, j, t, d, c);
-        slopes(c, g[j], p[PAST + j]);
-        if (t - begin >= RUN) return;
+        slopes(c, g, p[j]);
+        if (EDGE && t - begin < PAST && begin > 0) return; // the run before added it
 #pragma unroll
         for (unsigned k = 0; k < WIDTH; ++k) {
-            Io seen;
+            float seen[VEC] = {};
             if (!see<EDGE>(lead, x, j, t, k, d, seen)) continue;
 #pragma unroll
-            for (unsigned v = 0; v < VEC; ++v) dw[v * WIDTH + k] = fma(p[PAST + j][v], seen[v], dw[v * WIDTH + k]);
+            for (unsigned v = 0; v < VEC; ++v) dw[v * WIDTH + k] = fma(p[j][v], seen[v], dw[v * WIDTH + k]);
         }
 #pragma unroll
-        for (unsigned v = 0; v < VEC; ++v) db[v] = db[v] + p[PAST + j][v];
+        for (unsigned v = 0; v < VEC; ++v) db[v] = db[v] + p[j][v];
     }
 
     // dx of token `s`, PAST before the j-th of the group: the taps that saw it, its own first.
@@ -89,63 +100,50 @@ struct Walker {
         for (unsigned v = 0; v < VEC; ++v) dx[v] = 0.0f;
 #pragma unroll
         for (unsigned later = 0; later < WIDTH; ++later) {
-            if (EDGE && s + later >= tail.end) continue;
+            if (EDGE && s + later >= in.end) continue;
 #pragma unroll
-            for (unsigned v = 0; v < VEC; ++v) dx[v] = fma(f.w[v * WIDTH + PAST - later], p[j + later][v], dx[v]);
+            for (unsigned v = 0; v < VEC; ++v) dx[v] = fma(f.w[v * WIDTH + PAST - later], p[place<AHEAD>(j, PAST - later)][v], dx[v]);
         }
         if constexpr (EDGE && LAST) {
-            if (s + PAST >= tail.end) {
-                const Io kept = load<VEC>(tail.past(args.d_history_out, s + PAST - tail.end, d));
+            if (s + PAST >= in.end) {
+                const Io kept = load<VEC>(in.past(args.d_history_out, s + PAST - in.end, d));
 #pragma unroll
                 for (unsigned v = 0; v < VEC; ++v) dx[v] = dx[v] + kept[v];
             }
         }
-        store<VEC>(row_at(args.dx + d, s, args.dx_stride), dx);
+        store<VEC>(to_dx.row(s), dx);
     }
 
-    // AHEAD tokens from `base` on.
+    // AHEAD tokens from `base` on. Before the pack and before the run, differences wrap around.
     template <bool EDGE> __device__ void group(unsigned base) {
+        Sequence lead = in;
 #pragma unroll
         for (unsigned j = 0; j < AHEAD; ++j) {
             const unsigned t = base + j, s = t - PAST;
-            if (!EDGE || t < args.tokens) {
+            float g[VEC];
+            from_x.take(j, t, x[j]);
+            from_g.take(j, t, g);
+            if (!EDGE || t - begin <= last - begin) {
                 if constexpr (EDGE) lead.advance(t);
-                lead_token<EDGE>(j, t);
+                lead_token<EDGE>(lead, j, t, g);
             }
-            // Before the run the difference wraps around.
-            if (s - begin < limit - begin) {
-                if constexpr (EDGE) tail.advance(s);
+            if (!EDGE || s - begin < limit - begin) {
+                if constexpr (EDGE) in.advance(s);
                 tail_token<EDGE>(j, s);
             }
         }
     }
 
+    // While whole groups see one sequence, they follow one another without decisions.
     __device__ void walk() {
+        unsigned base = first();
+        do {
+            group<true>(base);
+            base += AHEAD;
+            const unsigned until = in.start + PAST <= base ? least(in.end, limit + PAST) : 0;
 #pragma unroll 1
-        for (unsigned base = begin; base < limit + PAST; base += AHEAD) {
-            Io next_x[AHEAD], next_g[AHEAD];
-            const unsigned needed = least(begin + RUN + PAST, args.tokens);
-#pragma unroll
-            for (unsigned j = 0; j < AHEAD; ++j) {
-                next_x[j] = load_token(args.x + d, base + AHEAD + j, needed, args.x_stride);
-                next_g[j] = load_token(args.g + d, base + AHEAD + j, needed, args.g_stride);
-            }
-
-            if (lead.start + PAST <= base && base + AHEAD <= lead.end) group<false>(base);
-            else group<true>(base);
-
-#pragma unroll
-            for (unsigned i = 0; i < PAST; ++i) {
-                x[i] = x[i + AHEAD];
-#pragma unroll
-                for (unsigned v = 0; v < VEC; ++v) p[i][v] = p[i + AHEAD][v];
-            }
-#pragma unroll
-            for (unsigned j = 0; j < AHEAD; ++j) {
-                x[PAST + j] = next_x[j];
-                g[j] = next_g[j];
-            }
-        }
+            for (; base + AHEAD <= until; base += AHEAD) group<false>(base);
+        } while (base - PAST < limit);
     }
 
     // This thread's sums to shared memory, [WAYS][SUMS][CHANNELS].
@@ -189,17 +187,21 @@ __device__ inline void history_gradient(const Args& args, unsigned s, unsigned d
     }
     if (in.continued) {
         const Filter f(args, d);
-        Io x[2 * PAST];
-#pragma unroll
-        for (unsigned i = 0; i < 2 * PAST; ++i)
-            x[i] = i < PAST ? zeros<VEC, io_t>() : load_token(args.x + d, in.start + i - PAST, in.end, args.x_stride);
+        float x[PAST][VEC] = {}; // what these tokens see of the sequence
         // Token start + n saw row `row` with tap row - n.
 #pragma unroll
         for (unsigned n = 0; n < PAST; ++n) {
             if (n >= length) break;
-            float c[VEC], p[VEC];
+            const Io of_x = load<VEC>(row_at(args.x + d, in.start + n, args.x_stride));
+            const Io of_g = load<VEC>(row_at(args.g + d, in.start + n, args.g_stride));
+            float c[VEC], g[VEC], p[VEC];
+#pragma unroll
+            for (unsigned v = 0; v < VEC; ++v) {
+                x[n][v] = of_x[v];
+                g[v] = of_g[v];
+            }
             if constexpr (SILU) convolve<true>(f, in, x, n, in.start + n, d, c);
-            slopes(c, load<VEC>(row_at(args.g + d, in.start + n, args.g_stride)), p);
+            slopes(c, g, p);
 #pragma unroll
             for (unsigned row = n; row < PAST; ++row) {
 #pragma unroll

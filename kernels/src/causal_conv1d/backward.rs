@@ -14,7 +14,7 @@ packscan_macros::kernel! {
             width: "k" in 2..=8,
             /// Tokens of a thread's run.
             run: "l" in 1..=1024,
-            /// Tokens that a thread loads and computes at a time.
+            /// Tokens of a group, which are on their way while those of the group before are computed.
             ahead: "a" in [1, 2, 4, 8],
             /// Threads behind each other in time, each with a run of its own.
             ways: "w" in 1..=32,
@@ -22,6 +22,8 @@ packscan_macros::kernel! {
             packets: "p" in 1..=1024,
             /// Neighbouring channels that one load moves.
             vec: "v" in [1, 2, 4, 8],
+            /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
+            resident: "b" in 1..=32,
             /// Type of the activations and their gradients; sums are always f32.
             io: dtype in [F32, F16, Bf16],
             /// Forward took the silu of the sum.
@@ -42,6 +44,7 @@ packscan_macros::kernel! {
         }
         rules {
             run.is_multiple_of(ahead), run: "a run is a whole number of the {ahead} tokens that are loaded at a time", "take {}", run.next_multiple_of(ahead);
+            ahead >= width, ahead: "a thread keeps the last {ahead} tokens, no fewer than the {width} that an output sees", "take {}", width.next_power_of_two();
             vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();
             threads.is_multiple_of(32), packets: "a block has whole warps, so packets * ways is a multiple of 32", "take {}", packets.next_multiple_of(32);
             threads <= 1024, packets: "a block has at most 1024 threads, packets * ways", "take {}", 1024 / ways;
@@ -80,7 +83,7 @@ packscan_macros::kernel! {
             /// Gradient of the bias, summed over each tile of tokens.
             db_parts: out f32 [R, D] if bias,
         }
-        launch { grid: [P * (R + if initial { S.div_ceil(ways) } else { 0 })], threads: threads, shared: shared_bytes }
+        launch { grid: [P * (R + if initial { S.div_ceil(ways) } else { 0 })], threads: threads, shared: shared_bytes, resident: resident }
     }
 }
 

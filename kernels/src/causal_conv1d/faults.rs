@@ -25,7 +25,7 @@ pub fn forward_faults() -> Vec<Edit> {
         ),
         edit("conv-boundary-off-by-one", &[("age < back)", 0, "age + 1 < back)")]),
         edit("conv-group-over-start", &[("in.start + PAST <= base", 0, "in.start <= base")]),
-        edit("conv-group-over-end", &[("base + AHEAD <= in.end", 0, "base < in.end")]),
+        edit("conv-group-over-end", &[("least(in.end, limit)", 0, "limit")]),
         edit("conv-history-ignored", &[(NOTHING, 0, "return false;")]),
         edit("conv-history-of-fresh", &[(NOTHING, 0, "if (!INITIAL) return false;")]),
         edit("conv-history-shifted", &[("PAST + age - back, d", 0, "PAST - back, d")]),
@@ -38,17 +38,18 @@ pub fn forward_faults() -> Vec<Edit> {
 pub fn backward_faults() -> Vec<Edit> {
     let edit = |name, changes: &[_]| Edit { name, kernel: BACKWARD, changes: changes.to_vec() };
     vec![
-        edit("conv-skip-backward-boundary", &[("if (EDGE && s + later >= tail.end) continue;", 0, "")]),
-        edit("conv-backward-boundary-off-by-one", &[("s + later >= tail.end)", 0, "s + later > tail.end)")]),
+        edit("conv-skip-backward-boundary", &[("if (EDGE && s + later >= in.end) continue;", 0, "")]),
+        edit("conv-backward-boundary-off-by-one", &[("s + later >= in.end)", 0, "s + later > in.end)")]),
         edit("conv-taps-over-boundary", &[(BEFORE, 0, "if (EDGE && age < back && in.continued) {")]),
-        edit("conv-backward-group-over-start", &[("lead.start + PAST <= base", 0, "lead.start <= base")]),
+        edit("conv-backward-group-over-start", &[("in.start + PAST <= base", 0, "in.start <= base")]),
+        edit("conv-backward-group-over-end", &[("least(in.end, limit + PAST)", 0, "limit + PAST")]),
         edit("conv-backward-history-ignored", &[(NOTHING, 0, "return false;")]),
         edit("conv-history-gradient-lost", &[("if (!LAST || row < length) continue;", 0, "continue;")]),
         edit("conv-kept-gradient-lost", &[("dx[v] = dx[v] + kept[v]", 0, "dx[v] = dx[v]")]),
         edit("conv-overwrite-dw", &[("seen[v], dw[v * WIDTH + k])", 0, "seen[v], 0.0f)")]),
         edit("conv-overwrite-db", &[("db[v] = db[v] + p[PAST + j][v]", 0, "db[v] = p[PAST + j][v]")]),
         edit("conv-overwrite-parts", &[("sum += shared[", 0, "sum = shared[")]),
-        edit("conv-seam-counted-twice", &[("if (t - begin >= RUN) return;", 0, "")]),
+        edit("conv-seam-counted-twice", &[("if (EDGE && t - begin < PAST && begin > 0) return;", 0, "")]),
         edit("conv-drop-barrier", &[("__syncthreads();", 0, "")]),
     ]
 }

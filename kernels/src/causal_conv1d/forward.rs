@@ -13,7 +13,7 @@ packscan_macros::kernel! {
             width: "k" in 2..=8,
             /// Tokens of a thread's run.
             run: "l" in 1..=1024,
-            /// Tokens that a thread loads and computes at a time.
+            /// Tokens of a group, which are on their way while those of the group before are computed.
             ahead: "a" in [1, 2, 4, 8],
             /// Threads behind each other in time, each with a run of its own.
             ways: "w" in 1..=32,
@@ -21,6 +21,8 @@ packscan_macros::kernel! {
             packets: "p" in 1..=1024,
             /// Neighbouring channels that one load moves.
             vec: "v" in [1, 2, 4, 8],
+            /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
+            resident: "b" in 1..=32,
             /// Type of the activations; sums are always f32.
             io: dtype in [F32, F16, Bf16],
             /// Take the silu of the sum.
@@ -40,6 +42,7 @@ packscan_macros::kernel! {
         }
         rules {
             run.is_multiple_of(ahead), run: "a run is a whole number of the {ahead} tokens that are loaded at a time", "take {}", run.next_multiple_of(ahead);
+            ahead >= width, ahead: "a thread keeps the last {ahead} tokens, no fewer than the {width} that an output sees", "take {}", width.next_power_of_two();
             vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();
             threads.is_multiple_of(32), packets: "a block has whole warps, so packets * ways is a multiple of 32", "take {}", packets.next_multiple_of(32);
             threads <= 1024, packets: "a block has at most 1024 threads, packets * ways", "take {}", 1024 / ways;
@@ -68,7 +71,7 @@ packscan_macros::kernel! {
             /// The last inputs of each sequence, its own history included; zeros where a fresh one has too few.
             history_out: out io [S, width - 1, D] if last,
         }
-        launch { grid: [P * (T.div_ceil(tile) + if last { S.div_ceil(ways) } else { 0 })], threads: threads }
+        launch { grid: [P * (T.div_ceil(tile) + if last { S.div_ceil(ways) } else { 0 })], threads: threads, resident: resident }
     }
 }
 

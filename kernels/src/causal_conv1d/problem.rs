@@ -37,6 +37,8 @@ pub struct Mapping {
     pub packets: u32,
     /// Channels of a load.
     pub vec: u32,
+    /// Blocks of a multiprocessor that the compiler leaves registers for.
+    pub resident: u32,
 }
 
 impl Problem {
@@ -56,15 +58,15 @@ impl Problem {
     /// The forward variant of this problem with a given mapping, whether or not it keeps every rule.
     pub fn forward(&self, mapping: Mapping) -> Forward {
         let Problem { io, silu, bias, initial, last, .. } = *self;
-        let Mapping { run, ahead, ways, packets, vec } = mapping;
-        Forward { width: self.taps(), run, ahead, ways, packets, vec, io, silu, bias, initial, last }
+        let Mapping { run, ahead, ways, packets, vec, resident } = mapping;
+        Forward { width: self.taps(), run, ahead, ways, packets, vec, resident, io, silu, bias, initial, last }
     }
 
     /// The backward variant of this problem with a given mapping, whether or not it keeps every rule.
     pub fn backward(&self, mapping: Mapping) -> Backward {
         let Problem { io, silu, bias, initial, last, .. } = *self;
-        let Mapping { run, ahead, ways, packets, vec } = mapping;
-        Backward { width: self.taps(), run, ahead, ways, packets, vec, io, silu, bias, initial, last }
+        let Mapping { run, ahead, ways, packets, vec, resident } = mapping;
+        Backward { width: self.taps(), run, ahead, ways, packets, vec, resident, io, silu, bias, initial, last }
     }
 
     fn taps(&self) -> u32 {
@@ -77,15 +79,21 @@ impl Problem {
         [8, 4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
+    /// Tokens of a group: no fewer than there are taps.
+    fn ahead(&self) -> u32 {
+        if self.width <= 4 { 4 } else { 8 }
+    }
+
     /// The mappings worth timing: those that waste no more than half of a block's channels.
     fn mappings(&self) -> Vec<Mapping> {
         let mut out = Vec::new();
         for vec in [1, 2, 4, 8] {
             for packets in [32, 64, 128] {
                 for ways in [1, 2, 4, 8] {
-                    for run in [16, 32, 64, 128] {
-                        for ahead in [2, 4, 8] {
-                            out.push(Mapping { run, ahead, ways, packets, vec });
+                    for run in [32, 64, 128, 256] {
+                        for ahead in [4, 8] {
+                            let resident = if packets * ways == 128 { 4 } else { 1 };
+                            out.push(Mapping { run, ahead, ways, packets, vec, resident });
                         }
                     }
                 }
@@ -100,15 +108,17 @@ impl Problem {
     }
 }
 
-/// A forward variant that is sensible everywhere: a warp reads one row of 32 loads of up to 16 bytes, a thread walks 32 tokens.
+/// A forward variant that is sensible everywhere: a warp reads one row of 32 loads of up to 8 bytes, a thread walks 64 tokens.
 pub fn default_variant(problem: &Problem) -> Forward {
-    problem.forward(Mapping { run: 32, ahead: 4, ways: 4, packets: 32, vec: problem.vec(16) })
+    let (ahead, vec) = (problem.ahead(), problem.vec(8));
+    problem.forward(Mapping { run: 64, ahead, ways: 4, packets: 32, vec, resident: 4 })
 }
 
 /// The backward variant for a problem: loads of 8 bytes, since a thread has sums, weights, inputs and gradients of each of its channels in
-/// registers, and longer runs, since the tokens at both ends of a run are worked on twice.
+/// registers, and longer runs, since the tokens at a run's start are worked on twice.
 pub fn default_backward(problem: &Problem) -> Backward {
-    problem.backward(Mapping { run: 64, ahead: 4, ways: 4, packets: 32, vec: problem.vec(8) })
+    let (ahead, vec) = (problem.ahead(), problem.vec(8));
+    problem.backward(Mapping { run: 128, ahead, ways: 4, packets: 32, vec, resident: if ahead == 4 { 4 } else { 1 } })
 }
 
 /// Every forward variant worth timing for a problem.

@@ -3,16 +3,20 @@
 // What. An output of token t sees WIDTH inputs: its own and the PAST = WIDTH - 1 before it, as far as its sequence reaches. Before a fresh
 // sequence there is nothing, before a continued one its history: PAST rows, the oldest first.
 //
-// How. A thread owns VEC neighbouring channels and a run of RUN tokens, and keeps the inputs that it still needs in registers as they were
-// loaded. The tokens before the run are loaded whatever sequence they belong to, since an address must not wait for a search;
-// `see` then decides for each tap what it sees. Inside a sequence (EDGE is false) that is always the register, and the decision
+// How. A thread owns VEC neighbouring channels and slides over its run in groups of AHEAD tokens. Its window is the last AHEAD tokens as
+// floats, converted once for the WIDTH outputs that see them: token base + j of a group takes the place j of the token AHEAD before it. Places
+// are constants, so that nothing moves when the window does. What comes next is on its way in as many packets (`Stream`): whoever takes one starts the
+// load of the token AHEAD behind into the same registers. Loads have no condition, for the move that takes a load under one waits for it at
+// once; in place of a token that is not needed they read one that exists, and nobody uses it.
+//
+// The tokens before the run are loaded whatever sequence they belong to, since an address must not wait for a search;
+// `see` then decides for each tap what it sees. Inside a sequence (EDGE is false) that is always the window, and the decision
 // costs nothing: callers ask once for AHEAD tokens whether a boundary is near.
 //
 // A tap that sees nothing is left out of the sum. It is not multiplied by zero: 0 * NaN is NaN, and what lies before a
 // boundary is another sequence's.
 
 constexpr unsigned PAST = WIDTH - 1;
-constexpr unsigned SPAN = PAST + AHEAD; // tokens in registers: those that AHEAD tokens see
 
 using Io = Packet<io_t, VEC>;
 
@@ -81,32 +85,56 @@ __device__ inline unsigned sequence_of(const Args& args, unsigned t) {
     return low;
 }
 
-// Loads token `t` if there is one before `limit`; else what is never used.
-__device__ inline Io load_token(const io_t* from, unsigned t, unsigned limit, long long stride) {
-    return t < limit ? load<VEC>(row_at(from, t, stride)) : zeros<VEC, io_t>();
-}
+// The place in a window of SIZE tokens of the one `back` before that at place `j`.
+template <unsigned SIZE> constexpr unsigned place(unsigned j, unsigned back) { return (j + SIZE - back) % SIZE; }
 
-// What tap `k` of token `t` sees, and whether it sees anything. `x` are tokens in order, `x[j + PAST]` is token `t`.
+// A tensor's tokens on their way to a thread, AHEAD of them.
+struct Stream {
+    Column<const io_t> from;
+    unsigned last;     // token that is loaded in place of those behind it, and of those before the first, whose numbers wrap around
+    Io coming[AHEAD];
+
+    __device__ Stream(const io_t* tensor, unsigned d, long long stride, unsigned base, unsigned last) : from(tensor, d, stride), last(last) {
+#pragma unroll
+        for (unsigned j = 0; j < AHEAD; ++j) coming[j] = fetch(base + j);
+    }
+
+    __device__ Io fetch(unsigned t) const { return load<VEC>(from.row(least(t, last))); }
+
+    // Token `t`, the j-th of its group.
+    __device__ void take(unsigned j, unsigned t, float (&to)[VEC]) {
+#pragma unroll
+        for (unsigned v = 0; v < VEC; ++v) to[v] = coming[j][v];
+        coming[j] = fetch(t + AHEAD);
+    }
+};
+
+// What tap `k` of token `t` sees, and whether it sees anything. `x` is a window with token `t` at place `j`.
 template <bool EDGE, unsigned SIZE>
-__device__ inline bool see(const Sequence& in, const Io (&x)[SIZE], unsigned j, unsigned t, unsigned k, unsigned d, Io& seen) {
+__device__ inline bool see(
+    const Sequence& in, const float (&x)[SIZE][VEC], unsigned j, unsigned t, unsigned k, unsigned d, float (&seen)[VEC]) {
     const unsigned back = PAST - k, age = t - in.start;
     if (EDGE && age < back) {
         if (!in.continued) return false;
-        seen = load<VEC>(in.past(in.args.history, PAST + age - back, d));
+        const Io row = load<VEC>(in.past(in.args.history, PAST + age - back, d));
+#pragma unroll
+        for (unsigned i = 0; i < VEC; ++i) seen[i] = row[i];
         return true;
     }
-    seen = x[j + k];
+#pragma unroll
+    for (unsigned i = 0; i < VEC; ++i) seen[i] = x[place<SIZE>(j, back)][i];
     return true;
 }
 
 // b + sum_k w[k] * x[t - PAST + k], the oldest tap first.
 template <bool EDGE, unsigned SIZE>
-__device__ inline void convolve(const Filter& f, const Sequence& in, const Io (&x)[SIZE], unsigned j, unsigned t, unsigned d, float (&c)[VEC]) {
+__device__ inline void convolve(
+    const Filter& f, const Sequence& in, const float (&x)[SIZE][VEC], unsigned j, unsigned t, unsigned d, float (&c)[VEC]) {
 #pragma unroll
     for (unsigned i = 0; i < VEC; ++i) c[i] = f.b[i];
 #pragma unroll
     for (unsigned k = 0; k < WIDTH; ++k) {
-        Io seen;
+        float seen[VEC] = {};
         if (!see<EDGE>(in, x, j, t, k, d, seen)) continue;
 #pragma unroll
         for (unsigned i = 0; i < VEC; ++i) c[i] = fma(f.w[i * WIDTH + k], seen[i], c[i]);

@@ -38,8 +38,8 @@ impl Operator for CausalConv1d {
     type Variant = Forward;
 
     fn sizes(v: &Forward, elements: usize) -> Sizes {
-        let Forward { run, ahead, ways, packets, vec, .. } = *v;
-        sizes(Mapping { run, ahead, ways, packets, vec }, elements)
+        let Forward { run, ahead, ways, packets, vec, resident, .. } = *v;
+        sizes(Mapping { run, ahead, ways, packets, vec, resident }, elements)
     }
 
     fn continues(v: &Forward) -> bool {
@@ -178,11 +178,12 @@ fn problem(width: u32, io: Dtype, channels: usize, bits: usize) -> Problem {
 fn problems(plan: &Plan) -> Vec<(Problem, Option<Mapping>)> {
     let large = plan.dtypes.iter().map(|&io| (problem(4, io, 24, 15), None));
     let small = (2..=8).zip(plan.dtypes.iter().cycle()).map(|(width, &io)| {
-        // Runs shorter and longer than the taps reach, loads in one go and in several, one warp and three.
+        // Runs of one group and of two, loads in one go and in several, one warp and three.
+        let ahead = if width <= 4 { 4 } else { 8 };
         let mapping = match width % 3 {
-            0 => Mapping { run: 4, ahead: 2, ways: 8, packets: 4, vec: 1 },
-            1 => Mapping { run: 2, ahead: 1, ways: 24, packets: 4, vec: 2 },
-            _ => Mapping { run: 8, ahead: 8, ways: 4, packets: 8, vec: 1 },
+            0 => Mapping { run: ahead, ahead, ways: 8, packets: 4, vec: 1, resident: 1 },
+            1 => Mapping { run: 2 * ahead, ahead, ways: 24, packets: 4, vec: 2, resident: 2 },
+            _ => Mapping { run: 8, ahead: 8, ways: 4, packets: 8, vec: 1, resident: 1 },
         };
         (problem(width, io, 23, 13 * width as usize + 5), Some(mapping))
     });

@@ -32,8 +32,8 @@ impl Operator for CausalConv1dBackward {
     const INCOMING: &'static [&'static str] = &["g", "d_history_out"];
 
     fn sizes(v: &Backward, elements: usize) -> Sizes {
-        let Backward { run, ahead, ways, packets, vec, .. } = *v;
-        sizes(Mapping { run, ahead, ways, packets, vec }, elements)
+        let Backward { run, ahead, ways, packets, vec, resident, .. } = *v;
+        sizes(Mapping { run, ahead, ways, packets, vec, resident }, elements)
     }
 
     fn continues(v: &Backward) -> bool {
