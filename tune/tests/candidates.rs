@@ -33,8 +33,8 @@ fn hand_picked() -> Vec<String> {
     vec![
         selective_scan::default_variant(&scan).to_string(),
         selective_scan::default_backward(&scan).to_string(),
-        "causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-bf16-silu-bias".to_owned(),
-        "causal_conv1d_bwd-k4-l64-a4-w4-p32-v4-bf16-silu-bias".to_owned(),
+        "causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-b1-bf16-silu-bias".to_owned(),
+        "causal_conv1d_bwd-k4-l64-a4-w4-p32-v4-b1-bf16-silu-bias".to_owned(),
         rms_norm::default_variant(&norm).to_string(),
         rms_norm::default_backward(&norm, true, true, true).to_string(),
         "cross_entropy-b1024-k7-v8-bf16".to_owned(),

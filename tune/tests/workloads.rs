@@ -41,8 +41,8 @@ fn variants_with_every_option_are_workloads() {
     for id in [
         "selective_scan_fwd-n16-l8-s2-c16-b1-v1-f32-initial-final",
         "selective_scan_bwd-n16-l8-k8-s2-w1-c16-b1-v1-f32-softplus-bias-skip-gate-initial-final",
-        "causal_conv1d_fwd-k4-l8-a4-w4-p8-v4-f32-silu-bias-initial-final",
-        "causal_conv1d_bwd-k4-l8-a4-w4-p8-v4-f32-silu-bias-initial-final",
+        "causal_conv1d_fwd-k4-l8-a4-w4-p8-v4-b1-f32-silu-bias-initial-final",
+        "causal_conv1d_bwd-k4-l8-a4-w4-p8-v4-b1-f32-silu-bias-initial-final",
         "rms_norm_fwd-m12-s32-r4-v4-f32",
         "rms_norm_bwd-m12-s32-r4-v4-f32-dx",
         "adamw-b256-v4-f32-f16",
@@ -73,7 +73,7 @@ fn variants_of_other_problems_are_refused() {
     assert!(told.contains("has state 24") && told.contains("what is timed has 16"), "{told}");
     let told = refused("rms_norm_fwd-m768-s32-r4-v4-bf16");
     assert!(told.contains("has width 768") && told.contains("12"), "{told}");
-    let told = refused("causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-f32");
+    let told = refused("causal_conv1d_fwd-k4-l32-a4-w4-p32-v8-b1-f32");
     assert!(told.contains("vec is 8"), "{told}");
     let told = refused("softmax-b32");
     assert!(told.contains("it must start with selective_scan_fwd or"), "{told}");

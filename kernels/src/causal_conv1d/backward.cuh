@@ -140,7 +140,8 @@ struct Walker {
         do {
             group<true>(base);
             base += AHEAD;
-            const unsigned until = in.start + PAST <= base ? least(in.end, limit + PAST) : 0;
+            // `in` is that of token base - PAST - 1 or of the run's first, so it started PAST tokens ago at least.
+            const unsigned until = least(in.end, limit + PAST);
 #pragma unroll 1
             for (; base + AHEAD <= until; base += AHEAD) group<false>(base);
         } while (base - PAST < limit);

@@ -41,7 +41,6 @@ pub fn backward_faults() -> Vec<Edit> {
         edit("conv-skip-backward-boundary", &[("if (EDGE && s + later >= in.end) continue;", 0, "")]),
         edit("conv-backward-boundary-off-by-one", &[("s + later >= in.end)", 0, "s + later > in.end)")]),
         edit("conv-taps-over-boundary", &[(BEFORE, 0, "if (EDGE && age < back && in.continued) {")]),
-        edit("conv-backward-group-over-start", &[("in.start + PAST <= base", 0, "in.start <= base")]),
         edit("conv-backward-group-over-end", &[("least(in.end, limit + PAST)", 0, "limit + PAST")]),
         edit("conv-backward-history-ignored", &[(NOTHING, 0, "return false;")]),
         edit("conv-history-gradient-lost", &[("if (!LAST || row < length) continue;", 0, "continue;")]),
