@@ -207,6 +207,23 @@ impl Packed {
         self.runs_of(enough, groups)
     }
 
+    /// Cuts every sequence into segments of `segment` tokens, counted from its own start; the last may be shorter, and an empty sequence is one
+    /// empty segment. Returns the segments as a pack of their own, in which each but the first of a sequence is continued, and the first
+    /// segment of each sequence, `[S + 1]`. No tokens count as one.
+    pub fn segments(&self, segment: usize) -> (Packed, Vec<u32>) {
+        let mut segments = Packed { cu_seqlens: vec![0], continued: Vec::new() };
+        let mut firsts = vec![0];
+        for s in 0..self.sequences() {
+            let tokens = self.range(s);
+            for start in (tokens.start..tokens.end.max(tokens.start + 1)).step_by(segment.max(1)) {
+                segments.cu_seqlens.push(start.saturating_add(segment.max(1)).min(tokens.end) as u32);
+                segments.continued.push(start > tokens.start || self.continued[s]);
+            }
+            firsts.push(segments.sequences() as u32);
+        }
+        (segments, firsts)
+    }
+
     /// Runs of as many whole sequences as fit `most` tokens, the first `groups` of them.
     fn runs_of(&self, most: u32, groups: usize) -> Vec<u32> {
         let mut starts = vec![0];
@@ -228,7 +245,9 @@ impl Packed {
             cu_seqlens: Buffer::from_slice(device, &self.cu_seqlens)?,
             continued: Buffer::from_slice(device, &continued)?,
             packed: self.clone(),
+            owners: None,
             groups: RefCell::default(),
+            segments: RefCell::default(),
         })
     }
 }
@@ -250,7 +269,21 @@ pub struct DevicePacked {
     packed: Packed,
     cu_seqlens: Buffer,
     continued: Buffer,
+    /// Where the sequences are segments: whose, `[S]`.
+    owners: Option<Vec<u32>>,
     groups: RefCell<HashMap<usize, Rc<Buffer>>>,
+    segments: RefCell<HashMap<usize, Rc<Segments>>>,
+}
+
+/// The segments of a pack on its device; see [`Packed::segments`].
+#[derive(Debug)]
+pub struct Segments {
+    /// The segments as a pack. Data may pass between those of one sequence, and the emulator sees to it that they pass to no other.
+    pub pack: DevicePacked,
+    /// First segment of each sequence of the whole pack, `[sequences + 1]` u32.
+    pub firsts: Buffer,
+    /// The sequence of each segment, `[segments]` u32.
+    pub sequences: Buffer,
 }
 
 impl DevicePacked {
@@ -280,6 +313,33 @@ impl DevicePacked {
     /// 1 where a sequence is continued, `[S]` u32.
     pub fn continued(&self) -> &Buffer {
         &self.continued
+    }
+
+    /// Whose data sequence `s` holds: its own, or where it is a segment that of the sequence it was cut from.
+    pub(crate) fn owner(&self, s: usize) -> u32 {
+        self.owners.as_ref().map_or(s as u32, |owners| owners[s])
+    }
+
+    /// [`Packed::segments`] on the device; kept for the next call.
+    ///
+    /// # Errors
+    /// Whatever allocating there fails with.
+    pub fn segments(&self, segment: usize) -> Result<Rc<Segments>> {
+        let mut kept = self.segments.borrow_mut();
+        if let Some(segments) = kept.get(&segment) {
+            return Ok(segments.clone());
+        }
+        let (packed, firsts) = self.packed.segments(segment);
+        let sequences: Vec<u32> = std::iter::zip(0.., firsts.windows(2))
+            .flat_map(|(s, pair)| (pair[0]..pair[1]).map(move |_| s))
+            .collect();
+        let segments = Rc::new(Segments {
+            firsts: Buffer::from_slice(self.device(), &firsts)?,
+            sequences: Buffer::from_slice(self.device(), &sequences)?,
+            pack: DevicePacked { owners: Some(sequences), ..packed.on(self.device())? },
+        });
+        kept.insert(segment, segments.clone());
+        Ok(segments)
     }
 
     /// [`Packed::group_starts`] on the device, `[groups + 1]` u32; kept for the next call.
