@@ -330,9 +330,8 @@ impl DevicePacked {
             return Ok(segments.clone());
         }
         let (packed, firsts) = self.packed.segments(segment);
-        let sequences: Vec<u32> = std::iter::zip(0.., firsts.windows(2))
-            .flat_map(|(s, pair)| (pair[0]..pair[1]).map(move |_| s))
-            .collect();
+        let sequences: Vec<u32> =
+            std::iter::zip(0.., firsts.windows(2)).flat_map(|(s, pair)| (pair[0]..pair[1]).map(move |_| s)).collect();
         let segments = Rc::new(Segments {
             firsts: Buffer::from_slice(self.device(), &firsts)?,
             sequences: Buffer::from_slice(self.device(), &sequences)?,

@@ -87,12 +87,22 @@ pub fn state_faults() -> Vec<Edit> {
     vec![
         edit(
             "segment-off-by-one",
-            &[("end = args.cu_seqlens[segment + 1];", 0, "end = args.cu_seqlens[segment + 1] - (segment + 1 < args.sequences);")],
+            &[(
+                "end = args.cu_seqlens[segment + 1];",
+                0,
+                "end = args.cu_seqlens[segment + 1] - (segment + 1 < args.sequences);",
+            )],
         ),
         edit("segment-into-next", &[("count == CHUNK", 0, "count > 0")]),
-        edit("segment-chunk-lost", &[("if (k + 1 < chunks) mover.prefetch(", 0, "if (k + 2 < chunks) mover.prefetch(")]),
+        edit(
+            "segment-chunk-lost",
+            &[("if (k + 1 < chunks) mover.prefetch(", 0, "if (k + 2 < chunks) mover.prefetch(")],
+        ),
         edit("end-skipped", &[("ENDS || !is_outermost", 0, "!is_outermost")]),
-        edit("wrong-end-skipped", &[("    if (REVERSE) return segment == 0", 0, "    if (!REVERSE) return segment == 0")]),
+        edit(
+            "wrong-end-skipped",
+            &[("    if (REVERSE) return segment == 0", 0, "    if (!REVERSE) return segment == 0")],
+        ),
         edit("sum-of-some-deltas", &[("sum[w] += step.x;", 0, "if (!FIRST) sum[w] += step.x * (r > 0);")]),
         edit("state-padding-left", &[("[STATE + i % (ROW - STATE)] = 0.0f;", 0, "[STATE + i % (ROW - STATE)];")]),
         edit("drop-state-barrier-1", &[(BARRIER, 0, "")]),
@@ -104,11 +114,28 @@ pub fn state_faults() -> Vec<Edit> {
 pub fn join_faults() -> Vec<Edit> {
     let edit = |name, changes: &[_]| Edit { name, kernel: "selective_scan_join", changes: changes.to_vec() };
     vec![
-        edit("decay-of-next-segment", &[("args.delta_sums[(unsigned long long)segment * args.d", 0, "args.delta_sums[(unsigned long long)(segment + (place + 1 < count ? 1 : 0)) * args.d")]),
-        edit("first-state-lost", &[("entered ? fma(decay[j], h, own[j]) : own[j]", 0, "entered ? fma(decay[j], h, own[j]) : 0.0f")]),
+        edit(
+            "decay-of-next-segment",
+            &[(
+                "args.delta_sums[(unsigned long long)segment * args.d",
+                0,
+                "args.delta_sums[(unsigned long long)(segment + (place + 1 < count ? 1 : 0)) * args.d",
+            )],
+        ),
+        edit(
+            "first-state-lost",
+            &[("entered ? fma(decay[j], h, own[j]) : own[j]", 0, "entered ? fma(decay[j], h, own[j]) : 0.0f")],
+        ),
         edit("given-lost", &[("if (entered) h = args.given[s * elements + i];", 0, "")]),
         edit("not-handed-on", &[("fma(decay[j], h, own[j]) :", 0, "own[j] :")]),
-        edit("join-over-boundary", &[("const unsigned s = blockIdx.y, first = args.firsts[s], count = args.firsts[s + 1] - first;", 0, "const unsigned s = blockIdx.y, first = args.firsts[s] - (s > 0), count = args.firsts[s + 1] - first;")]),
+        edit(
+            "join-over-boundary",
+            &[(
+                "const unsigned s = blockIdx.y, first = args.firsts[s], count = args.firsts[s + 1] - first;",
+                0,
+                "const unsigned s = blockIdx.y, first = args.firsts[s] - (s > 0), count = args.firsts[s + 1] - first;",
+            )],
+        ),
         edit("join-batch-lost", &[("k += BATCH", 0, "k += 2 * BATCH")]),
     ]
 }

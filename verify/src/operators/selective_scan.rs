@@ -71,8 +71,7 @@ impl Operator for SelectiveScan {
 /// Runs forward, with sequences cut or not.
 fn run(call: &Call<'_, Forward>, inputs: &[Tensor], cut: Option<&Cut>) -> Result<(Vec<Tensor>, bool)> {
     let (v, packed, device) = (call.variant, call.packed.packed(), call.packed.device());
-    let arguments =
-        Arguments::new(device, packed, inputs, outputs(v, call.channels), padding(call.padding, v.vec))?;
+    let arguments = Arguments::new(device, packed, inputs, outputs(v, call.channels), padding(call.padding, v.vec))?;
     let outputs = scan::Outputs {
         out: arguments.view("out"),
         final_state: arguments.get("final_state"),
@@ -93,24 +92,24 @@ fn run(call: &Call<'_, Forward>, inputs: &[Tensor], cut: Option<&Cut>) -> Result
     arguments.take()
 }
 
-    /// What the book says, by the formula for sequences that are cut into segments of so many tokens or for whole ones.
+/// What the book says, by the formula for sequences that are cut into segments of so many tokens or for whole ones.
 fn book(v: &Forward, packed: &Packed, inputs: &[Tensor], segment: Option<usize>) -> Vec<Vec<Bounded>> {
-        let values = BookInputs::new(inputs);
-        let lengths = packed.lengths();
-        let (pack, inputs) = (values.pack(packed, &lengths), values.inputs(v.state, v.softplus));
+    let values = BookInputs::new(inputs);
+    let lengths = packed.lengths();
+    let (pack, inputs) = (values.pack(packed, &lengths), values.inputs(v.state, v.softplus));
     let book = match segment {
         Some(segment) => book::forward_in_segments(&pack, &inputs, segment),
         None => book::forward(&pack, &inputs),
     };
-        let mut out = vec![stored(&book.out, v.io)];
-        if v.last {
-            out.push(book.final_state.clone());
-        }
-        if v.checkpoints {
-            out.push(book.checkpoints(v.chunk as usize));
-        }
-        out
+    let mut out = vec![stored(&book.out, v.io)];
+    if v.last {
+        out.push(book.final_state.clone());
     }
+    if v.checkpoints {
+        out.push(book.checkpoints(v.chunk as usize));
+    }
+    out
+}
 
 /// What decides the inputs of either pass.
 struct Options {

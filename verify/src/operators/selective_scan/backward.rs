@@ -124,32 +124,27 @@ pub(super) fn run(call: &Call<'_, Backward>, inputs: &[Tensor], cut: Option<&Cut
     arguments.take()
 }
 
-    /// What the book says, by the formula for sequences that are cut into segments of so many tokens or for whole ones.
+/// What the book says, by the formula for sequences that are cut into segments of so many tokens or for whole ones.
 pub(super) fn book(v: &Backward, packed: &Packed, inputs: &[Tensor], segment: Option<usize>) -> Vec<Vec<Bounded>> {
-        let values = BookInputs::new(inputs);
-        let lengths = packed.lengths();
-        let (g, final_state) = (exact(inputs, "g").unwrap_or_default(), exact(inputs, "d_final_state"));
-        let upstream = book::Upstream { out: &g, final_state: final_state.as_deref() };
-        let (pack, inputs) = (values.pack(packed, &lengths), values.inputs(v.state, v.softplus));
+    let values = BookInputs::new(inputs);
+    let lengths = packed.lengths();
+    let (g, final_state) = (exact(inputs, "g").unwrap_or_default(), exact(inputs, "d_final_state"));
+    let upstream = book::Upstream { out: &g, final_state: final_state.as_deref() };
+    let (pack, inputs) = (values.pack(packed, &lengths), values.inputs(v.state, v.softplus));
     let book = match segment {
         Some(segment) => book::backward_in_segments(&pack, &inputs, &upstream, segment),
         None => book::backward(&pack, &inputs, &upstream),
     };
-        let mut out = vec![
-            stored(&book.u, v.io),
-            stored(&book.delta, v.io),
-            book.a,
-            stored(&book.b, v.io),
-            stored(&book.c, v.io),
-        ];
-        out.extend(book.d_skip);
-        out.extend(book.delta_bias);
-        out.extend(book.z.map(|z| stored(&z, v.io)));
-        if v.initial {
-            out.push(book.initial_state);
-        }
-        out
+    let mut out =
+        vec![stored(&book.u, v.io), stored(&book.delta, v.io), book.a, stored(&book.b, v.io), stored(&book.c, v.io)];
+    out.extend(book.d_skip);
+    out.extend(book.delta_bias);
+    out.extend(book.z.map(|z| stored(&z, v.io)));
+    if v.initial {
+        out.push(book.initial_state);
     }
+    out
+}
 
 /// The outputs of a variant, in the order of the book's.
 fn outputs(v: &Backward, d: usize) -> Vec<Tensor> {

@@ -2,7 +2,8 @@
 
 use packscan_kernels::selective_scan::split::{Scratch, Split};
 use packscan_kernels::selective_scan::{
-    self as scan, Backward, Forward, Join, Problem, State, default_backward, default_join, default_state, default_variant,
+    self as scan, Backward, Forward, Join, Problem, State, default_backward, default_join, default_state,
+    default_variant,
 };
 use packscan_reference::Bounded;
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed, Result};
@@ -92,7 +93,8 @@ impl Asked {
 
     fn of_state(v: &State) -> Asked {
         let channels = v.vec as usize;
-        let mut asked = problem(v.state, v.io, channels, [v.softplus, v.bias, true, v.gate || !v.reverse, true, true, true]);
+        let mut asked =
+            problem(v.state, v.io, channels, [v.softplus, v.bias, true, v.gate || !v.reverse, true, true, true]);
         *(if v.reverse { &mut asked.initial } else { &mut asked.last }) = v.ends;
         // A segment of whole chunks and a rest.
         let cut = Cut { segment: 2 * v.chunk as usize + 3, state: Some(*v), join: default_join(v.state) };
