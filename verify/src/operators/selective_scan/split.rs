@@ -78,17 +78,19 @@ enum Pieces {
 struct Asked {
     pass: Pieces,
     cut: Cut,
+    /// Tokens around which the lengths of sequences are chosen.
+    length: usize,
 }
 
 impl Asked {
     /// Everything that the passes can do is asked for, but for what enters and leaves sequences.
-    fn new(mut asked: Problem, reverse: bool, cut: Cut) -> Asked {
+    fn new(mut asked: Problem, reverse: bool, cut: Cut, length: usize) -> Asked {
         (asked.skip, asked.checkpoints) = (true, true);
         let pass = match reverse {
             true => Pieces::Backward(default_backward(&asked)),
             false => Pieces::Forward(Forward { chunk: 8, ..default_variant(&asked) }),
         };
-        Asked { pass, cut }
+        Asked { pass, cut, length }
     }
 
     fn of_state(v: &State) -> Asked {
@@ -97,15 +99,16 @@ impl Asked {
             problem(v.state, v.io, channels, [v.softplus, v.bias, true, v.gate || !v.reverse, true, true, true]);
         *(if v.reverse { &mut asked.initial } else { &mut asked.last }) = v.ends;
         // A segment of whole chunks and a rest.
-        let cut = Cut { segment: 2 * v.chunk as usize + 3, state: Some(*v), join: default_join(v.state) };
-        Asked::new(asked, v.reverse, cut)
+        let segment = 2 * v.chunk as usize + 3;
+        Asked::new(asked, v.reverse, Cut { segment, state: Some(*v), join: default_join(v.state) }, segment)
     }
 
     fn of_join(v: &Join) -> Asked {
         let (enters, leaves) = (v.given, v.left);
         let (initial, last) = if v.reverse { (leaves, enters) } else { (enters, leaves) };
         let asked = problem(v.state, Dtype::F32, 1, [true, true, true, true, initial, last, true]);
-        Asked::new(asked, v.reverse, Cut { segment: 5, state: None, join: *v })
+        // More segments than are loaded at once.
+        Asked::new(asked, v.reverse, Cut { segment: 2, state: None, join: *v }, 20)
     }
 
     fn sizes(&self, elements: usize) -> Sizes {
@@ -113,7 +116,7 @@ impl Asked {
             Pieces::Forward(v) => SelectiveScan::sizes(v, elements),
             Pieces::Backward(v) => SelectiveScanBackward::sizes(v, elements),
         };
-        Sizes { chunk: self.cut.segment, ..sizes }
+        Sizes { chunk: self.length, ..sizes }
     }
 
     fn continues(&self) -> bool {
