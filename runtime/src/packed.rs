@@ -8,6 +8,10 @@ use std::rc::Rc;
 
 use crate::{Buffer, Device, Error, Result};
 
+mod segments;
+
+pub use segments::Segments;
+
 /// The most tokens of one pack: token indices and the ends of chunks stay within 32 bits.
 pub const MAX_TOKENS: usize = (1 << 31) - 1;
 
@@ -207,23 +211,6 @@ impl Packed {
         self.runs_of(enough, groups)
     }
 
-    /// Cuts every sequence into segments of `segment` tokens, counted from its own start; the last may be shorter, and an empty sequence is one
-    /// empty segment. Returns the segments as a pack of their own, in which each but the first of a sequence is continued, and the first
-    /// segment of each sequence, `[S + 1]`. No tokens count as one.
-    pub fn segments(&self, segment: usize) -> (Packed, Vec<u32>) {
-        let mut segments = Packed { cu_seqlens: vec![0], continued: Vec::new() };
-        let mut firsts = vec![0];
-        for s in 0..self.sequences() {
-            let tokens = self.range(s);
-            for start in (tokens.start..tokens.end.max(tokens.start + 1)).step_by(segment.max(1)) {
-                segments.cu_seqlens.push(start.saturating_add(segment.max(1)).min(tokens.end) as u32);
-                segments.continued.push(start > tokens.start || self.continued[s]);
-            }
-            firsts.push(segments.sequences() as u32);
-        }
-        (segments, firsts)
-    }
-
     /// Runs of as many whole sequences as fit `most` tokens, the first `groups` of them.
     fn runs_of(&self, most: u32, groups: usize) -> Vec<u32> {
         let mut starts = vec![0];
@@ -247,7 +234,6 @@ impl Packed {
             packed: self.clone(),
             owners: None,
             groups: RefCell::default(),
-            segments: RefCell::default(),
         })
     }
 }
@@ -272,18 +258,6 @@ pub struct DevicePacked {
     /// Where the sequences are segments: whose, `[S]`.
     owners: Option<Vec<u32>>,
     groups: RefCell<HashMap<usize, Rc<Buffer>>>,
-    segments: RefCell<HashMap<usize, Rc<Segments>>>,
-}
-
-/// The segments of a pack on its device; see [`Packed::segments`].
-#[derive(Debug)]
-pub struct Segments {
-    /// The segments as a pack. Data may pass between those of one sequence, and the emulator sees to it that they pass to no other.
-    pub pack: DevicePacked,
-    /// First segment of each sequence of the whole pack, `[sequences + 1]` u32.
-    pub firsts: Buffer,
-    /// The sequence of each segment, `[segments]` u32.
-    pub sequences: Buffer,
 }
 
 impl DevicePacked {
@@ -293,6 +267,11 @@ impl DevicePacked {
     /// Whatever allocating there fails with.
     pub fn empty(device: &Device) -> Result<DevicePacked> {
         Packed { cu_seqlens: vec![0], continued: Vec::new() }.on(device)
+    }
+
+    /// The pack with its boundaries on a device, where sequence `s` holds data of `owners[s]`.
+    fn owned(packed: &Packed, device: &Device, owners: Vec<u32>) -> Result<DevicePacked> {
+        Ok(DevicePacked { owners: Some(owners), ..packed.on(device)? })
     }
 
     /// The boundaries on the host.
@@ -318,27 +297,6 @@ impl DevicePacked {
     /// Whose data sequence `s` holds: its own, or where it is a segment that of the sequence it was cut from.
     pub(crate) fn owner(&self, s: usize) -> u32 {
         self.owners.as_ref().map_or(s as u32, |owners| owners[s])
-    }
-
-    /// [`Packed::segments`] on the device; kept for the next call.
-    ///
-    /// # Errors
-    /// Whatever allocating there fails with.
-    pub fn segments(&self, segment: usize) -> Result<Rc<Segments>> {
-        let mut kept = self.segments.borrow_mut();
-        if let Some(segments) = kept.get(&segment) {
-            return Ok(segments.clone());
-        }
-        let (packed, firsts) = self.packed.segments(segment);
-        let sequences: Vec<u32> =
-            std::iter::zip(0.., firsts.windows(2)).flat_map(|(s, pair)| (pair[0]..pair[1]).map(move |_| s)).collect();
-        let segments = Rc::new(Segments {
-            firsts: Buffer::from_slice(self.device(), &firsts)?,
-            sequences: Buffer::from_slice(self.device(), &sequences)?,
-            pack: DevicePacked { owners: Some(sequences), ..packed.on(self.device())? },
-        });
-        kept.insert(segment, segments.clone());
-        Ok(segments)
     }
 
     /// [`Packed::group_starts`] on the device, `[groups + 1]` u32; kept for the next call.

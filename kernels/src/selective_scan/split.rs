@@ -12,7 +12,7 @@
 //! [`Device::Cpu`] runs each sequence in one piece, which fills its threads by channels.
 
 use packscan_runtime::launch::{Launched, launch};
-use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Result, Segments, View};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed, Result, Segments, View};
 
 use super::state::{Join, JoinArgs, State, StateArgs};
 use super::{Backward, Forward, Gradients, Inputs, Outputs, Upstream, check_continued};
@@ -21,8 +21,8 @@ use crate::workspace;
 /// How sequences are cut, and where states are kept that pass between segments.
 #[derive(Clone, Copy, Debug)]
 pub struct Split<'a> {
-    /// Tokens of a segment.
-    pub segment: usize,
+    /// The segments of the pack's sequences.
+    pub segments: &'a Segments,
     /// What finds the state that each segment leaves; its options are those of the pass.
     pub state: State,
     /// What passes states from segment to segment; all but its block follows from the call.
@@ -56,6 +56,30 @@ impl Scratch {
     }
 }
 
+/// Tokens of a segment for a pack that is worth cutting: several segments for each block of a large GPU where one sequence is the whole pack of 65,536
+/// tokens, and few enough that what passes between them costs nothing.
+pub const SEGMENT: usize = 1024;
+
+/// Whether a pass over `packed` by `variant` is done sooner if its sequences are cut, and then into segments of how many tokens. Only a GPU
+/// is asked; elsewhere nothing is cut.
+///
+/// # Errors
+/// Whatever the GPU reports.
+pub fn segment_for(packed: &DevicePacked, variant: &Backward, d: usize) -> Result<Option<usize>> {
+    let Device::Cuda(cuda) = packed.device() else { return Ok(None) };
+    packed.device().check(variant)?;
+    let blocks = cuda.multiprocessors()? * cuda.blocks_per_multiprocessor(variant)?;
+    let groups = blocks / d.div_ceil(variant.channels as usize).max(1);
+    Ok(is_worth_cutting(packed.packed(), groups).then_some(SEGMENT))
+}
+
+/// Whether the longest sequence takes more than twice as long as an equal share of the pack in each of `groups` groups: a cut makes all
+/// groups equal, and adds a quarter of the time of a backward pass, two thirds of a forward pass.
+fn is_worth_cutting(packed: &Packed, groups: usize) -> bool {
+    let longest = packed.lengths().into_iter().max().unwrap_or(0);
+    longest > 2 * SEGMENT && longest * groups > 2 * packed.tokens()
+}
+
 /// [`super::forward`], with sequences cut as `split` says.
 ///
 /// # Errors
@@ -72,16 +96,16 @@ pub fn forward(
         return super::forward(packed, variant, groups, inputs, outputs);
     }
     check_continued(packed, inputs)?;
-    let segments = packed.segments(split.segment)?;
+    split.segments.check(packed)?;
     let walk = Walk { u: inputs.u, projection: inputs.b, given: inputs.initial_state, left: outputs.final_state };
-    walk.run(packed, &segments, inputs, split, split.entering)?;
+    walk.run(packed, inputs, split, split.entering)?;
     // Every segment but those that start a fresh sequence goes on from what entered it; what leaves a sequence is known by now.
     let variant = Forward { initial: true, last: false, ..*variant };
     let inputs = Inputs { initial_state: Some(split.entering), ..*inputs };
-    super::forward(&segments.pack, &variant, groups, &inputs, &Outputs { final_state: None, ..*outputs })
+    super::forward(split.segments.pack(), &variant, groups, &inputs, &Outputs { final_state: None, ..*outputs })
 }
 
-/// [`super::backward`], with sequences cut as [`forward`] cut them. The workspace is made for the segments: [`DevicePacked::segments`].
+/// [`super::backward`], with sequences cut as [`forward`] cut them. The workspace is made for the segments: [`Segments::pack`].
 ///
 /// # Errors
 /// As [`super::backward`], and [`Error::Argument`](packscan_runtime::Error::Argument) for a scratch that is too small.
@@ -98,12 +122,12 @@ pub fn backward(
         return super::backward(packed, variant, inputs, upstream, gradients, workspace);
     }
     check_continued(packed, inputs)?;
-    let segments = packed.segments(split.segment)?;
-    let (rows, columns) = sizes(&segments, inputs);
+    split.segments.check(packed)?;
+    let (rows, columns) = sizes(split.segments, inputs);
     let behind = workspace::part(&split.scratch.gradients, rows * columns, 1)?;
     let walk =
         Walk { u: upstream.out, projection: inputs.c, given: upstream.final_state, left: gradients.initial_state };
-    walk.run(packed, &segments, inputs, split, behind)?;
+    walk.run(packed, inputs, split, behind)?;
 
     let variant = Backward { initial: true, last: true, ..*variant };
     let inputs = Inputs { initial_state: Some(split.entering), ..*inputs };
@@ -111,13 +135,13 @@ pub fn backward(
     // What leaves each segment was found before; what this pass finds again goes where the segments' own states were.
     let again = workspace::part(&split.scratch.states, rows * columns, 1)?;
     let gradients = Gradients { initial_state: Some(again), ..*gradients };
-    super::backward(&segments.pack, &variant, &inputs, &upstream, &gradients, workspace)
+    super::backward(split.segments.pack(), &variant, &inputs, &upstream, &gradients, workspace)
 }
 
 /// Segments, and numbers in a state.
 fn sizes(segments: &Segments, inputs: &Inputs<'_>) -> (usize, usize) {
     let (d, n) = inputs.a.shape();
-    (segments.pack.packed().sequences(), d * n)
+    (segments.pack().packed().sequences(), d * n)
 }
 
 /// A walk over the segments of each sequence, in either direction.
@@ -134,14 +158,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Writes what enters each segment to `entering (Q, D, N)`, and what leaves each sequence.
-    fn run(
-        &self,
-        packed: &DevicePacked,
-        segments: &Segments,
-        inputs: &Inputs<'_>,
-        split: &Split<'_>,
-        entering: View<'_>,
-    ) -> Result<()> {
+    fn run(&self, packed: &DevicePacked, inputs: &Inputs<'_>, split: &Split<'_>, entering: View<'_>) -> Result<()> {
+        let segments = split.segments;
         let (rows, columns) = sizes(segments, inputs);
         let (d, state) = (inputs.a.shape().0, State { ends: self.left.is_some(), ..split.state });
         let states = workspace::part(&split.scratch.states, rows * columns, 1)?;
@@ -154,12 +172,12 @@ impl Walk<'_> {
             projection: self.projection,
             delta_bias: inputs.delta_bias,
             z: inputs.z.filter(|_| state.gate),
-            cu_seqlens: segments.pack.cu_seqlens().view(),
-            sequence_of: segments.sequences.view(),
+            cu_seqlens: segments.pack().cu_seqlens().view(),
+            sequence_of: segments.sequence_of().view(),
             states,
             delta_sums,
         };
-        launch(&state, &segments.pack, &args)?;
+        launch(&state, segments.pack(), &args)?;
         let (given, left) = (self.given.is_some(), self.left.is_some());
         let join = Join { reverse: state.reverse, given, left, ..split.join };
         let args = JoinArgs {
@@ -169,12 +187,28 @@ impl Walk<'_> {
             delta_sums,
             a: inputs.a,
             given: self.given,
-            firsts: segments.firsts.view(),
+            firsts: segments.firsts().view(),
             continued: packed.continued().view(),
             entering,
             left: self.left,
         };
-        launch(&join, &segments.pack, &args)?;
+        launch(&join, segments.pack(), &args)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_long_sequences_are_cut() {
+        let worth = |lengths: &[usize], groups| is_worth_cutting(&Packed::from_lengths(lengths).unwrap(), groups);
+        assert!(worth(&[65_536], 11));
+        assert!(worth(&[60_000, 512, 0, 5_024], 11));
+        assert!(!worth(&[65_536], 1), "the channels alone fill the GPU");
+        assert!(!worth(&[5_958; 11], 11), "each group has its sequence");
+        assert!(!worth(&[2_000], 11), "there is little to share out");
+        assert!(!worth(&[0], 11));
     }
 }

@@ -107,8 +107,8 @@ pub(super) fn run(call: &Call<'_, Backward>, inputs: &[Tensor], cut: Option<&Cut
         z: arguments.get("dz"),
         initial_state: arguments.get("d_initial_state"),
     };
-    let (packed, segments) = (call.packed, cut.map(|cut| call.packed.segments(cut.segment)).transpose()?);
-    let walked = segments.as_ref().map_or(packed, |segments| &segments.pack);
+    let packed = call.packed;
+    let walked = kept.as_ref().map_or(packed, |kept| kept.segments.pack());
     let mut workspace = Workspace::new(walked, v, d, groups)?;
     for _ in 0..call.rounds {
         match (cut, &kept) {

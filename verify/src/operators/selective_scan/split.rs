@@ -6,7 +6,7 @@ use packscan_kernels::selective_scan::{
     default_variant,
 };
 use packscan_reference::Bounded;
-use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed, Result};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed, Result, Segments};
 
 use super::backward::{self, SelectiveScanBackward};
 use super::{SelectiveScan, of_model, problem};
@@ -47,24 +47,25 @@ pub(super) struct Cut {
 
 /// What a cut needs besides the tensors of the pass.
 pub(super) struct Kept {
+    pub(super) segments: Segments,
     entering: Buffer,
     scratch: Scratch,
-    rows: usize,
 }
 
 impl Cut {
     /// Room for the states of a pack's segments.
     pub(super) fn keep(&self, packed: &DevicePacked, d: usize) -> Result<Kept> {
         let (device, n) = (packed.device(), self.join.state as usize);
-        let rows = packed.segments(self.segment)?.pack.packed().sequences();
+        let segments = Segments::new(packed.packed(), self.segment, device)?;
+        let rows = segments.pack().packed().sequences();
         let entering = Buffer::unwritten(device, Dtype::F32, rows * d * n)?;
-        Ok(Kept { entering, scratch: Scratch::new(device, rows, d, n)?, rows })
+        Ok(Kept { segments, entering, scratch: Scratch::new(device, rows, d, n)? })
     }
 
     /// The cut of one call.
     pub(super) fn split<'a>(&self, state: State, kept: &'a Kept) -> Split<'a> {
-        let entering = kept.entering.rows(kept.rows).expect("the buffer was made for these rows");
-        Split { segment: self.segment, state, join: self.join, entering, scratch: &kept.scratch }
+        let (entering, scratch) = (kept.entering.view(), &kept.scratch);
+        Split { segments: &kept.segments, state, join: self.join, entering, scratch }
     }
 }
 
