@@ -1,20 +1,22 @@
 //! Times the selective scan on a GPU, after checking a slice of the result with the book.
 //!
-//! `cargo bench -p packscan-verify --bench selective_scan -- [--tokens T] [--channels D] [--state N] [ID ...]`
+//! `cargo bench -p packscan-verify --bench selective_scan -- [--tokens T] [--channels D] [--state N] [--sequences S] [--segment L] [ID ...]`
 //!
 //! Sequence lengths are log-normal (mu 6.2, sigma 0.8), clipped to 57..=2048, the last cut to fill the pack: natural text. Without
-//! ids the hand-picked variants of both passes run. Each time is the median of 20 launches between two events, in milliseconds.
+//! ids the hand-picked variants of both passes run. With `--sequences` the pack is so many equal ones; with `--segment` they are cut into
+//! segments of so many tokens, and ids of `selective_scan_state` replace the hand-picked one for the passes after them. Each time is the median of 20 launches between two events, in milliseconds.
 
 mod memory_bound;
 
 use half::bf16;
 use memory_bound::natural_lengths;
-use packscan_kernels::selective_scan::{self as scan, Backward, Forward, Problem, Workspace};
+use packscan_kernels::selective_scan::split::{self, Scratch, Split};
+use packscan_kernels::selective_scan::{self as scan, Backward, Forward, Problem, State, Workspace, default_join};
 use packscan_kernels::selective_scan::{default_backward, default_variant};
 use packscan_reference::selective_scan as book;
 use packscan_reference::{Bounded, Io};
 use packscan_runtime::kernel::Variant;
-use packscan_runtime::{Buffer, Cuda, Device, DevicePacked, Dtype, Packed};
+use packscan_runtime::{Buffer, Cuda, Device, DevicePacked, Dtype, Packed, Segments};
 use packscan_verify::Random;
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
@@ -24,6 +26,8 @@ struct Size {
     tokens: usize,
     channels: usize,
     state: usize,
+    sequences: Option<usize>,
+    segment: Option<usize>,
     ids: Vec<String>,
 }
 
@@ -37,7 +41,11 @@ fn main() -> AnyResult<()> {
         }
     };
     let Device::Cuda(cuda) = &device else { unreachable!("opened as a GPU") };
-    let packed = Packed::from_lengths(&natural_lengths(size.tokens))?;
+    let lengths = match size.sequences {
+        Some(sequences) => vec![size.tokens / sequences; sequences],
+        None => natural_lengths(size.tokens),
+    };
+    let packed = Packed::from_lengths(&lengths)?;
     let problem = Problem {
         channels: size.channels,
         state: size.state,
@@ -50,7 +58,7 @@ fn main() -> AnyResult<()> {
         last: false,
         checkpoints: true,
     };
-    let data = Data::new(&device, &packed, &size)?;
+    let mut data = Data::new(&device, &packed, &size)?;
     let on_device = packed.on(&device)?;
     println!("{} x {}, N = {}, {} sequences, {device}", size.tokens, size.channels, size.state, packed.sequences());
     let floors = Floors::new(cuda, &size)?;
@@ -60,6 +68,12 @@ fn main() -> AnyResult<()> {
         false => size.ids,
     };
     for id in &ids {
+        if id.starts_with("selective_scan_state") {
+            let state: State = id.parse()?;
+            data.states.retain(|known| known.reverse != state.reverse);
+            data.states.push(state);
+            continue;
+        }
         let measured = match id.starts_with("selective_scan_bwd") {
             true => id.parse().map_err(Into::into).and_then(|v| data.measure_backward(cuda, &on_device, &v)),
             false => id.parse().map_err(Into::into).and_then(|v| data.measure(cuda, &on_device, &v)),
@@ -96,7 +110,7 @@ impl Times {
 }
 
 fn arguments() -> AnyResult<Size> {
-    let mut size = Size { tokens: 65_536, channels: 4096, state: 16, ids: Vec::new() };
+    let mut size = Size { tokens: 65_536, channels: 4096, state: 16, sequences: None, segment: None, ids: Vec::new() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number =
@@ -106,6 +120,8 @@ fn arguments() -> AnyResult<Size> {
             "--tokens" => size.tokens = number()?,
             "--channels" => size.channels = number()?,
             "--state" => size.state = number()?,
+            "--sequences" => size.sequences = Some(number()?),
+            "--segment" => size.segment = Some(number()?),
             _ => size.ids.push(word),
         }
     }
@@ -140,6 +156,15 @@ struct Data {
     lengths: Vec<usize>,
     channels: usize,
     state: usize,
+    segment: Option<usize>,
+    states: Vec<State>,
+}
+
+/// What a cut keeps between launches.
+struct Cut {
+    segments: Segments,
+    entering: Buffer,
+    scratch: Scratch,
 }
 
 impl Data {
@@ -172,6 +197,8 @@ impl Data {
             host_parameters,
             channels: d,
             state: n,
+            segment: size.segment,
+            states: Vec::new(),
         })
     }
 
@@ -189,6 +216,23 @@ impl Data {
         })
     }
 
+    /// Room for a cut, if one was asked for.
+    fn cut(&self, packed: &DevicePacked) -> AnyResult<Option<Cut>> {
+        let Some(segment) = self.segment else { return Ok(None) };
+        let (device, d, n) = (packed.device(), self.channels, self.state);
+        let segments = Segments::new(packed.packed(), segment, device)?;
+        let rows = segments.pack().packed().sequences();
+        let entering = Buffer::unwritten(device, Dtype::F32, rows * d * n)?;
+        Ok(Some(Cut { segments, entering, scratch: Scratch::new(device, rows, d, n)? }))
+    }
+
+    /// The cut of one call; `picked` unless another variant was named.
+    fn split<'a>(&self, cut: &'a Cut, picked: State) -> Split<'a> {
+        let state = self.states.iter().find(|known| known.reverse == picked.reverse).copied().unwrap_or(picked);
+        let Cut { segments, entering, scratch } = cut;
+        Split { segments, state, join: default_join(self.state as u32), entering: entering.view(), scratch }
+    }
+
     fn measure(&self, cuda: &Cuda, packed: &DevicePacked, variant: &Forward) -> AnyResult<Times> {
         let t = packed.packed().tokens();
         let chunks = t.div_ceil(variant.chunk as usize);
@@ -196,7 +240,14 @@ impl Data {
         let inputs = self.inputs(t)?;
         let outputs =
             scan::Outputs { out: self.out.rows(t)?, final_state: None, checkpoints: Some(checkpoints.rows(chunks)?) };
-        let launch = || scan::forward(packed, variant, None, &inputs, &outputs).map(drop);
+        let cut = self.cut(packed)?;
+        let launch = || match &cut {
+            Some(cut) => {
+                let split = self.split(cut, State::for_forward(variant, self.channels));
+                split::forward(packed, variant, None, &inputs, &outputs, &split).map(drop)
+            }
+            None => scan::forward(packed, variant, None, &inputs, &outputs).map(drop),
+        };
         launch()?;
         self.check(t)?;
         Times::of(cuda, variant, launch)
@@ -212,7 +263,14 @@ impl Data {
         let outputs =
             scan::Outputs { out: self.out.rows(t)?, final_state: None, checkpoints: Some(checkpoints.rows(chunks)?) };
         let forward = Forward { chunk: variant.chunk, checkpoints: true, ..self.forward(variant) };
-        scan::forward(packed, &forward, None, &inputs, &outputs)?;
+        let cut = self.cut(packed)?;
+        match &cut {
+            Some(cut) => {
+                let split = self.split(cut, State::for_forward(&forward, d));
+                split::forward(packed, &forward, None, &inputs, &outputs, &split)?
+            }
+            None => scan::forward(packed, &forward, None, &inputs, &outputs)?,
+        };
 
         let activation = |cols| Buffer::unwritten(packed.device(), Dtype::Bf16, t * cols);
         let (du, ddelta, dz, db, dc) = (activation(d)?, activation(d)?, activation(d)?, activation(n)?, activation(n)?);
@@ -230,8 +288,15 @@ impl Data {
             z: Some(dz.rows(t)?),
             initial_state: None,
         };
-        let mut workspace = Workspace::new(packed, variant, d, None)?;
-        let mut launch = || scan::backward(packed, variant, &inputs, &upstream, &gradients, &mut workspace).map(drop);
+        let mut workspace = Workspace::new(cut.as_ref().map_or(packed, |cut| cut.segments.pack()), variant, d, None)?;
+        let mut launch = || match &cut {
+            Some(cut) => {
+                let split = self.split(cut, State::for_backward(variant, d));
+                let workspace = &mut workspace;
+                split::backward(packed, variant, &inputs, &upstream, &gradients, workspace, &split).map(drop)
+            }
+            None => scan::backward(packed, variant, &inputs, &upstream, &gradients, &mut workspace).map(drop),
+        };
         launch()?;
         self.check_backward(t, [&du, &ddelta, &dz])?;
         Times::of(cuda, variant, launch)
@@ -256,7 +321,11 @@ impl Data {
     /// Compares four channels of the result, over all tokens, with the book.
     fn check(&self, t: usize) -> AnyResult<()> {
         let slice = Slice::new(self, t);
-        let want = book::forward(&book::Pack::fresh(&self.lengths), &slice.inputs());
+        let (pack, inputs) = (book::Pack::fresh(&self.lengths), slice.inputs());
+        let want = match self.segment {
+            Some(segment) => book::forward_in_segments(&pack, &inputs, segment),
+            None => book::forward(&pack, &inputs),
+        };
         slice.compare("out", &self.out, &want.out)
     }
 
@@ -264,7 +333,11 @@ impl Data {
     fn check_backward(&self, t: usize, got: [&Buffer; 3]) -> AnyResult<()> {
         let slice = Slice::new(self, t);
         let upstream = book::Upstream { out: &slice.z, final_state: None };
-        let want = book::backward(&book::Pack::fresh(&self.lengths), &slice.inputs(), &upstream);
+        let (pack, inputs) = (book::Pack::fresh(&self.lengths), slice.inputs());
+        let want = match self.segment {
+            Some(segment) => book::backward_in_segments(&pack, &inputs, &upstream, segment),
+            None => book::backward(&pack, &inputs, &upstream),
+        };
         slice.compare("du", got[0], &want.u)?;
         slice.compare("ddelta", got[1], &want.delta)?;
         slice.compare("dz", got[2], &want.z.unwrap_or_default())

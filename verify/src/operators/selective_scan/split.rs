@@ -81,17 +81,19 @@ struct Asked {
     cut: Cut,
     /// Tokens around which the lengths of sequences are chosen.
     length: usize,
+    /// Channels of a block of the kernel.
+    tile: usize,
 }
 
 impl Asked {
     /// Everything that the passes can do is asked for, but for what enters and leaves sequences.
-    fn new(mut asked: Problem, reverse: bool, cut: Cut, length: usize) -> Asked {
+    fn new(mut asked: Problem, reverse: bool, cut: Cut, [length, tile]: [usize; 2]) -> Asked {
         (asked.skip, asked.checkpoints) = (true, true);
         let pass = match reverse {
             true => Pieces::Backward(default_backward(&asked)),
             false => Pieces::Forward(Forward { chunk: 8, ..default_variant(&asked) }),
         };
-        Asked { pass, cut, length }
+        Asked { pass, cut, length, tile }
     }
 
     fn of_state(v: &State) -> Asked {
@@ -101,7 +103,12 @@ impl Asked {
         *(if v.reverse { &mut asked.initial } else { &mut asked.last }) = v.ends;
         // A segment of whole chunks and a rest.
         let segment = 2 * v.chunk as usize + 3;
-        Asked::new(asked, v.reverse, Cut { segment, state: Some(*v), join: default_join(v.state) }, segment)
+        Asked::new(
+            asked,
+            v.reverse,
+            Cut { segment, state: Some(*v), join: default_join(v.state) },
+            [segment, v.channels as usize],
+        )
     }
 
     fn of_join(v: &Join) -> Asked {
@@ -109,7 +116,12 @@ impl Asked {
         let (initial, last) = if v.reverse { (leaves, enters) } else { (enters, leaves) };
         let asked = problem(v.state, Dtype::F32, 1, [true, true, true, true, initial, last, true]);
         // More segments than are loaded at once.
-        Asked::new(asked, v.reverse, Cut { segment: 2, state: None, join: *v }, 20)
+        Asked::new(
+            asked,
+            v.reverse,
+            Cut { segment: 2, state: None, join: *v },
+            [20, (v.block / v.state).max(1) as usize],
+        )
     }
 
     fn sizes(&self, elements: usize) -> Sizes {
@@ -117,7 +129,7 @@ impl Asked {
             Pieces::Forward(v) => SelectiveScan::sizes(v, elements),
             Pieces::Backward(v) => SelectiveScanBackward::sizes(v, elements),
         };
-        Sizes { chunk: self.length, ..sizes }
+        Sizes { chunk: self.length, tile: self.tile, ..sizes }
     }
 
     fn continues(&self) -> bool {
