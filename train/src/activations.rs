@@ -7,6 +7,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::str::FromStr;
 
+use packscan_kernels::selective_scan::split::{Scratch, most_segments};
 use packscan_runtime::{Buffer, Device, Dtype, View};
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,8 @@ pub enum Tensor {
     Delta,
     /// `(T / L, D, N)` f32: states of the scan.
     Checkpoints,
+    /// `(Q, D, N)` f32: states that enter the segments of a pack that the scan cuts along time.
+    Entering,
     /// `(T, D)` io: what the scan makes.
     Out,
     /// `(T, M)` io: what a block adds to the residual stream; afterwards the gradient of that.
@@ -101,7 +104,7 @@ pub enum Tensor {
 use Tensor::*;
 
 /// What every block has, its own or shared.
-const OF_BLOCKS: [Tensor; 9] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Out];
+const OF_BLOCKS: [Tensor; 10] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Entering, Out];
 /// What there is once: the last norm's, and what is only passed through.
 const ONCE: [Tensor; 12] =
     [Hidden, Zeros, Losses, Logits, DResidual, DResidual2, DNormed, DXz, DU, DXDbl, DDelta, DOut];
@@ -153,7 +156,7 @@ impl Sizes {
             Xz | DXz => 2 * d,
             U | Delta | Out | DU | DDelta | DOut => d,
             XDbl | DXDbl => self.config.dbl(),
-            Checkpoints => d * self.config.state,
+            Checkpoints | Entering => d * self.config.state,
             Logits => self.config.vocabulary,
         }
     }
@@ -162,6 +165,7 @@ impl Sizes {
     fn rows(&self, tensor: Tensor, tokens: usize) -> usize {
         match tensor {
             Checkpoints => tokens.div_ceil(self.chunk),
+            Entering => most_segments(tokens),
             Logits => self.logits_rows().min(tokens),
             _ => tokens,
         }
@@ -169,7 +173,7 @@ impl Sizes {
 
     fn dtype(&self, tensor: Tensor) -> Dtype {
         match tensor {
-            Residual | Rstd | Checkpoints | Losses | DResidual | DResidual2 => Dtype::F32,
+            Residual | Rstd | Checkpoints | Entering | Losses | DResidual | DResidual2 => Dtype::F32,
             _ => self.io,
         }
     }
@@ -187,7 +191,8 @@ impl Sizes {
     pub fn shared_bytes(&self) -> usize {
         let shared = OF_BLOCKS.into_iter().filter(|&t| self.recompute.iter().any(|&r| !kept(t, r)));
         let last = [Residual, Rstd, Normed];
-        ONCE.into_iter().chain(shared).chain(last).map(|t| self.bytes(t)).sum()
+        let tensors: usize = ONCE.into_iter().chain(shared).chain(last).map(|t| self.bytes(t)).sum();
+        tensors + Scratch::bytes(most_segments(self.tokens), self.config.channels(), self.config.state)
     }
 
     /// Bytes of all activations.
@@ -212,6 +217,7 @@ pub struct Activations {
     /// Of each block, and of the last norm, which has only the first three.
     blocks: Vec<Vec<Rc<Buffer>>>,
     once: Vec<Buffer>,
+    scratch: Scratch,
 }
 
 impl Activations {
@@ -237,7 +243,9 @@ impl Activations {
         }
         blocks.push([Residual, Rstd, Normed].into_iter().map(|t| Ok(Rc::new(room(t)?))).collect::<Result<_>>()?);
         let once = ONCE.into_iter().map(room).collect::<Result<Vec<_>>>()?;
-        let activations = Activations { sizes, blocks, once };
+        let segments = most_segments(sizes.tokens);
+        let scratch = Scratch::new(device, segments, sizes.config.channels(), sizes.config.state)?;
+        let activations = Activations { sizes, blocks, once, scratch };
         activations.all(Zeros).zero()?;
         Ok(activations)
     }
@@ -257,6 +265,19 @@ impl Activations {
     /// The whole of a tensor that there is once.
     pub(crate) fn all(&self, tensor: Tensor) -> &Buffer {
         self.buffer(0, tensor)
+    }
+
+    /// The states that enter so many segments, of a block.
+    ///
+    /// # Errors
+    /// For more segments than there is room for.
+    pub(crate) fn entering(&self, block: usize, segments: usize) -> Result<View<'_>> {
+        Ok(self.buffer(block, Entering).part(0, segments, self.sizes.cols(Entering))?)
+    }
+
+    /// What a scan over segments needs while it runs.
+    pub(crate) fn scratch(&self) -> &Scratch {
+        &self.scratch
     }
 
     /// A tensor of a block, or of the last norm, which counts as one more block, for a pack of `tokens`.

@@ -1,5 +1,7 @@
 //! The forward pass over a pack, an operator a line. Shapes are those of the table in `activations.rs`.
 
+use packscan_kernels::selective_scan::State;
+use packscan_kernels::selective_scan::split::{self, Split};
 use packscan_kernels::{causal_conv1d, embedding, rms_norm, selective_scan};
 use packscan_runtime::View;
 
@@ -185,8 +187,21 @@ impl<'a> Pass<'a> {
             final_state: self.carry.to.map(|to| to.states(l, sequences)).transpose()?,
             checkpoints: Some(self.get(l, Checkpoints)?),
         };
-        selective_scan::forward(&self.pack.packed, &self.scan, None, &self.scan_inputs(l)?, &outputs)?;
+        let (packed, inputs) = (&self.pack.packed, self.scan_inputs(l)?);
+        match self.split(l, State::for_forward(&self.scan, self.model.config.channels()))? {
+            Some(split) => split::forward(packed, &self.scan, None, &inputs, &outputs, &split)?,
+            None => selective_scan::forward(packed, &self.scan, None, &inputs, &outputs)?,
+        };
         self.carry.to.map_or(Ok(()), |to| to.keep_state(self.model, l, sequences, End::Last))
+    }
+
+    /// How the scan of a block cuts sequences along time, if it does.
+    pub fn split(&self, l: usize, state: State) -> Result<Option<Split<'a>>> {
+        let (variants, d) = (&self.model.variants, self.model.config.channels());
+        let Some(segments) = self.pack.segments(&variants.scan_bwd, d)? else { return Ok(None) };
+        let entering = self.activations.entering(l, segments.pack().packed().sequences())?;
+        let (join, scratch) = (selective_scan::default_join(state.state), self.activations.scratch());
+        Ok(Some(Split { segments, state, join, entering, scratch }))
     }
 
     /// Computes again what a block did not keep.

@@ -1,8 +1,11 @@
 //! A pack on a device: tokens, targets and boundaries, checked.
 
+use std::cell::OnceCell;
+
 use packscan_kernels::cross_entropy::{NO_TARGET, check_targets};
 use packscan_kernels::embedding::{ById, Ids};
-use packscan_runtime::{Buffer, Device, DevicePacked, Packed};
+use packscan_kernels::selective_scan::{Backward, split};
+use packscan_runtime::{Buffer, Device, DevicePacked, Packed, Segments};
 
 use crate::Result;
 
@@ -21,6 +24,8 @@ pub struct DevicePack {
     pub predicted: usize,
     /// Whether the last sequence goes on in the next pack.
     pub continues: bool,
+    /// Its sequences cut along time, if the scan is done sooner so; chosen by the first scan.
+    pub segments: OnceCell<Option<Segments>>,
 }
 
 impl DevicePack {
@@ -40,6 +45,7 @@ impl DevicePack {
             targets: Buffer::from_slice(device, targets)?,
             predicted,
             continues: false,
+            segments: OnceCell::new(),
         })
     }
 
@@ -52,6 +58,32 @@ impl DevicePack {
         let targets: Vec<u32> =
             sequences.iter().flat_map(|s| s.iter().skip(1).copied().chain(s.first().map(|_| NO_TARGET))).collect();
         DevicePack::new(device, &Packed::from_lengths(&lengths)?, &sequences.concat(), &targets, vocabulary)
+    }
+
+    /// The same with sequences cut along time for the scan, into segments of so many tokens, whether or not that is sooner.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn cut(self, segment: usize) -> Result<Self> {
+        let segments = Segments::new(self.packed.packed(), segment, self.packed.device())?;
+        Ok(DevicePack { segments: OnceCell::from(Some(segments)), ..self })
+    }
+
+    /// The segments that the scan walks, by a backward variant with `d` channels; none if it walks whole sequences.
+    pub(crate) fn segments(&self, variant: &Backward, d: usize) -> Result<Option<&Segments>> {
+        let choose = || -> Result<_> {
+            let segment = split::segment_for(&self.packed, variant, d)?;
+            let cut = segment.map(|segment| Segments::new(self.packed.packed(), segment, self.packed.device()));
+            Ok(cut.transpose()?)
+        };
+        let chosen = match self.segments.get() {
+            Some(chosen) => chosen,
+            None => {
+                let chosen = choose()?;
+                self.segments.get_or_init(|| chosen)
+            }
+        };
+        Ok(chosen.as_ref())
     }
 
     /// Whether the first sequence goes on from the pack before.

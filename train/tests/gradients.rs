@@ -37,6 +37,26 @@ fn the_gradients_are_the_books_on_the_emulator() {
     check(&Device::emulator(1), true);
 }
 
+/// Sequences that the scan cuts along time, as it does on a GPU where a pack is one long sequence.
+#[test]
+fn the_gradients_of_cut_sequences_are_the_books() {
+    let device = Device::emulator(1);
+    let config = config(true);
+    let layout = Layout::of(&config);
+    let values = values(&layout);
+    let texts = texts(&[9, 1, 0, 17, 2], config.vocabulary);
+    let (want, run) = book_run(&config, &book_parameters(&layout, &values), &texts);
+    for how in [Recompute::None, Recompute::Full] {
+        // Room for more segments than a pack of so few tokens would be cut into.
+        let mut learner = learner(&device, Dtype::F32, &config, &values, 8 * 1024, how);
+        let pack = pack(&device, &texts, config.vocabulary).cut(4).unwrap();
+        let (loss, gradients) = learner.gradients_of(&[pack]).unwrap();
+        let (share, name) = worst(&layout, &gradients, &run.gradients);
+        assert!((loss - want).abs() <= 1e-6 * want.abs(), "the loss is {loss}, not {want}");
+        assert!(share <= F32_SHARE, "{name} is off by {share:.1e} of its largest gradient, recompute {how}");
+    }
+}
+
 #[test]
 fn the_gradients_are_the_books_on_a_gpu() {
     match Device::cuda(0) {

@@ -42,6 +42,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Bytes of that room.
+    pub const fn bytes(segments: usize, d: usize, n: usize) -> usize {
+        Dtype::F32.bytes() * segments * d * (2 * n + 1)
+    }
+
     /// Room for packs of up to `segments` segments, with `d` channels and `n` states.
     ///
     /// # Errors
@@ -60,6 +65,11 @@ impl Scratch {
 /// tokens, and few enough that what passes between them costs nothing.
 pub const SEGMENT: usize = 1024;
 
+/// The most segments that [`segment_for`] says for a pack of so many tokens: what to make room for.
+pub const fn most_segments(tokens: usize) -> usize {
+    2 * tokens.div_ceil(SEGMENT)
+}
+
 /// Whether a pass over `packed` by `variant` is done sooner if its sequences are cut, and then into segments of how many tokens. Only a GPU
 /// is asked; elsewhere nothing is cut.
 ///
@@ -74,10 +84,12 @@ pub fn segment_for(packed: &DevicePacked, variant: &Backward, d: usize) -> Resul
 }
 
 /// Whether the longest sequence takes more than twice as long as an equal share of the pack in each of `groups` groups: a cut makes all
-/// groups equal, and adds a quarter of the time of a backward pass, two thirds of a forward pass.
+/// groups equal, and adds a quarter of the time of a backward pass, two thirds of a forward pass. Of very many sequences the states that pass
+/// between segments would take more room than they are worth.
 fn is_worth_cutting(packed: &Packed, groups: usize) -> bool {
     let longest = packed.lengths().into_iter().max().unwrap_or(0);
-    longest > 2 * SEGMENT && longest * groups > 2 * packed.tokens()
+    let segments: usize = packed.lengths().iter().map(|length| length.div_ceil(SEGMENT).max(1)).sum();
+    longest > 2 * SEGMENT && longest * groups > 2 * packed.tokens() && segments <= most_segments(packed.tokens())
 }
 
 /// [`super::forward`], with sequences cut as `split` says.
@@ -210,5 +222,6 @@ mod tests {
         assert!(!worth(&[5_958; 11], 11), "each group has its sequence");
         assert!(!worth(&[2_000], 11), "there is little to share out");
         assert!(!worth(&[0], 11));
+        assert!(!worth(&[vec![40_000], vec![10; 2_500]].concat(), 11), "too many sequences");
     }
 }
