@@ -63,7 +63,7 @@ pub fn backward_faults() -> Vec<Edit> {
             ],
         ),
         edit("late-boundary", &[("const bool starts = t == start;", 0, "const bool starts = t == start + 1;")]),
-        edit("boundary-unseen", &[("start < base && base + CHUNK <= end", 0, "base + CHUNK <= end")]),
+        edit("boundary-unseen", &[("(start < base || opens(base)) && base + CHUNK <= end", 0, "base + CHUNK <= end")]),
         edit(
             "lost-chunk-carry",
             &[(

@@ -79,21 +79,23 @@ enum Pieces {
 struct Asked {
     pass: Pieces,
     cut: Cut,
-    /// Tokens around which the lengths of sequences are chosen.
-    length: usize,
-    /// Channels of a block of the kernel.
-    tile: usize,
+    /// Of the kernel: the lengths of sequences are chosen around a segment's.
+    sizes: Sizes,
 }
 
 impl Asked {
     /// Everything that the passes can do is asked for, but for what enters and leaves sequences.
-    fn new(mut asked: Problem, reverse: bool, cut: Cut, [length, tile]: [usize; 2]) -> Asked {
+    fn new(mut asked: Problem, reverse: bool, cut: Cut, own: Sizes) -> Asked {
         (asked.skip, asked.checkpoints) = (true, true);
         let pass = match reverse {
             true => Pieces::Backward(default_backward(&asked)),
             false => Pieces::Forward(Forward { chunk: 8, ..default_variant(&asked) }),
         };
-        Asked { pass, cut, length, tile }
+        let vec = match &pass {
+            Pieces::Forward(v) => v.vec,
+            Pieces::Backward(v) => v.vec,
+        };
+        Asked { pass, cut, sizes: Sizes { multiple: own.multiple.max(vec as usize), ..own } }
     }
 
     fn of_state(v: &State) -> Asked {
@@ -103,12 +105,9 @@ impl Asked {
         *(if v.reverse { &mut asked.initial } else { &mut asked.last }) = v.ends;
         // A segment of whole chunks and a rest.
         let segment = 2 * v.chunk as usize + 3;
-        Asked::new(
-            asked,
-            v.reverse,
-            Cut { segment, state: Some(*v), join: default_join(v.state) },
-            [segment, v.channels as usize],
-        )
+        let cut = Cut { segment, state: Some(*v), join: default_join(v.state) };
+        let (tile, multiple, state) = (v.channels as usize, v.vec as usize, v.state as usize);
+        Asked::new(asked, v.reverse, cut, Sizes { chunk: segment, tile, multiple, state, elements: 0 })
     }
 
     fn of_join(v: &Join) -> Asked {
@@ -116,20 +115,9 @@ impl Asked {
         let (initial, last) = if v.reverse { (leaves, enters) } else { (enters, leaves) };
         let asked = problem(v.state, Dtype::F32, 1, [true, true, true, true, initial, last, true]);
         // More segments than are loaded at once.
-        Asked::new(
-            asked,
-            v.reverse,
-            Cut { segment: 2, state: None, join: *v },
-            [20, (v.block / v.state).max(1) as usize],
-        )
-    }
-
-    fn sizes(&self, elements: usize) -> Sizes {
-        let sizes = match &self.pass {
-            Pieces::Forward(v) => SelectiveScan::sizes(v, elements),
-            Pieces::Backward(v) => SelectiveScanBackward::sizes(v, elements),
-        };
-        Sizes { chunk: self.length, tile: self.tile, ..sizes }
+        let (cut, state) = (Cut { segment: 2, state: None, join: *v }, v.state as usize);
+        let tile = (v.block as usize / state).max(1);
+        Asked::new(asked, v.reverse, cut, Sizes { chunk: 20, tile, multiple: 1, state, elements: 0 })
     }
 
     fn continues(&self) -> bool {
@@ -148,12 +136,16 @@ impl Asked {
 
     fn run<V>(&self, call: &Call<'_, V>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
         let Call { packed, channels, groups, padding, rounds, .. } = *call;
+        // Rows are padded by loads of the wider of the two kernels.
+        let padding = |vec: u32| padding * self.sizes.multiple / vec as usize;
         match &self.pass {
             Pieces::Forward(variant) => {
-                super::run(&Call { variant, packed, channels, groups, padding, rounds }, inputs, Some(&self.cut))
+                let call = Call { variant, packed, channels, groups, padding: padding(variant.vec), rounds };
+                super::run(&call, inputs, Some(&self.cut))
             }
             Pieces::Backward(variant) => {
-                backward::run(&Call { variant, packed, channels, groups, padding, rounds }, inputs, Some(&self.cut))
+                let call = Call { variant, packed, channels, groups, padding: padding(variant.vec), rounds };
+                backward::run(&call, inputs, Some(&self.cut))
             }
         }
     }
@@ -179,7 +171,7 @@ macro_rules! operator {
             const INCOMING: &'static [&'static str] = SelectiveScanBackward::INCOMING;
 
             fn sizes(v: &$variant, elements: usize) -> Sizes {
-                $asked(v).sizes(elements)
+                Sizes { elements, ..$asked(v).sizes }
             }
 
             fn continues(v: &$variant) -> bool {
@@ -227,9 +219,12 @@ fn state_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
                 let lanes = (all.lanes / 2).max(state.div_ceil(64).next_power_of_two());
                 let bare = State { softplus: false, bias: false, gate: false, ends: false, ..all };
                 let small = State { lanes, channels: 32 / lanes.min(32), resident: 1, vec: 1, ..bare };
-                for variant in [all, small] {
+                // A quick run of many state sizes has of each direction all in every second of them.
+                let few = plan.level == Level::Quick && plan.states.len() > 2;
+                for (bare, variant) in [(false, all), (true, small)] {
                     let variant = State { chunk: 8, ..variant };
-                    if plan.device.check(&variant).is_ok() {
+                    let wanted = !few || bare == ((i % 2 == 0) == reverse);
+                    if wanted && plan.device.check(&variant).is_ok() {
                         jobs.push(Box::new(Suite::<OfState>::new(variant)));
                     }
                 }
