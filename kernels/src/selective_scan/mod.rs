@@ -8,6 +8,8 @@
 //!       = exp(delta*A)*h[t-1] + delta*u*B                otherwise
 //! out   = (sum_n C*h + D_skip*u) * silu(z)               skip and gate optional
 //! ```
+//!
+//! [`split`] has the same for packs of few long sequences, which it cuts along time.
 
 mod backward;
 mod cpu;
