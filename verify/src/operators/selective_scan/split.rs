@@ -202,6 +202,9 @@ operator! {
     OfJoin, Join, Asked::of_join
 }
 
+/// The largest state size of a quick run of many.
+const LARGEST_OF_FEW: u32 = 128;
+
 /// Small chunks, so that short sequences have several segments; for each state size, both directions in turns of types and options.
 fn state_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     // The CPU walks each sequence in one piece.
@@ -214,13 +217,17 @@ fn state_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
             if plan.level == Level::Quick && i % plan.dtypes.len() != j && plan.states.len() > 1 {
                 continue;
             }
+            let few = plan.level == Level::Quick && plan.states.len() > 2;
+            // The passes over segments have every size in suites of their own, and what is added here has no other code for large ones.
+            if few && state > LARGEST_OF_FEW {
+                continue;
+            }
             for reverse in [false, true] {
                 let all = default_state(&problem(state, io, 24, [true; 7]), 4, reverse);
                 let lanes = (all.lanes / 2).max(state.div_ceil(64).next_power_of_two());
                 let bare = State { softplus: false, bias: false, gate: false, ends: false, ..all };
                 let small = State { lanes, channels: 32 / lanes.min(32), resident: 1, vec: 1, ..bare };
                 // A quick run of many state sizes has of each direction all in every second of them.
-                let few = plan.level == Level::Quick && plan.states.len() > 2;
                 for (bare, variant) in [(false, all), (true, small)] {
                     let variant = State { chunk: 8, ..variant };
                     let wanted = !few || bare == ((i % 2 == 0) == reverse);
