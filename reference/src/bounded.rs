@@ -18,7 +18,7 @@
 //! - subnormal numbers are kept or flushed to zero, at every operation as it pleases.
 //!
 //! It does not cover another formula for the same thing, such as a scan that is cut along time and combines products of decays:
-//! run that formula with `Bounded` instead.
+//! run that formula with `Bounded` instead ([`forward_in_segments`](crate::selective_scan::forward_in_segments) is the one that packscan has).
 //!
 //! # How the f64 arithmetic of the analysis itself is paid for
 //!

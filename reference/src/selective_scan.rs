@@ -13,14 +13,17 @@
 //!
 //! Twice over: [`forward`] is the definition, each sequence alone; [`segmented`] is a formulation over the whole pack, with
 //! boundaries, of the kind that runs in parallel. So are the gradients, by hand: [`backward`] and [`segmented_backward`].
+//!
+//! [`forward_in_segments`] and [`backward_in_segments`] are the definition by another formula, with sequences cut along time, for the rounding
+//! of implementations that do so.
 
 mod backward;
 mod forward;
 mod segmented;
 mod tokens;
 
-pub use backward::{Gradients, Upstream, backward};
-pub use forward::forward;
+pub use backward::{Gradients, Upstream, backward, backward_in_segments};
+pub use forward::{forward, forward_in_segments};
 pub use segmented::{segmented, segmented_backward};
 
 use crate::Number;

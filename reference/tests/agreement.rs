@@ -81,6 +81,9 @@ fn forward_and_segmented_agree() {
         let case = Case::new(&mut generator, packing);
         let forward = selective_scan::forward(&case.pack(), &case.inputs());
         assert_agree(&selective_scan::segmented(&case.pack(), &case.inputs()), &forward);
+        for segment in [1, 2, 7, 10_000] {
+            assert_agree(&selective_scan::forward_in_segments(&case.pack(), &case.inputs(), segment), &forward);
+        }
     }
 }
 

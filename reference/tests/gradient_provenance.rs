@@ -221,6 +221,11 @@ fn prove(packing: Packing, states: usize, options: Options) {
         let complaint = check(&case, &backward(&case.pack(), &case.inputs(), &case.upstream()));
         assert_eq!(complaint, Ok(()), "{name}, {:?}, {options:?}", case.packing);
     }
+    for segment in [1, 2, 3] {
+        let (pack, inputs, upstream) = (case.pack(), case.inputs(), case.upstream());
+        let complaint = check(&case, &selective_scan::backward_in_segments(&pack, &inputs, &upstream, segment));
+        assert_eq!(complaint, Ok(()), "in segments of {segment}, {:?}, {options:?}", case.packing);
+    }
 }
 
 #[test]

@@ -103,6 +103,19 @@ fn every_gradient_is_a_slope_in_every_small_packing() {
     }
 }
 
+fn assert_agree(got: &Gradients<f64>, expected: &Gradients<f64>) {
+    for ((name, _, got), (_, _, expected)) in named(got).into_iter().zip(named(expected)) {
+        let (Some(got), Some(expected)) = (got, expected) else {
+            assert_eq!(got, expected, "{name}");
+            continue;
+        };
+        assert_eq!(got.len(), expected.len(), "{name}");
+        for (got, expected) in got.iter().zip(expected) {
+            assert!((got - expected).abs() <= 1e-11 * expected.abs().max(1.0), "{name}: {got}, {expected}");
+        }
+    }
+}
+
 #[test]
 fn backward_and_segmented_backward_agree() {
     let mut generator = Generator(18);
@@ -111,16 +124,11 @@ fn backward_and_segmented_backward_agree() {
             let packing = generator.packing(tokens);
             let arrays = random(&mut generator, packing, options);
             let expected = gradients(&arrays);
-            let got = selective_scan::segmented_backward(&arrays.pack(), &arrays.inputs(), &arrays.upstream());
-            for ((name, _, got), (_, _, expected)) in named(&got).into_iter().zip(named(&expected)) {
-                let (Some(got), Some(expected)) = (got, expected) else {
-                    assert_eq!(got, expected, "{name}");
-                    continue;
-                };
-                assert_eq!(got.len(), expected.len(), "{name}");
-                for (got, expected) in got.iter().zip(expected) {
-                    assert!((got - expected).abs() <= 1e-11 * expected.abs().max(1.0), "{name}: {got}, {expected}");
-                }
+            let (pack, inputs, upstream) = (arrays.pack(), arrays.inputs(), arrays.upstream());
+            assert_agree(&selective_scan::segmented_backward(&pack, &inputs, &upstream), &expected);
+            for segment in [1, 2, 7, 10_000] {
+                let got = selective_scan::backward_in_segments(&pack, &inputs, &upstream, segment);
+                assert_agree(&got, &expected);
             }
         }
     }

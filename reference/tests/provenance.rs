@@ -163,6 +163,9 @@ fn prove(packing: Packing, channels: usize, states: usize, options: bool) {
     let case = Case::new(packing, channels, states, options);
     case.check(&selective_scan::segmented(&case.pack(), &case.inputs())).expect("segmented");
     case.check(&selective_scan::forward(&case.pack(), &case.inputs())).expect("forward");
+    for segment in [1, 2, 3] {
+        case.check(&selective_scan::forward_in_segments(&case.pack(), &case.inputs(), segment)).expect("in segments");
+    }
 }
 
 #[test]

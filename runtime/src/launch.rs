@@ -54,7 +54,7 @@ pub fn launch<V: Variant>(variant: &V, packed: &DevicePacked, args: &V::Args<'_>
             let module = emulated.module(variant)?;
             let symbol = crate::kernel::symbol(&variant.to_string());
             let ptx = |source| Error::Ptx { id: variant.to_string(), source: Box::new(source) };
-            let owners: Vec<Option<Vec<u32>>> = tensors.iter().map(|t| owners(t, packed.packed())).collect();
+            let owners: Vec<Option<Vec<u32>>> = tensors.iter().map(|t| owners(t, packed)).collect();
             let views: Vec<emulator::View<'_>> =
                 std::iter::zip(&tensors, &owners).filter_map(|(t, o)| declared(t, o.as_deref())).collect();
             let kernel = module.kernel(&symbol).map_err(ptx)?;
@@ -250,11 +250,12 @@ fn arguments(tensors: &[Bound<'_>], extents: Extents<'_>) -> Vec<u8> {
 }
 
 /// The sequence of each row, where rows belong to sequences.
-fn owners(t: &Bound<'_>, packed: &Packed) -> Option<Vec<u32>> {
+fn owners(t: &Bound<'_>, packed: &DevicePacked) -> Option<Vec<u32>> {
+    let owner = |s: u32| packed.owner(s as usize);
     match t.owner {
         Owner::Nobody => None,
-        Owner::TokenEvery(n) => Some(packed.seq_idx().into_iter().step_by(n).collect()),
-        Owner::Sequence => Some((0..packed.sequences() as u32).collect()),
+        Owner::TokenEvery(n) => Some(packed.packed().seq_idx().into_iter().step_by(n).map(owner).collect()),
+        Owner::Sequence => Some((0..packed.packed().sequences() as u32).map(owner).collect()),
     }
 }
 

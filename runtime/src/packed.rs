@@ -9,6 +9,10 @@ use std::rc::Rc;
 
 use crate::{Buffer, Device, Dtype, Error, Result};
 
+mod segments;
+
+pub use segments::Segments;
+
 /// The most tokens of one pack: token indices and the ends of chunks stay within 32 bits.
 pub const MAX_TOKENS: usize = (1 << 31) - 1;
 
@@ -273,6 +277,8 @@ pub struct DevicePacked {
     packed: Packed,
     cu_seqlens: Buffer,
     continued: Buffer,
+    /// Where the sequences are segments: whose, `[S]`.
+    owners: Option<Vec<u32>>,
     groups: RefCell<Vec<Groups>>,
     /// What [`balanced_groups`](Self::balanced_groups) said, by tiles and slots.
     balanced: RefCell<Vec<((usize, usize), usize)>>,
@@ -326,6 +332,7 @@ impl DevicePacked {
             packed: Packed { cu_seqlens: vec![0], continued: Vec::new() },
             cu_seqlens: room(sequences + 1)?,
             continued: room(sequences)?,
+            owners: None,
             groups: RefCell::default(),
             balanced: RefCell::default(),
         };
@@ -356,6 +363,11 @@ impl DevicePacked {
         Ok(())
     }
 
+    /// The pack with its boundaries on a device, where sequence `s` holds data of `owners[s]`.
+    fn owned(packed: &Packed, device: &Device, owners: Vec<u32>) -> Result<DevicePacked> {
+        Ok(DevicePacked { owners: Some(owners), ..packed.on(device)? })
+    }
+
     /// The boundaries on the host.
     pub fn packed(&self) -> &Packed {
         &self.packed
@@ -374,6 +386,11 @@ impl DevicePacked {
     /// 1 where a sequence is continued, `[S]` u32.
     pub fn continued(&self) -> &Buffer {
         &self.continued
+    }
+
+    /// Whose data sequence `s` holds: its own, or where it is a segment that of the sequence it was cut from.
+    pub(crate) fn owner(&self, s: usize) -> u32 {
+        self.owners.as_ref().map_or(s as u32, |owners| owners[s])
     }
 
     /// [`Packed::balanced_groups`], found once a pack.

@@ -25,6 +25,17 @@ fn a_step_of_generation_is_one_token_each() {
 }
 
 #[test]
+fn segments_are_counted_from_the_start_of_their_sequence() {
+    let packed = Packed::from_lengths(&[5, 0, 2, 4]).unwrap().with_continued(&[false, true, true, false]).unwrap();
+    let (segments, firsts) = packed.segments(2);
+    assert_eq!(segments.lengths(), [2, 2, 1, 0, 2, 2, 2]);
+    assert_eq!(segments.continued(), [false, true, true, true, true, false, true]);
+    assert_eq!(firsts, [0, 3, 4, 5, 7]);
+    assert_eq!(packed.segments(usize::MAX).0, packed);
+    assert_eq!(packed.segments(0).0.sequences(), 12);
+}
+
+#[test]
 fn empty_sequences_are_legal() {
     let packed = Packed::from_cu_seqlens(&[0, 0, 2, 2, 2], 2).unwrap();
     assert_eq!(packed.lengths(), [0, 2, 0, 0]);

@@ -20,6 +20,16 @@ fn every_state_holds_on_the_emulator() {
     assert_all_held(&Plan { level: Level::Quick, ..plan(Device::emulator(0), &STATES, &DTYPES) });
 }
 
+/// Sequences cut along time: both kernels in both directions, and the passes over segments.
+#[test]
+fn sequences_that_are_cut_hold_on_the_emulator() {
+    let plan = plan(Device::emulator(0), &[16, 3], &[Dtype::Bf16, Dtype::F32]);
+    for kernel in ["selective_scan_state", "selective_scan_join"] {
+        let plan = Plan { level: Level::Quick, fault: Some(kernel), ..plan.clone() };
+        assert_all_held(&plan);
+    }
+}
+
 /// The longest packs, real documents and 5,000 tokens among them, in one state size for each type: a large one takes minutes, and only
 /// the chunks see how long a pack is.
 #[test]
@@ -58,12 +68,22 @@ fn every_combination_of_options_holds() {
 
 #[test]
 fn every_fault_is_caught() {
-    // Other operators' tests look for the faults of theirs.
-    for fault in operators::faults().into_iter().filter(|fault| fault.kernel.starts_with("selective_scan")) {
+    assert_caught(&["selective_scan_fwd", "selective_scan_bwd"]);
+}
+
+#[test]
+fn every_fault_of_a_cut_is_caught() {
+    assert_caught(&["selective_scan_state", "selective_scan_join"]);
+}
+
+/// Other operators' tests look for the faults of theirs.
+fn assert_caught(kernels: &[&str]) {
+    for fault in operators::faults().into_iter().filter(|fault| kernels.contains(&fault.kernel)) {
         let name = fault.name;
         let (plan, jobs) = common::sabotaged("selective-scan", fault, &[33], &[Dtype::Bf16]);
-        // A fault in what an option or several warps do exists only in the variant that has them all.
-        let whole = jobs.iter().find(|job| job.id().contains("-softplus-bias-skip-gate-initial-final"));
-        assert!(common::catches(&plan, &**whole.expect("one variant has every option"), name), "{name} escaped");
+        // A fault in what an option or several warps do exists only in the variant that has them all; one of a direction in that.
+        let whole = ["-softplus-bias-skip-gate-initial-final", "-softplus-bias-ends", "-reverse-ends", "-given-left"];
+        let mut wholes = jobs.iter().filter(|job| whole.iter().any(|options| job.id().contains(options)));
+        assert!(wholes.any(|job| common::catches(&plan, &**job, name)), "{name} escaped");
     }
 }

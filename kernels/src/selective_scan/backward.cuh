@@ -420,10 +420,20 @@ struct Scanner : Walk {
         }
     }
 
+    // Whether the chunk at `base` is the first of a continued sequence: no boundary inside either, and its saved state is the initial one.
+    __device__ bool opens(unsigned base) const { return INITIAL && start == base && is_continued(seq); }
+
     // Step 3: the chunk at `base`.
     __device__ void scan(Staged& shared, unsigned base) {
         if constexpr (STRAIGHT) {
-            if (start < base && base + CHUNK <= end) return scan_straight(shared);
+            if ((start < base || opens(base)) && base + CHUNK <= end) {
+                scan_straight(shared);
+                if (INITIAL && start == base) {
+                    leave();
+                    enter_previous();
+                }
+                return;
+            }
         }
         scan_tokens(shared, base);
     }

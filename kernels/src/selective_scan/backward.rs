@@ -8,7 +8,7 @@ use crate::{sum_rows, workspace};
 
 packscan_macros::kernel! {
     /// Backward pass of the packed selective scan.
-    pub kernel Backward = "selective_scan_bwd" in "kernels/src/selective_scan" from ["common.cuh", "backward.cuh"] {
+    pub kernel Backward = "selective_scan_bwd" in "kernels/src/selective_scan" from ["common.cuh", "tile.cuh", "backward.cuh"] {
         variant {
             /// State size, N.
             state: "n" in 1..=1024,

@@ -63,7 +63,7 @@ pub fn backward_faults() -> Vec<Edit> {
             ],
         ),
         edit("late-boundary", &[("const bool starts = t == start;", 0, "const bool starts = t == start + 1;")]),
-        edit("boundary-unseen", &[("start < base && base + CHUNK <= end", 0, "base + CHUNK <= end")]),
+        edit("boundary-unseen", &[("(start < base || opens(base)) && base + CHUNK <= end", 0, "base + CHUNK <= end")]),
         edit(
             "lost-chunk-carry",
             &[(
@@ -78,5 +78,64 @@ pub fn backward_faults() -> Vec<Edit> {
         edit("drop-backward-barrier-2", &[(BARRIER, 1, "")]),
         edit("drop-backward-barrier-3", &[(BARRIER, 2, "")]),
         edit("drop-backward-barrier-4", &[(BARRIER, 3, "")]),
+    ]
+}
+
+/// Every fault of what finds the states that segments leave.
+pub fn state_faults() -> Vec<Edit> {
+    let edit = |name, changes: &[_]| Edit { name, kernel: "selective_scan_state", changes: changes.to_vec() };
+    vec![
+        edit(
+            "segment-off-by-one",
+            &[(
+                "end = args.cu_seqlens[segment + 1];",
+                0,
+                "end = args.cu_seqlens[segment + 1] - (segment + 1 < args.sequences);",
+            )],
+        ),
+        edit("segment-into-next", &[("count == CHUNK", 0, "count > 0")]),
+        edit(
+            "segment-chunk-lost",
+            &[("if (k + 1 < chunks) mover.prefetch(", 0, "if (k + 2 < chunks) mover.prefetch(")],
+        ),
+        edit("end-skipped", &[("ENDS || !is_outermost", 0, "!is_outermost")]),
+        edit(
+            "wrong-end-skipped",
+            &[("    if (REVERSE) return segment == 0", 0, "    if (!REVERSE) return segment == 0")],
+        ),
+        edit("sum-of-some-deltas", &[("sum[w] += step.x;", 0, "if (!FIRST) sum[w] += step.x * (r > 0);")]),
+        edit("state-padding-left", &[("[STATE + i % (ROW - STATE)] = 0.0f;", 0, "[STATE + i % (ROW - STATE)];")]),
+        edit("drop-state-barrier-1", &[(BARRIER, 0, "")]),
+        edit("drop-state-barrier-2", &[(BARRIER, 1, "")]),
+    ]
+}
+
+/// Every fault of what passes states from segment to segment.
+pub fn join_faults() -> Vec<Edit> {
+    let edit = |name, changes: &[_]| Edit { name, kernel: "selective_scan_join", changes: changes.to_vec() };
+    vec![
+        edit(
+            "decay-of-next-segment",
+            &[(
+                "args.delta_sums[(unsigned long long)segment * args.d",
+                0,
+                "args.delta_sums[(unsigned long long)(segment + (place + 1 < count ? 1 : 0)) * args.d",
+            )],
+        ),
+        edit(
+            "first-state-lost",
+            &[("entered ? fma(decay[j], h, own[j]) : own[j]", 0, "entered ? fma(decay[j], h, own[j]) : 0.0f")],
+        ),
+        edit("given-lost", &[("if (entered) h = args.given[s * elements + i];", 0, "")]),
+        edit("not-handed-on", &[("fma(decay[j], h, own[j]) :", 0, "own[j] :")]),
+        edit(
+            "join-over-boundary",
+            &[(
+                "const unsigned s = blockIdx.y, first = args.firsts[s], count = args.firsts[s + 1] - first;",
+                0,
+                "const unsigned s = blockIdx.y, first = args.firsts[s] - (s > 0), count = args.firsts[s + 1] - first;",
+            )],
+        ),
+        edit("join-batch-lost", &[("k += BATCH", 0, "k += 2 * BATCH")]),
     ]
 }

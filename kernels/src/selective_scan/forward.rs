@@ -7,7 +7,7 @@ use super::{Inputs, check_continued, cpu, groups_for};
 
 packscan_macros::kernel! {
     /// Forward pass of the packed selective scan.
-    pub kernel Forward = "selective_scan_fwd" in "kernels/src/selective_scan" from ["common.cuh", "forward.cuh"] {
+    pub kernel Forward = "selective_scan_fwd" in "kernels/src/selective_scan" from ["common.cuh", "tile.cuh", "forward.cuh"] {
         variant {
             /// State size, N.
             state: "n" in 1..=1024,

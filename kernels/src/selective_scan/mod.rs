@@ -8,20 +8,25 @@
 //!       = exp(delta*A)*h[t-1] + delta*u*B                otherwise
 //! out   = (sum_n C*h + D_skip*u) * silu(z)               skip and gate optional
 //! ```
+//!
+//! [`split`] has the same for packs of few long sequences, which it cuts along time.
 
 mod backward;
 mod cpu;
 mod faults;
 mod forward;
 mod problem;
+pub mod split;
+mod state;
 
 use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Device, DevicePacked, Error, Result, View};
 
 pub use backward::{Backward, Gradients, Upstream, Workspace, backward};
-pub use faults::{backward_faults, forward_faults};
+pub use faults::{backward_faults, forward_faults, join_faults, state_faults};
 pub use forward::{Forward, Outputs, forward};
 pub use problem::{Problem, backward_variants, default_backward, default_variant, variants};
+pub use state::{Join, State, default_join, default_state};
 
 /// What both passes read.
 #[derive(Clone, Copy, Debug)]

@@ -24,10 +24,11 @@
 //! sums, with the factors of a product in any order, every sum in any order (those over tokens: over all tokens of the pack), and
 //! `h` as forward does, from wherever it kept it in f32.
 
-use super::forward::scan_one;
+use super::forward::{cuts, entering, handed_on, scan_one};
 use super::tokens::{Terms, Token, Tokens};
 use super::{Inputs, Pack};
 use crate::Number;
+use std::ops::Range;
 
 /// Derivatives of the loss by what the scan computes.
 pub struct Upstream<'a, X> {
@@ -97,7 +98,64 @@ pub fn backward<X: Number>(pack: &Pack<'_, X>, inputs: &Inputs<'_, X>, upstream:
             initial_state: pack.initial_state(s, state_len),
             final_gradient: upstream.final_gradient(s, state_len),
         };
-        alone.add_terms(&mut all);
+        let dinitial = alone.add_terms(&mut all);
+        let nothing = || vec![X::constant(0.0); state_len];
+        all.initial_state.extend(if alone.initial_state.is_some() { dinitial } else { nothing() });
+    }
+    all.into_gradients(inputs)
+}
+
+/// The same by the formula of [`forward_in_segments`](super::forward_in_segments), which finds the states: each segment also takes the carry that
+/// enters it from behind, and hands on
+///
+/// ```text
+/// behind[q-1] = exp(A * sum of delta in q) * behind[q] + own[q]         own[q] alone where nothing enters
+/// ```
+///
+/// with `own` the carry that leaves it where nothing enters. What leaves the first segment is the gradient of the initial state.
+///
+/// # Panics
+///
+/// As [`backward`].
+pub fn backward_in_segments<X: Number>(
+    pack: &Pack<'_, X>,
+    inputs: &Inputs<'_, X>,
+    upstream: &Upstream<'_, X>,
+    segment: usize,
+) -> Gradients<X> {
+    let (channels, state_len) = (inputs.channels, inputs.channels * inputs.states);
+    inputs.check();
+    pack.check(inputs.tokens(), state_len);
+    upstream.check(inputs.tokens(), channels, pack.lengths.len() * state_len);
+
+    let mut all = Terms::none();
+    for (s, tokens) in pack.ranges().enumerate() {
+        let g = &upstream.out[tokens.start * channels..tokens.end * channels];
+        let (sequence, initial_state) = (inputs.of_tokens(tokens), pack.initial_state(s, state_len));
+        let mut behind = upstream.final_gradient(s, state_len).map(<[X]>::to_vec);
+        let part = |tokens: &Range<usize>| {
+            (sequence.of_tokens(tokens.clone()), &g[tokens.start * channels..tokens.end * channels])
+        };
+        let mut gradients: Vec<Option<Vec<X>>> = cuts(sequence.tokens(), segment)
+            .rev()
+            .map(|tokens| {
+                let (inputs, g) = part(&tokens);
+                let tokens = Tokens { inputs: &inputs, g };
+                let own = Sequence { tokens, initial_state: None, final_gradient: None }.state_gradients().1;
+                let left = handed_on(&inputs, behind.as_deref(), own);
+                behind.replace(left)
+            })
+            .collect();
+        gradients.reverse();
+        let (states, _) = entering(&sequence, initial_state, segment);
+        for ((tokens, state), gradient) in cuts(sequence.tokens(), segment).zip(&states).zip(&gradients) {
+            let (inputs, g) = part(&tokens);
+            let tokens = Tokens { inputs: &inputs, g };
+            Sequence { tokens, initial_state: state.as_deref(), final_gradient: gradient.as_deref() }
+                .add_terms(&mut all);
+        }
+        let dinitial = behind.filter(|_| initial_state.is_some());
+        all.initial_state.extend(dinitial.unwrap_or_else(|| vec![X::constant(0.0); state_len]));
     }
     all.into_gradients(inputs)
 }
@@ -112,7 +170,8 @@ struct Sequence<'a, X> {
 }
 
 impl<X: Number> Sequence<'_, X> {
-    fn add_terms(&self, terms: &mut Terms<X>) {
+    /// Adds what the tokens contribute; returns what leaves the sequence towards the tokens before it, (D, N).
+    fn add_terms(&self, terms: &mut Terms<X>) -> Vec<X> {
         let inputs = self.tokens.inputs;
         let state_len = inputs.channels * inputs.states;
         let forward = scan_one(inputs, self.initial_state);
@@ -129,10 +188,10 @@ impl<X: Number> Sequence<'_, X> {
             };
             self.tokens.add(&token, terms);
         }
-        terms.initial_state.extend(dinitial);
+        dinitial
     }
 
-    /// The gradient of the state that each token leaves, (T, D, N), and of the initial state, (D, N).
+    /// The gradient of the state that each token leaves, (T, D, N), and of the state that the first receives, (D, N).
     fn state_gradients(&self) -> (Vec<X>, Vec<X>) {
         let inputs = self.tokens.inputs;
         let (channels, states) = (inputs.channels, inputs.states);
@@ -153,6 +212,6 @@ impl<X: Number> Sequence<'_, X> {
                 }
             }
         }
-        (dh, if self.initial_state.is_some() { carry } else { nothing })
+        (dh, carry)
     }
 }

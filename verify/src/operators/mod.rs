@@ -80,9 +80,11 @@ where
 }
 
 /// Every pass of every operator.
-pub static PASSES: [Pass; 17] = [
+pub static PASSES: [Pass; 19] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
+    selective_scan::STATE,
+    selective_scan::JOIN,
     causal_conv1d::FORWARD,
     causal_conv1d::BACKWARD,
     rms_norm::FORWARD,

@@ -1,6 +1,6 @@
 //! What the suite must know of the selective scan.
 
-use packscan_kernels::selective_scan::{self as scan, Forward, Problem, default_variant};
+use packscan_kernels::selective_scan::{self as scan, Forward, Problem, State, default_variant};
 use packscan_reference::Bounded;
 use packscan_reference::selective_scan as book;
 use packscan_runtime::kernel::Variant;
@@ -12,8 +12,11 @@ use crate::suite::Suite;
 use crate::{Call, Case, Job, Level, Operator, Plan, Random, Rows, Sizes, Tensor};
 
 mod backward;
+mod split;
 
 pub(super) use backward::BACKWARD;
+use split::Cut;
+pub(super) use split::{JOIN, STATE};
 
 /// The forward pass and its faults.
 pub(super) const FORWARD: Pass = Pass {
@@ -57,34 +60,55 @@ impl Operator for SelectiveScan {
     }
 
     fn run(call: &Call<'_, Forward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
-        let (v, packed, device) = (call.variant, call.packed.packed(), call.packed.device());
-        let arguments =
-            Arguments::new(device, packed, inputs, outputs(v, call.channels), padding(call.padding, v.vec))?;
-        let outputs = scan::Outputs {
-            out: arguments.view("out"),
-            final_state: arguments.get("final_state"),
-            checkpoints: arguments.get("checkpoints"),
-        };
-        for _ in 0..call.rounds {
-            scan::forward(call.packed, v, Some(call.groups), &scan_inputs(&arguments), &outputs)?;
-        }
-        device.synchronize()?;
-        arguments.take()
+        run(call, inputs, None)
     }
 
     fn book(v: &Forward, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
-        let values = BookInputs::new(inputs);
-        let lengths = packed.lengths();
-        let book = book::forward(&values.pack(packed, &lengths), &values.inputs(v.state, v.softplus));
-        let mut out = vec![stored(&book.out, v.io)];
-        if v.last {
-            out.push(book.final_state.clone());
-        }
-        if v.checkpoints {
-            out.push(book.checkpoints(v.chunk as usize));
-        }
-        out
+        book(v, packed, inputs, None)
     }
+}
+
+/// Runs forward, with sequences cut or not.
+fn run(call: &Call<'_, Forward>, inputs: &[Tensor], cut: Option<&Cut>) -> Result<(Vec<Tensor>, bool)> {
+    let (v, packed, device) = (call.variant, call.packed.packed(), call.packed.device());
+    let arguments = Arguments::new(device, packed, inputs, outputs(v, call.channels), padding(call.padding, v.vec))?;
+    let outputs = scan::Outputs {
+        out: arguments.view("out"),
+        final_state: arguments.get("final_state"),
+        checkpoints: arguments.get("checkpoints"),
+    };
+    let (inputs, groups) = (scan_inputs(&arguments), Some(call.groups));
+    let kept = cut.map(|cut| cut.keep(call.packed, call.channels)).transpose()?;
+    for _ in 0..call.rounds {
+        match (cut, &kept) {
+            (Some(cut), Some(kept)) => {
+                let split = cut.split(cut.state.unwrap_or_else(|| State::for_forward(v, call.channels)), kept);
+                scan::split::forward(call.packed, v, groups, &inputs, &outputs, &split)?
+            }
+            _ => scan::forward(call.packed, v, groups, &inputs, &outputs)?,
+        };
+    }
+    device.synchronize()?;
+    arguments.take()
+}
+
+/// What the book says, by the formula for sequences that are cut into segments of so many tokens or for whole ones.
+fn book(v: &Forward, packed: &Packed, inputs: &[Tensor], segment: Option<usize>) -> Vec<Vec<Bounded>> {
+    let values = BookInputs::new(inputs);
+    let lengths = packed.lengths();
+    let (pack, inputs) = (values.pack(packed, &lengths), values.inputs(v.state, v.softplus));
+    let book = match segment {
+        Some(segment) => book::forward_in_segments(&pack, &inputs, segment),
+        None => book::forward(&pack, &inputs),
+    };
+    let mut out = vec![stored(&book.out, v.io)];
+    if v.last {
+        out.push(book.final_state.clone());
+    }
+    if v.checkpoints {
+        out.push(book.checkpoints(v.chunk as usize));
+    }
+    out
 }
 
 /// What decides the inputs of either pass.

@@ -1,10 +1,11 @@
 //! The backward pass, from checkpoints that the forward pass of the same device makes.
 
-use packscan_kernels::selective_scan::{self as scan, Backward, Workspace, default_backward};
+use packscan_kernels::selective_scan::{self as scan, Backward, State, Workspace, default_backward};
 use packscan_reference::Bounded;
 use packscan_reference::selective_scan as book;
 use packscan_runtime::{Buffer, Dtype, Packed, Result};
 
+use super::split::Cut;
 use super::{BookInputs, Options, broken_by_user, of_model, options, padding, problem, random_inputs, scan_inputs};
 use crate::operators::arguments::{Arguments, exact, stored};
 use crate::operators::{Pass, checked, suite_of};
@@ -24,7 +25,7 @@ pub(in crate::operators) const BACKWARD: Pass = Pass {
 
 /// The selective scan, backward.
 #[derive(Debug)]
-struct SelectiveScanBackward;
+pub(super) struct SelectiveScanBackward;
 
 impl Operator for SelectiveScanBackward {
     type Variant = Backward;
@@ -60,63 +61,89 @@ impl Operator for SelectiveScanBackward {
     }
 
     fn run(call: &Call<'_, Backward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
-        let (v, packed, device, d) = (call.variant, call.packed.packed(), call.packed.device(), call.channels);
-        let arguments = Arguments::new(device, packed, inputs, outputs(v, d), padding(call.padding, v.vec))?;
-        let scan_inputs = scan_inputs(&arguments);
-
-        let chunks = packed.tokens().div_ceil(v.chunk as usize);
-        let checkpoints = Buffer::unwritten(device, Dtype::F32, chunks * d * v.state as usize)?;
-        let out = Buffer::unwritten(device, v.io, packed.tokens() * d)?;
-        let forward = forward_for(v, d);
-        let saved =
-            scan::Outputs { out: out.rows(packed.tokens())?, final_state: None, checkpoints: Some(checkpoints.view()) };
-        scan::forward(call.packed, &forward, Some(call.groups), &scan_inputs, &saved)?;
-
-        let upstream = scan::Upstream {
-            out: arguments.view("g"),
-            final_state: arguments.get("d_final_state"),
-            checkpoints: checkpoints.view(),
-        };
-        let gradients = scan::Gradients {
-            u: arguments.view("du"),
-            delta: arguments.view("ddelta"),
-            a: arguments.view("da"),
-            b: arguments.view("db"),
-            c: arguments.view("dc"),
-            d_skip: arguments.get("dd_skip"),
-            delta_bias: arguments.get("ddelta_bias"),
-            z: arguments.get("dz"),
-            initial_state: arguments.get("d_initial_state"),
-        };
-        let mut workspace = Workspace::new(call.packed, v, d, Some(call.groups))?;
-        for _ in 0..call.rounds {
-            scan::backward(call.packed, v, &scan_inputs, &upstream, &gradients, &mut workspace)?;
-        }
-        device.synchronize()?;
-        arguments.take()
+        run(call, inputs, None)
     }
 
     fn book(v: &Backward, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
-        let values = BookInputs::new(inputs);
-        let lengths = packed.lengths();
-        let (g, final_state) = (exact(inputs, "g").unwrap_or_default(), exact(inputs, "d_final_state"));
-        let upstream = book::Upstream { out: &g, final_state: final_state.as_deref() };
-        let book = book::backward(&values.pack(packed, &lengths), &values.inputs(v.state, v.softplus), &upstream);
-        let mut out = vec![
-            stored(&book.u, v.io),
-            stored(&book.delta, v.io),
-            book.a,
-            stored(&book.b, v.io),
-            stored(&book.c, v.io),
-        ];
-        out.extend(book.d_skip);
-        out.extend(book.delta_bias);
-        out.extend(book.z.map(|z| stored(&z, v.io)));
-        if v.initial {
-            out.push(book.initial_state);
-        }
-        out
+        book(v, packed, inputs, None)
     }
+}
+
+/// Runs forward and backward, with sequences cut or not.
+pub(super) fn run(call: &Call<'_, Backward>, inputs: &[Tensor], cut: Option<&Cut>) -> Result<(Vec<Tensor>, bool)> {
+    let (v, packed, device, d) = (call.variant, call.packed.packed(), call.packed.device(), call.channels);
+    let arguments = Arguments::new(device, packed, inputs, outputs(v, d), padding(call.padding, v.vec))?;
+    let scan_inputs = scan_inputs(&arguments);
+
+    let chunks = packed.tokens().div_ceil(v.chunk as usize);
+    let checkpoints = Buffer::unwritten(device, Dtype::F32, chunks * d * v.state as usize)?;
+    let out = Buffer::unwritten(device, v.io, packed.tokens() * d)?;
+    let forward = forward_for(v, d);
+    let saved =
+        scan::Outputs { out: out.rows(packed.tokens())?, final_state: None, checkpoints: Some(checkpoints.view()) };
+    let groups = Some(call.groups);
+    let kept = cut.map(|cut| cut.keep(call.packed, d)).transpose()?;
+    match (cut, &kept) {
+        (Some(cut), Some(kept)) => {
+            let state = State::for_forward(&forward, d);
+            scan::split::forward(call.packed, &forward, groups, &scan_inputs, &saved, &cut.split(state, kept))?
+        }
+        _ => scan::forward(call.packed, &forward, groups, &scan_inputs, &saved)?,
+    };
+
+    let upstream = scan::Upstream {
+        out: arguments.view("g"),
+        final_state: arguments.get("d_final_state"),
+        checkpoints: checkpoints.view(),
+    };
+    let gradients = scan::Gradients {
+        u: arguments.view("du"),
+        delta: arguments.view("ddelta"),
+        a: arguments.view("da"),
+        b: arguments.view("db"),
+        c: arguments.view("dc"),
+        d_skip: arguments.get("dd_skip"),
+        delta_bias: arguments.get("ddelta_bias"),
+        z: arguments.get("dz"),
+        initial_state: arguments.get("d_initial_state"),
+    };
+    let packed = call.packed;
+    let walked = kept.as_ref().map_or(packed, |kept| kept.segments.pack());
+    let mut workspace = Workspace::new(walked, v, d, groups)?;
+    for _ in 0..call.rounds {
+        match (cut, &kept) {
+            (Some(cut), Some(kept)) => {
+                let split = cut.split(cut.state.unwrap_or_else(|| State::for_backward(v, d)), kept);
+                let workspace = &mut workspace;
+                scan::split::backward(packed, v, &scan_inputs, &upstream, &gradients, workspace, &split)?
+            }
+            _ => scan::backward(packed, v, &scan_inputs, &upstream, &gradients, &mut workspace)?,
+        };
+    }
+    device.synchronize()?;
+    arguments.take()
+}
+
+/// What the book says, by the formula for sequences that are cut into segments of so many tokens or for whole ones.
+pub(super) fn book(v: &Backward, packed: &Packed, inputs: &[Tensor], segment: Option<usize>) -> Vec<Vec<Bounded>> {
+    let values = BookInputs::new(inputs);
+    let lengths = packed.lengths();
+    let (g, final_state) = (exact(inputs, "g").unwrap_or_default(), exact(inputs, "d_final_state"));
+    let upstream = book::Upstream { out: &g, final_state: final_state.as_deref() };
+    let (pack, inputs) = (values.pack(packed, &lengths), values.inputs(v.state, v.softplus));
+    let book = match segment {
+        Some(segment) => book::backward_in_segments(&pack, &inputs, &upstream, segment),
+        None => book::backward(&pack, &inputs, &upstream),
+    };
+    let mut out =
+        vec![stored(&book.u, v.io), stored(&book.delta, v.io), book.a, stored(&book.b, v.io), stored(&book.c, v.io)];
+    out.extend(book.d_skip);
+    out.extend(book.delta_bias);
+    out.extend(book.z.map(|z| stored(&z, v.io)));
+    if v.initial {
+        out.push(book.initial_state);
+    }
+    out
 }
 
 /// The outputs of a variant, in the order of the book's.

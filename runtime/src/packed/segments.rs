@@ -1,0 +1,82 @@
+//! [`Segments`]: the sequences of a pack cut along time.
+
+use super::{DevicePacked, Packed};
+use crate::{Buffer, Device, Error, Result};
+
+/// The segments of a pack's sequences, on a device.
+#[derive(Debug)]
+pub struct Segments {
+    whole: Packed,
+    pack: DevicePacked,
+    firsts: Buffer,
+    sequence_of: Buffer,
+}
+
+impl Segments {
+    /// Cuts each sequence of `packed` into segments of `tokens`; see [`Packed::segments`].
+    ///
+    /// # Errors
+    /// Whatever allocating there fails with.
+    pub fn new(packed: &Packed, tokens: usize, device: &Device) -> Result<Segments> {
+        let (segments, firsts) = packed.segments(tokens);
+        let sequence_of: Vec<u32> = std::iter::zip(0.., firsts.windows(2))
+            .flat_map(|(s, pair)| std::iter::repeat_n(s, (pair[1] - pair[0]) as usize))
+            .collect();
+        Ok(Segments {
+            whole: packed.clone(),
+            firsts: Buffer::from_slice(device, &firsts)?,
+            sequence_of: Buffer::from_slice(device, &sequence_of)?,
+            pack: DevicePacked::owned(&segments, device, sequence_of)?,
+        })
+    }
+
+    /// The segments as a pack of their own, in which each but the first of a sequence is continued. Data may pass between those of one sequence,
+    /// and the emulator sees to it that they pass to no other.
+    pub fn pack(&self) -> &DevicePacked {
+        &self.pack
+    }
+
+    /// First segment of each sequence, `[sequences + 1]` u32.
+    pub fn firsts(&self) -> &Buffer {
+        &self.firsts
+    }
+
+    /// The sequence of each segment, `[segments]` u32.
+    pub fn sequence_of(&self) -> &Buffer {
+        &self.sequence_of
+    }
+
+    /// Checks that these are segments of `packed`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if they are another pack's.
+    pub fn check(&self, packed: &DevicePacked) -> Result<()> {
+        if self.whole == *packed.packed() {
+            return Ok(());
+        }
+        Err(Error::Argument {
+            argument: "segments",
+            got: format!("made for {:?}", self.whole),
+            rule: format!("make them for the pack of this call, {:?}", packed.packed()),
+        })
+    }
+}
+
+impl Packed {
+    /// Cuts every sequence into segments of `segment` tokens, counted from its own start; the last may be shorter, and an empty sequence is one
+    /// empty segment. Returns the segments as a pack of their own, in which each but the first of a sequence is continued, and the first
+    /// segment of each sequence, `[S + 1]`. No tokens count as one.
+    pub fn segments(&self, segment: usize) -> (Packed, Vec<u32>) {
+        let mut segments = Packed { cu_seqlens: vec![0], continued: Vec::new() };
+        let mut firsts = vec![0];
+        for s in 0..self.sequences() {
+            let tokens = self.range(s);
+            for start in (tokens.start..tokens.end.max(tokens.start + 1)).step_by(segment.max(1)) {
+                segments.cu_seqlens.push(start.saturating_add(segment.max(1)).min(tokens.end) as u32);
+                segments.continued.push(start > tokens.start || self.continued[s]);
+            }
+            firsts.push(segments.sequences() as u32);
+        }
+        (segments, firsts)
+    }
+}
