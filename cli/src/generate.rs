@@ -80,13 +80,21 @@ struct Shape {
 fn scan_forward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {
     let picked = scan::default_variant(&shape.problem(width));
     let (lanes, channels, vec) = shape.mapping(picked.lanes, picked.channels, picked.vec);
-    checked(&scan::Forward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, vec, ..picked }, arch)
+    // Registers are asked for where the block is the one that was picked for them.
+    let resident = if (lanes, channels) == (picked.lanes, picked.channels) { picked.resident } else { 1 };
+    checked(
+        &scan::Forward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, resident, vec, ..picked },
+        arch,
+    )
 }
 
 fn scan_backward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {
     let picked = scan::default_backward(&shape.problem(width));
     let (lanes, channels, vec) = shape.mapping(picked.lanes, picked.channels, picked.vec);
-    checked(&scan::Backward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, vec, ..picked }, arch)
+    let chunk = shape.chunk.unwrap_or(picked.chunk);
+    // As many states at a time as the chunk is a multiple of.
+    let kept = picked.kept.min(1 << chunk.trailing_zeros().clamp(1, 6));
+    checked(&scan::Backward { chunk, kept, lanes, channels, ..picked }.with_vec(vec), arch)
 }
 
 /// The id of a variant. An id states no number that is out of its range, so that is told before there is one.
