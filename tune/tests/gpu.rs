@@ -8,8 +8,7 @@ use packscan_tune::Tuning;
 use packscan_tune::known::teams;
 use packscan_tune::report::Row;
 use packscan_tune::tune::{Found, Watch, tune};
-use packscan_tune::workload::{Bench, Machine, Problem, natural_lengths};
-use packscan_verify::operators::PASSES;
+use packscan_tune::workload::{Bench, Machine, Problem, natural_lengths, passes};
 
 fn gpu() -> Option<Device> {
     Device::cuda(0).map_err(|error| println!("skipped: {error}")).ok()
@@ -23,7 +22,7 @@ fn every_pass_is_timed_at_a_real_size_and_no_faster_than_the_machine_can() {
     assert!(machine.bytes_s > 1e11 && machine.special_s > 1e11, "{machine:?}");
     let problem = Problem::of_channels(natural_lengths(16_384, 0), 1536, 16, Dtype::Bf16);
     let bench = Bench::new(&device, problem).unwrap();
-    for pass in &PASSES {
+    for pass in passes() {
         let id = bench.problem().hand_picked(pass.kernel).unwrap();
         let row = Row::measure(&bench, &id, 5, &machine).unwrap_or_else(|error| panic!("{id}: {error}"));
         // A kernel that only reads is faster than a copy, which is the measure of bandwidth; by a little.

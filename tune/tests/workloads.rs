@@ -3,8 +3,7 @@
 
 use packscan_runtime::{Device, Dtype};
 use packscan_tune::Error;
-use packscan_tune::workload::{Bench, Problem, natural_lengths, read_lengths, timing};
-use packscan_verify::operators::PASSES;
+use packscan_tune::workload::{Bench, Problem, natural_lengths, passes, read_lengths, timing};
 
 /// Two sequences and an empty one, sizes that no tile divides.
 fn problem(io: Dtype) -> Problem {
@@ -21,7 +20,7 @@ fn problem(io: Dtype) -> Problem {
 fn every_pass_agrees_with_the_book_on_a_slice_also_after_it_ran() {
     for (device, io) in [(Device::Cpu, Dtype::F32), (Device::Cpu, Dtype::Bf16), (Device::emulator(0), Dtype::Bf16)] {
         let bench = Bench::new(&device, problem(io)).unwrap();
-        for pass in &PASSES {
+        for pass in passes() {
             let id = bench.problem().hand_picked(pass.kernel).unwrap();
             let mut workload = bench.workload(&id).unwrap_or_else(|error| panic!("{id}: {error}"));
             assert_eq!(workload.id(), id);

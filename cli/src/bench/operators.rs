@@ -9,7 +9,7 @@ use packscan_train::ModelConfig;
 use packscan_train::report::number::{fixed, percent};
 use packscan_tune::report::{Report, Row};
 use packscan_tune::workload::{self, Machine, Problem, natural_lengths, read_lengths};
-use packscan_verify::operators::{self, PASSES};
+use packscan_verify::operators;
 
 use super::{Bench, gpu, roofline};
 use crate::error::{Error, Result};
@@ -92,7 +92,7 @@ impl Bench {
         }
         let mut ids = Vec::new();
         for word in &self.what {
-            let is_id = word.split_once('-').is_some_and(|(kernel, _)| PASSES.iter().any(|p| p.kernel == kernel));
+            let is_id = word.split_once('-').is_some_and(|(kernel, _)| workload::passes().any(|p| p.kernel == kernel));
             if is_id && !operators::names().contains(&word.as_str()) {
                 // Its rules, before the GPU is asked for.
                 ids.push(operators::job(word)?.id());
@@ -111,16 +111,16 @@ impl Bench {
 
     /// The hand-picked variants of some operators' passes that were asked for.
     fn hand_picked(&self, problem: &Problem, operators: &[&str]) -> Result<Vec<String>> {
-        let asked = |pass: &&operators::Pass| operators.contains(&pass.operator);
-        let of_pass = |pass: &&operators::Pass| self.pass.as_ref().is_none_or(|name| name == pass.name);
-        let passes = PASSES.iter().filter(asked).filter(of_pass);
+        let asked = |pass: &&'static operators::Pass| operators.contains(&pass.operator);
+        let of_pass = |pass: &&'static operators::Pass| self.pass.as_ref().is_none_or(|name| name == pass.name);
+        let passes = workload::passes().filter(asked).filter(of_pass);
         Ok(passes.map(|pass| problem.hand_picked(pass.kernel)).collect::<Result<_, _>>()?)
     }
 }
 
 /// The names of all passes, each once.
 fn passes() -> Vec<&'static str> {
-    let mut names: Vec<&str> = PASSES.iter().map(|pass| pass.name).collect();
+    let mut names: Vec<&str> = workload::passes().map(|pass| pass.name).collect();
     names.sort_unstable();
     names.dedup();
     names

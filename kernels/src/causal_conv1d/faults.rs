@@ -46,7 +46,7 @@ pub fn backward_faults() -> Vec<Edit> {
         edit("conv-history-gradient-lost", &[("if (!LAST || row < length) continue;", 0, "continue;")]),
         edit("conv-kept-gradient-lost", &[("dx[v] = dx[v] + kept[v]", 0, "dx[v] = dx[v]")]),
         edit("conv-overwrite-dw", &[("seen[v], dw[v * WIDTH + k])", 0, "seen[v], 0.0f)")]),
-        edit("conv-overwrite-db", &[("db[v] = db[v] + p[PAST + j][v]", 0, "db[v] = p[PAST + j][v]")]),
+        edit("conv-overwrite-db", &[("db[v] = db[v] + p[j][v]", 0, "db[v] = p[j][v]")]),
         edit("conv-overwrite-parts", &[("sum += shared[", 0, "sum = shared[")]),
         edit("conv-seam-counted-twice", &[("if (EDGE && t - begin < PAST && begin > 0) return;", 0, "")]),
         edit("conv-drop-barrier", &[("__syncthreads();", 0, "")]),

@@ -118,7 +118,9 @@ pub fn default_variant(problem: &Problem) -> Forward {
 /// registers, and longer runs, since the tokens at a run's start are worked on twice.
 pub fn default_backward(problem: &Problem) -> Backward {
     let (ahead, vec) = (problem.ahead(), problem.vec(8));
-    problem.backward(Mapping { run: 256, ahead, ways: 4, packets: 32, vec, resident: if ahead == 4 { 4 } else { 1 } })
+    // Four blocks get 128 registers a thread, which is enough for these and no others.
+    let few = ahead == 4 && problem.silu && !problem.initial && !problem.last;
+    problem.backward(Mapping { run: 256, ahead, ways: 4, packets: 32, vec, resident: if few { 4 } else { 1 } })
 }
 
 /// Every forward variant worth timing for a problem.

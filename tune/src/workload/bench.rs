@@ -205,7 +205,7 @@ mod tests {
         Rc::get_mut(&mut bench).unwrap().l2_bytes = 1 << 14;
         let activation = 4 * 37 * 8;
         assert_eq!((bench.turns(activation), bench.turns(1 << 20), bench.turns(1)), (28, 1, MOST_TURNS));
-        for pass in &packscan_verify::operators::PASSES {
+        for pass in crate::workload::passes() {
             let mut workload = bench.workload(&bench.problem().hand_picked(pass.kernel).unwrap()).unwrap();
             (0..2 * MOST_TURNS).try_for_each(|_| workload.run()).unwrap();
             workload.check().unwrap();

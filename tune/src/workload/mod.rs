@@ -39,6 +39,8 @@ mod slice;
 mod sum_rows;
 pub mod timing;
 
+use packscan_verify::operators::{PASSES, Pass};
+
 pub use bench::Bench;
 pub use embedding::natural_ids;
 pub(crate) use floor::like;
@@ -46,6 +48,11 @@ pub use floor::{Bound, Floor, Limit, Machine};
 pub use lengths::read_lengths;
 pub use packscan_verify::cost::natural_lengths;
 pub use problem::Problem;
+
+/// The passes that have a workload: all but what only a scan runs that is cut along time.
+pub fn passes() -> impl Iterator<Item = &'static Pass> {
+    PASSES.iter().filter(|pass| !matches!(pass.kernel, "selective_scan_state" | "selective_scan_join"))
+}
 
 use crate::Result;
 

@@ -151,7 +151,7 @@ impl Problem {
             "sum_rows_tokens" => named(&sum_rows::default_token_variant(&self.token_sums(), self.io))?,
             "cast" => named(&cast::default_variant(self.channels, Dtype::F32, self.io))?,
             _ => {
-                let known = packscan_verify::operators::PASSES.iter().map(|pass| pass.kernel);
+                let known = super::passes().map(|pass| pass.kernel);
                 let known = known.collect::<Vec<_>>().join(", ");
                 return Err(packscan_runtime::Error::Unknown { what: "kernel", got: kernel.to_owned(), known }.into());
             }
