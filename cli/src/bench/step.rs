@@ -116,39 +116,8 @@ impl Steps {
         let mut learner = Learner::new(model, asked.tokens, 1, &recompute)?;
         let rates = Rates { warmup: 10.min(self.steps), steps: self.steps, ..Rates::default() };
         let mut room = DevicePack::with_room(&device, asked.tokens, config.vocabulary)?;
-        let (mut times, mut losses) = (Vec::new(), Vec::new());
-        let (mut tokens, mut rows) = (0, 0);
-        let mut last = Instant::now();
-        // A step is reported while the next one runs, as in training.
-        for step in 1..=self.steps + 1 {
-            let report = if step <= self.steps {
-                let real = source.next(&mut room)?;
-                if step as usize > WARM_UP && step < self.steps {
-                    (tokens, rows) = (tokens + real, rows + room.tokens());
-                }
-                learner.start(std::slice::from_ref(&room), &rates, rates.at(step))?
-            } else {
-                learner.finish()?
-            };
-            let Some(report) = report else { continue };
-            let ms = last.elapsed().as_secs_f64() * 1e3;
-            last = Instant::now();
-            output::note(&format!("step {}/{}: {ms:.1} ms, loss {:.4}", step - 1, self.steps, report.loss));
-            losses.push(report.loss);
-            if losses.len() > WARM_UP {
-                times.push(ms);
-            }
-        }
-        let launched_ms = {
-            source.next(&mut room)?;
-            let start = Instant::now();
-            learner.start(std::slice::from_ref(&room), &rates, rates.at(self.steps))?;
-            let launched = start.elapsed().as_secs_f64() * 1e3;
-            learner.finish()?;
-            launched
-        };
-        // The last step has none after it that is launched meanwhile.
-        times.pop();
+        let Timed { times, losses, tokens, rows } = self.time(&mut learner, &mut source, &mut room, &rates)?;
+        let launched_ms = launched(&mut learner, &mut source, &mut room, &rates)?;
         let tokens_per_second = tokens as f64 / times.iter().sum::<f64>() * 1e3;
         let times = Times::of(times);
         let operations = config.flops_per_token() * tokens_per_second;
@@ -183,6 +152,35 @@ impl Steps {
         Ok(Verdict::Good)
     }
 
+    /// Steps as training makes them: each is reported while the next one runs.
+    fn time(&self, learner: &mut Learner, source: &mut Source, room: &mut DevicePack, rates: &Rates) -> Result<Timed> {
+        let (mut times, mut losses) = (Vec::new(), Vec::new());
+        let (mut tokens, mut rows) = (0, 0);
+        let mut last = Instant::now();
+        for step in 1..=self.steps + 1 {
+            let report = if step <= self.steps {
+                let real = source.next(room)?;
+                if step as usize > WARM_UP && step < self.steps {
+                    (tokens, rows) = (tokens + real, rows + room.tokens());
+                }
+                learner.start(std::slice::from_ref(room), rates, rates.at(step))?
+            } else {
+                learner.finish()?
+            };
+            let Some(report) = report else { continue };
+            let ms = last.elapsed().as_secs_f64() * 1e3;
+            last = Instant::now();
+            output::note(&format!("step {}/{}: {ms:.1} ms, loss {:.4}", step - 1, self.steps, report.loss));
+            losses.push(report.loss);
+            if losses.len() > WARM_UP {
+                times.push(ms);
+            }
+        }
+        // The last step has none after it that is launched meanwhile.
+        times.pop();
+        Ok(Timed { times, losses, tokens, rows })
+    }
+
     fn scheme(&self) -> Scheme {
         match self.scheme {
             SchemeName::Packed => Scheme::Packed(Strategy::default()),
@@ -198,6 +196,24 @@ impl Steps {
             SchemeName::Padded => "padded",
         }
     }
+}
+
+/// What the steps took: milliseconds of each that counts, the loss of every one, and the tokens, real and with padding, of those that count.
+struct Timed {
+    times: Vec<f64>,
+    losses: Vec<f64>,
+    tokens: usize,
+    rows: usize,
+}
+
+/// After how many milliseconds the host has launched a step that runs alone.
+fn launched(learner: &mut Learner, source: &mut Source, room: &mut DevicePack, rates: &Rates) -> Result<f64> {
+    source.next(room)?;
+    let start = Instant::now();
+    learner.start(std::slice::from_ref(room), rates, rates.at(rates.steps))?;
+    let launched = start.elapsed().as_secs_f64() * 1e3;
+    learner.finish()?;
+    Ok(launched)
 }
 
 /// `cheap in 21 blocks, full in 27`
