@@ -150,7 +150,8 @@ impl Verify {
                 all
             }
         };
-        devices.into_iter().map(|device| sabotaged(device, fault)).collect()
+        let Some(fault) = fault else { return Ok(devices) };
+        devices.iter().map(|device| Ok(device.sabotaged(fault.clone())?)).collect()
     }
 
     fn plan(&self, device: &Device) -> Plan {
@@ -165,7 +166,7 @@ impl Verify {
         }
     }
 
-    /// Every suite, those on the emulator with one of their own each, since launches on one wait for each other.
+    /// Every suite on every device.
     fn tasks(&self, devices: &[Device], fault: Option<&Edit>) -> Result<Vec<Task>> {
         let mut tasks = Vec::new();
         for device in devices {
@@ -177,18 +178,13 @@ impl Verify {
             if jobs.is_empty() {
                 return Err(Error::NothingToVerify { device: device.to_string() });
             }
-            for job in jobs {
-                let device = match device {
-                    Device::Emulator(_) => sabotaged(Device::emulator(0), fault)?,
-                    Device::Cuda(_) | Device::Cpu => device.clone(),
-                };
-                tasks.push(Task { job, plan: Plan { device, ..plan.clone() } });
-            }
+            tasks.extend(jobs.into_iter().map(|job| Task { job, plan: plan.clone() }));
         }
         Ok(tasks)
     }
 
-    /// Emulated and CPU suites side by side, those of the GPU one after another; outcomes in the order of the tasks.
+    /// The suites side by side, each on a device of its own: also on a GPU, where most of the time is the book's. Outcomes in the order of
+    /// the tasks.
     fn run_tasks(&self, tasks: &[Task]) -> Vec<Outcome> {
         let count = |task: &Task| if self.case.is_some() { 1 } else { task.job.count(&task.plan) };
         let progress = Progress::new(tasks.len(), tasks.iter().map(count).sum());
@@ -202,27 +198,24 @@ impl Verify {
             });
             part.finish(outcome);
         };
-        let (on_gpu, elsewhere): (Vec<usize>, Vec<usize>) =
-            (0..tasks.len()).partition(|&i| matches!(tasks[i].plan.device, Device::Cuda(_)));
         let next = AtomicUsize::new(0);
-        let workers = thread::available_parallelism().map_or(1, Into::into).min(elsewhere.len());
+        let workers = thread::available_parallelism().map_or(1, Into::into).min(tasks.len());
         thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| {
-                    while let Some(&i) = elsewhere.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    loop {
+                        let i = next.fetch_add(1, Ordering::Relaxed);
+                        if i >= tasks.len() {
+                            break;
+                        }
                         run(i);
                     }
                 });
             }
         });
-        on_gpu.into_iter().for_each(run);
         progress.bar.finish_and_clear();
         outcomes.into_iter().filter_map(OnceLock::into_inner).collect()
     }
-}
-
-fn sabotaged(device: Device, fault: Option<&Edit>) -> Result<Device> {
-    Ok(fault.map_or(Ok(device.clone()), |fault| device.sabotaged(fault.clone()))?)
 }
 
 /// Finds or fetches NVRTC and says which, and makes sure that what it compiles can be kept.

@@ -51,6 +51,21 @@ impl Device {
         }
     }
 
+    /// Another device of the same kind, on the same GPU and with the same fault: launches and compilations on one do not wait for those of
+    /// the other on the host.
+    ///
+    /// # Errors
+    /// [`Error::NoGpu`] as for [`Device::cuda`].
+    pub fn another(&self) -> Result<Device> {
+        match self {
+            Device::Cuda(cuda) => Ok(Device::Cuda(Arc::new(Cuda::open(cuda.ordinal(), cuda.edit().cloned())?))),
+            Device::Emulator(emulated) => {
+                Ok(Device::Emulator(Arc::new(Emulated::new(emulated.seed(), emulated.edit.clone()))))
+            }
+            Device::Cpu => Ok(Device::Cpu),
+        }
+    }
+
     /// The kind of device, as the command line names it.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -28,7 +28,7 @@ pub struct Plan {
     pub states: Vec<u32>,
     /// Types of the activations.
     pub dtypes: Vec<Dtype>,
-    /// Where.
+    /// Where: each suite runs on another device of this kind, so that suites may run side by side.
     pub device: Device,
     /// Random cases for each variant, besides the fixed ones.
     pub cases: u32,
@@ -273,7 +273,10 @@ impl<O: Operator> Job for Suite<O> {
     }
 
     fn run(&self, plan: &Plan, case_done: &(dyn Fn() + Sync)) -> Outcome {
-        self.outcome(|outcome| self.search(plan, outcome, case_done))
+        self.outcome(|outcome| match plan.device.another() {
+            Ok(device) => self.search(&Plan { device, ..plan.clone() }, outcome, case_done),
+            Err(error) => outcome.error = Some(error.to_string()),
+        })
     }
 
     fn replay(&self, device: &Device, case: &Case) -> Outcome {

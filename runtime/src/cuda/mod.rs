@@ -86,6 +86,11 @@ impl Cuda {
         self.ordinal
     }
 
+    /// The fault that is injected into what it compiles.
+    pub(crate) fn edit(&self) -> Option<&Edit> {
+        self.edit.as_ref()
+    }
+
     /// Its product name.
     pub fn name(&self) -> &str {
         &self.name
