@@ -64,7 +64,24 @@ pub(super) const REDUCE_IN_F32: u32 = 2;
 /// `cublasLtMatmulAlgo_t`: an algorithm, to be copied as it is.
 pub(super) type Algorithm = [u64; 8];
 
+/// What tells one algorithm from another: a letter for names, the number of `cublasLtMatmulAlgoConfigAttributes_t` and its bytes.
+const CONFIGURATION: [(&str, c_uint, usize); 9] = [
+    ("a", 0, 4),
+    // `TILE_ID` and `STAGES_ID`
+    ("t", 1, 4),
+    ("s", 6, 4),
+    // `SPLITK_NUM` and `REDUCTION_SCHEME`
+    ("k", 2, 4),
+    ("r", 3, 4),
+    // `CTA_SWIZZLING`, `CUSTOM_OPTION`, `INNER_SHAPE_ID` and `CLUSTER_SHAPE_ID`
+    ("z", 4, 4),
+    ("o", 5, 4),
+    ("i", 7, 2),
+    ("c", 8, 2),
+];
+
 /// `cublasLtMatmulHeuristicResult_t`
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Heuristic {
     algorithm: Algorithm,
@@ -81,6 +98,7 @@ type SetAttribute = unsafe extern "C" fn(Opaque, c_uint, *const c_void, usize) -
 /// cuBLASLt's functions.
 pub(super) struct Api {
     status_string: unsafe extern "C" fn(Status) -> *const c_char,
+    version: unsafe extern "C" fn() -> usize,
     create: Create,
     destroy: Destroy,
     matmul_create: unsafe extern "C" fn(*mut Opaque, c_uint, c_uint) -> Status,
@@ -103,6 +121,7 @@ pub(super) struct Api {
         *mut Heuristic,
         *mut c_int,
     ) -> Status,
+    configuration: unsafe extern "C" fn(*const Algorithm, c_uint, *mut c_void, usize, *mut usize) -> Status,
     matmul: unsafe extern "C" fn(
         Opaque,
         Opaque,
@@ -176,6 +195,7 @@ impl Api {
         unsafe {
             Ok(Api {
                 status_string: *library.get(b"cublasLtGetStatusString")?,
+                version: *library.get(b"cublasLtGetVersion")?,
                 create: *library.get(b"cublasLtCreate")?,
                 destroy: *library.get(b"cublasLtDestroy")?,
                 matmul_create: *library.get(b"cublasLtMatmulDescCreate")?,
@@ -187,6 +207,7 @@ impl Api {
                 preference_set: *library.get(b"cublasLtMatmulPreferenceSetAttribute")?,
                 preference_destroy: *library.get(b"cublasLtMatmulPreferenceDestroy")?,
                 heuristic: *library.get(b"cublasLtMatmulAlgoGetHeuristic")?,
+                configuration: *library.get(b"cublasLtMatmulAlgoConfigGetAttribute")?,
                 matmul: *library.get(b"cublasLtMatmul")?,
                 _library: library,
             })
@@ -238,15 +259,16 @@ impl Api {
         })
     }
 
-    /// The algorithm that cuBLASLt thinks best for matrices `a`, `b` and `d`; `None` if it has none.
-    pub(super) fn algorithm(
+    /// The `most` algorithms that cuBLASLt thinks best for matrices `a`, `b` and `d`, the best first; none if it has none.
+    pub(super) fn algorithms(
         &self,
         handle: &Descriptor,
         matmul: &Descriptor,
         [a, b, d]: [&Descriptor; 3],
         workspace_bytes: usize,
         preferences: &[(Preference, u32)],
-    ) -> Result<Option<Algorithm>, String> {
+        most: usize,
+    ) -> Result<Vec<Algorithm>, String> {
         // SAFETY: as for `handle`.
         let wanted = self.made(self.preference_destroy, |out| unsafe { (self.preference_create)(out) })?;
         let bytes = workspace_bytes as u64;
@@ -260,9 +282,10 @@ impl Api {
                 (self.preference_set)(wanted.pointer, *which as c_uint, ptr::from_ref(value).cast(), 4)
             })?;
         }
-        let mut best = Heuristic { algorithm: [0; 8], workspace_bytes: 0, state: 0, waves: 0.0, reserved: [0; 4] };
+        let none = Heuristic { algorithm: [0; 8], workspace_bytes: 0, state: 0, waves: 0.0, reserved: [0; 4] };
+        let mut best = vec![none; most];
         let mut found = 0;
-        // SAFETY: all descriptors are alive, and there is room for the one result that is asked for.
+        // SAFETY: all descriptors are alive, and there is room for the results that are asked for.
         let status = unsafe {
             (self.heuristic)(
                 handle.pointer,
@@ -272,17 +295,38 @@ impl Api {
                 d.pointer,
                 d.pointer,
                 wanted.pointer,
-                1,
-                &mut best,
+                most as c_int,
+                best.as_mut_ptr(),
                 &mut found,
             )
         };
         // `CUBLAS_STATUS_NOT_SUPPORTED` is how it says that it has none.
-        if status == 15 || (status == 0 && (found == 0 || best.state != 0)) {
-            return Ok(None);
+        if status == 15 {
+            return Ok(Vec::new());
         }
         self.check(status)?;
-        Ok(Some(best.algorithm))
+        best.truncate(found as usize);
+        Ok(best.iter().filter(|one| one.state == 0).map(|one| one.algorithm).collect())
+    }
+
+    /// What an algorithm is called: `a66-t20-s36-k1-r0-z0-o0-i0-c2`. It means something to one version of cuBLASLt.
+    pub(super) fn name(&self, algorithm: &Algorithm) -> Result<String, String> {
+        let mut words = Vec::new();
+        for (letter, which, bytes) in CONFIGURATION {
+            let (mut value, mut written) = (0u32, 0);
+            // SAFETY: the attribute is of so many bytes, no more than `value` has, whose first are its lowest on all that has a GPU.
+            self.check(unsafe {
+                (self.configuration)(algorithm, which, (&raw mut value).cast(), bytes, &mut written)
+            })?;
+            words.push(format!("{letter}{value}"));
+        }
+        Ok(words.join("-"))
+    }
+
+    /// `cublasLtGetVersion`: 130101 for 13.1.1
+    pub(super) fn version(&self) -> usize {
+        // SAFETY: it takes nothing and returns a number.
+        unsafe { (self.version)() }
     }
 
     /// Multiplies on the call's stream.

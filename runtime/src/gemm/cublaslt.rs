@@ -15,6 +15,9 @@ use crate::{Buffer, Cuda, Device, Dtype, Error, Result, View};
 /// What cuBLASLt may use beside the tensors: NVIDIA's advice for Hopper (cuBLAS library, `cublasSetWorkspace`).
 const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// The algorithms of a product among which one can be chosen.
+const CHOICES: usize = 64;
+
 /// cuBLASLt on one GPU.
 pub(super) struct CublasLt {
     cuda: Arc<Cuda>,
@@ -41,6 +44,12 @@ struct Key {
     a: Matrix,
     b: Matrix,
     c: Matrix,
+}
+
+impl Key {
+    fn of(&Gemm { m, n, k, a, b, c, .. }: &Gemm<'_>) -> Key {
+        Key { m, n, k, a: Matrix::of(a), b: Matrix::of(b), c: Matrix::of(Operand::plain(c)) }
+    }
 }
 
 /// How a tensor lies in memory.
@@ -94,8 +103,8 @@ impl CublasLt {
         }
         let failed = |why| Error::Cuda { doing: format!("multiplying {gemm}"), why };
         let stream = self.cuda.stream()?;
-        let Gemm { m, n, k, a, b, c, .. } = *gemm;
-        let key = Key { m, n, k, a: Matrix::of(a), b: Matrix::of(b), c: Matrix::of(Operand::plain(c)) };
+        let Gemm { a, b, c, .. } = *gemm;
+        let key = Key::of(gemm);
         let mut plans = self.plans.borrow_mut();
         let plan = match plans.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
@@ -118,7 +127,44 @@ impl CublasLt {
         self.cuda.traced(|| gemm.to_string(), multiply)
     }
 
+    /// The names of the `most` algorithms that cuBLASLt thinks best for a product that is checked, the best first.
+    pub(super) fn algorithms(&self, gemm: &Gemm<'_>, most: usize) -> Result<Vec<String>> {
+        let failed = |why| Error::Cuda { doing: format!("asking for algorithms of {gemm}"), why };
+        self.cuda.stream()?;
+        let (_, _, algorithms) = self.ask(&Key::of(gemm), most).map_err(failed)?;
+        algorithms.iter().map(|algorithm| self.api.name(algorithm)).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// Multiplies products like this one by the algorithm of that name from now on, if it is among the [`CHOICES`] best.
+    pub(super) fn choose(&self, gemm: &Gemm<'_>, name: &str) -> Result<bool> {
+        let failed = |why| Error::Cuda { doing: format!("choosing an algorithm for {gemm}"), why };
+        self.cuda.stream()?;
+        let key = Key::of(gemm);
+        let (matmul, layouts, algorithms) = self.ask(&key, CHOICES).map_err(failed)?;
+        for algorithm in algorithms {
+            if self.api.name(&algorithm).map_err(failed)? == name {
+                self.plans.borrow_mut().insert(key, Plan { matmul, layouts, algorithm });
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// cuBLASLt's own number.
+    pub(super) fn version(&self) -> usize {
+        self.api.version()
+    }
+
     fn plan(&self, key: &Key) -> Result<Plan, String> {
+        let (matmul, layouts, algorithms) = self.ask(key, 1)?;
+        match algorithms.first() {
+            Some(&algorithm) => Ok(Plan { matmul, layouts, algorithm }),
+            None => Err("cuBLASLt has no algorithm for it; try rows that start at multiples of 16 bytes".to_owned()),
+        }
+    }
+
+    /// The descriptors of a product, and what cuBLASLt thinks best for it.
+    fn ask(&self, key: &Key, most: usize) -> Result<(Descriptor, [Descriptor; 3], Vec<Algorithm>), String> {
         let api = self.api;
         let transposed = [(Matmul::TransposeA, key.b.transposed), (Matmul::TransposeB, key.a.transposed)];
         let matmul = api.matmul_descriptor(transposed)?;
@@ -132,11 +178,9 @@ impl CublasLt {
             (Preference::AlignmentC, key.c.alignment_bytes),
             (Preference::AlignmentD, key.c.alignment_bytes),
         ];
-        let algorithm = api.algorithm(&self.handle, &matmul, layouts.each_ref(), WORKSPACE_BYTES, &preferences)?;
-        match algorithm {
-            Some(algorithm) => Ok(Plan { matmul, layouts, algorithm }),
-            None => Err("cuBLASLt has no algorithm for it; try rows that start at multiples of 16 bytes".to_owned()),
-        }
+        let algorithms =
+            api.algorithms(&self.handle, &matmul, layouts.each_ref(), WORKSPACE_BYTES, &preferences, most)?;
+        Ok((matmul, layouts, algorithms))
     }
 
     fn zero(&self, view: &View<'_>) -> Result<()> {

@@ -221,6 +221,37 @@ impl GemmContext {
         };
         Ok(GemmContext { device: device.clone(), cublaslt })
     }
+
+    /// cuBLASLt's version as it says it, 130101 for 13.1.1; `None` where it is not used.
+    pub fn cublaslt_version(&self) -> Option<usize> {
+        self.cublaslt.as_ref().map(CublasLt::version)
+    }
+
+    /// The names of the `most` algorithms that cuBLASLt thinks best for a product, the best first, by which it is multiplied unless another
+    /// is chosen. The same cuBLASLt on the same GPU gives the same. None for a product without elements, and where there is no GPU.
+    ///
+    /// # Errors
+    /// As [`Gemm::run`].
+    pub fn algorithms(&self, gemm: &Gemm<'_>, most: usize) -> Result<Vec<String>> {
+        gemm.check(&self.device)?;
+        match &self.cublaslt {
+            Some(cublaslt) if gemm.m * gemm.n * gemm.k > 0 => cublaslt.algorithms(gemm, most),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Multiplies products of this one's types, shapes, strides and alignments by the algorithm with this name from now on. Gives whether there
+    /// is one.
+    ///
+    /// # Errors
+    /// As [`Gemm::run`].
+    pub fn choose(&self, gemm: &Gemm<'_>, name: &str) -> Result<bool> {
+        gemm.check(&self.device)?;
+        match &self.cublaslt {
+            Some(cublaslt) if gemm.m * gemm.n * gemm.k > 0 => cublaslt.choose(gemm, name),
+            _ => Ok(false),
+        }
+    }
 }
 
 impl fmt::Debug for GemmContext {
