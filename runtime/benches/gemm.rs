@@ -204,7 +204,9 @@ impl Bench {
             100.0 * (1.0 - best / again[0]),
             all.join(" ")
         );
-        println!("{:42} {} -> {}", "", names[0], names[fastest]);
+        if best < 0.99 * again[0] {
+            println!("{:42} {} -> {}", "", names[0], names[fastest]);
+        }
         Ok([again[0], best])
     }
 
