@@ -16,6 +16,8 @@ struct Case {
     accumulate: bool,
     /// Every tensor is some columns of a wider one.
     strided: bool,
+    /// Which of cuBLASLt's algorithms, where it has so many.
+    choice: usize,
 }
 
 /// Elements beside the named columns of a strided tensor: two before, three after.
@@ -43,6 +45,7 @@ fn cases(m: usize, n: usize, k: usize) -> impl Iterator<Item = Case> {
             b_transposed: bits & 2 != 0,
             accumulate: bits & 4 != 0,
             strided: bits & 8 != 0 && m * n * k > 0,
+            choice: 0,
         })
     })
 }
@@ -138,7 +141,7 @@ fn operation_error(device: &Device) -> f64 {
 /// factor `alpha`, one for the addition to `c`, and the result is rounded to its type (Higham, Accuracy and Stability, section 3.1). Where
 /// a GPU adds to a `c` in half precision, the product is rounded to that type before it is added.
 fn check(device: &Device, context: &GemmContext, case: Case) {
-    let Case { m, n, k, io, out, a_transposed, b_transposed, accumulate, strided } = case;
+    let Case { m, n, k, io, out, a_transposed, b_transposed, accumulate, strided, choice } = case;
     let alpha = if k % 2 == 0 { 1.0 } else { -0.37 };
     let turned = |rows, cols, transposed| if transposed { (cols, rows) } else { (rows, cols) };
     let a = Matrix::random(device, io, turned(m, k, a_transposed), strided, 1);
@@ -149,6 +152,11 @@ fn check(device: &Device, context: &GemmContext, case: Case) {
     }
     let old = c.values();
     let gemm = Gemm { m, n, k, a: a.operand(a_transposed), b: b.operand(b_transposed), c: c.view(), alpha, accumulate };
+    if choice > 0 {
+        let names = context.algorithms(&gemm, choice + 1).expect("it can be asked");
+        let Some(name) = names.get(choice) else { return };
+        assert!(context.choose(&gemm, name).expect("it can be chosen"), "{case:?}: there is no {name}");
+    }
     gemm.run(context).unwrap_or_else(|error| panic!("{case:?} on {device}: {error}"));
     let got = c.values();
 
@@ -209,6 +217,32 @@ fn edges_of_tiles_and_panels_are_within_the_bound() {
         for (m, n, k) in [(257, 3, 1025), (3, 515, 130), (256, 256, 8), (2, 3, 2049)] {
             cases(m, n, k).for_each(|case| check(&device, &context, case));
         }
+    }
+}
+
+#[test]
+fn every_algorithm_that_can_be_chosen_is_within_the_bound() {
+    let Some((device, context)) = gpu() else { return };
+    for (m, n, k) in [(33, 17, 29), (64, 48, 80), (256, 256, 8), (160, 40, 1030)] {
+        for choice in 1..8 {
+            cases(m, n, k).for_each(|case| check(&device, &context, Case { choice, ..case }));
+        }
+    }
+}
+
+#[test]
+fn only_a_gpu_has_algorithms_and_only_by_their_names() {
+    for (device, context) in every_device() {
+        let [a, b, c] = [1, 2, 3].map(|seed| Matrix::random(&device, Dtype::Bf16, (64, 64), false, seed));
+        let (a, b, c) = (a.operand(false), b.operand(true), c.view());
+        let gemm = Gemm { m: 64, n: 64, k: 64, a, b, c, alpha: 1.0, accumulate: false };
+        let names = context.algorithms(&gemm, 4).expect("it can be asked");
+        assert_eq!(names.is_empty(), context.cublaslt_version().is_none(), "{names:?} on {device}");
+        assert_eq!(names, context.algorithms(&gemm, 4).expect("it can be asked"), "{device}");
+        for name in names {
+            assert!(context.choose(&gemm, &name).expect("it can be chosen"), "{name} on {device}");
+        }
+        assert!(!context.choose(&gemm, "a0-t0").expect("it can be asked"), "{device}");
     }
 }
 

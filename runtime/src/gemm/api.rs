@@ -64,7 +64,8 @@ pub(super) const REDUCE_IN_F32: u32 = 2;
 /// `cublasLtMatmulAlgo_t`: an algorithm, to be copied as it is.
 pub(super) type Algorithm = [u64; 8];
 
-/// What tells one algorithm from another: a letter for names, the number of `cublasLtMatmulAlgoConfigAttributes_t` and its bytes.
+/// What tells one algorithm from another: a letter for names, the number of `cublasLtMatmulAlgoConfigAttributes_t` and its bytes. The last two
+/// are there from CUDA 11.8 on.
 const CONFIGURATION: [(&str, c_uint, usize); 9] = [
     ("a", 0, 4),
     // `TILE_ID` and `STAGES_ID`
