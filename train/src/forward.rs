@@ -54,14 +54,16 @@ pub(crate) struct Pass<'a> {
     /// Which convolution and which scan run.
     conv: causal_conv1d::Forward,
     scan: selective_scan::Forward,
+    scan_alone: selective_scan::Forward,
 }
 
 impl<'a> Pass<'a> {
     pub fn new(model: &'a Model, pack: &'a DevicePack, activations: &'a Activations, carry: Carry<'a>) -> Self {
         let (initial, last) = (carry.from.is_some(), carry.to.is_some());
         let conv = causal_conv1d::Forward { initial, last, ..model.variants.conv };
-        let scan = selective_scan::Forward { initial, last, ..model.variants.scan };
-        Pass { model, pack, activations, carry, conv, scan }
+        let scan = |variant| selective_scan::Forward { initial, last, ..variant };
+        let (scan, scan_alone) = (scan(model.variants.scan), scan(model.variants.scan_alone));
+        Pass { model, pack, activations, carry, conv, scan, scan_alone }
     }
 
     /// Sequences, S.
@@ -185,8 +187,8 @@ impl<'a> Pass<'a> {
             final_state: self.carry.to.map(|to| to.states(l, sequences)).transpose()?,
             checkpoints: checkpoints.then(|| self.get(l, Checkpoints)).transpose()?,
         };
-        let variant = if checkpoints { self.scan } else { self.scan.without_checkpoints() };
-        selective_scan::forward(&self.pack.packed, &variant, None, &self.scan_inputs(l)?, &outputs)?;
+        let variant = if checkpoints { &self.scan } else { &self.scan_alone };
+        selective_scan::forward(&self.pack.packed, variant, None, &self.scan_inputs(l)?, &outputs)?;
         self.carry.to.map_or(Ok(()), |to| to.keep_state(self.model, l, sequences, End::Last))
     }
 

@@ -36,7 +36,9 @@ pub struct Variants {
     pub conv_bwd: causal_conv1d::Backward,
     /// The scan; saves states at the distance at which its backward pass wants them.
     pub scan: selective_scan::Forward,
-    /// Its gradient.
+    /// The scan of a block that computes it again before its gradient: saves no states, so its chunks are as long as is best.
+    pub scan_alone: selective_scan::Forward,
+    /// The gradient of the scan.
     pub scan_bwd: selective_scan::Backward,
     /// The loss.
     pub loss: cross_entropy::Forward,
@@ -87,7 +89,8 @@ impl Variants {
         };
         let scan_bwd = selective_scan::default_backward(&scan);
         let scan_bwd = scan_bwd.with_vec(fitting(scan_bwd.vec, config));
-        let scan = selective_scan::Forward { chunk: scan_bwd.chunk, ..selective_scan::default_variant(&scan) };
+        let scan = selective_scan::default_variant(&scan);
+        let scan = selective_scan::Forward { vec: fitting(scan.vec, config), ..scan };
         Variants {
             embedding: embedding::default_variant(config.width, io),
             embedding_bwd: embedding::default_backward(config.width, io),
@@ -98,7 +101,8 @@ impl Variants {
             norm_bwd: rms_norm::default_backward(&norm, true, true, true),
             conv: causal_conv1d::default_variant(&conv),
             conv_bwd: causal_conv1d::default_backward(&conv),
-            scan: selective_scan::Forward { vec: fitting(scan.vec, config), ..scan },
+            scan: selective_scan::Forward { chunk: scan_bwd.chunk, ..scan },
+            scan_alone: selective_scan::Forward { checkpoints: false, ..scan },
             scan_bwd,
             loss: cross_entropy::default_variant(&cross_entropy::Problem { vocabulary: config.vocabulary, io }),
             grad_norm: grad_norm::default_variant(Dtype::F32),
@@ -128,6 +132,7 @@ impl Variants {
         take(&mut all.conv, ids.get("conv"))?;
         take(&mut all.conv_bwd, ids.get("conv_bwd"))?;
         take(&mut all.scan, ids.get("scan"))?;
+        take(&mut all.scan_alone, ids.get("scan_alone"))?;
         take(&mut all.scan_bwd, ids.get("scan_bwd"))?;
         take(&mut all.loss, ids.get("loss"))?;
         take(&mut all.grad_norm, ids.get("grad_norm"))?;
@@ -163,6 +168,7 @@ impl Variants {
             ("conv", self.conv.to_string()),
             ("conv_bwd", self.conv_bwd.to_string()),
             ("scan", self.scan.to_string()),
+            ("scan_alone", self.scan_alone.to_string()),
             ("scan_bwd", self.scan_bwd.to_string()),
             ("loss", self.loss.to_string()),
             ("grad_norm", self.grad_norm.to_string()),
@@ -215,7 +221,7 @@ mod tests {
     fn ids_name_every_variant() {
         let picked = Variants::hand_picked(&config(), Dtype::Bf16, Carries { initial: false, last: false });
         let ids = picked.ids();
-        assert_eq!(ids.len(), 14);
+        assert_eq!(ids.len(), 15);
         assert_eq!(Variants::of(&config(), Dtype::Bf16, &ids).unwrap().ids(), ids);
         assert_eq!(Variants::of(&config(), Dtype::Bf16, &Ids::new()).unwrap().ids(), ids);
     }
