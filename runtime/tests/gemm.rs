@@ -155,7 +155,8 @@ fn check(device: &Device, context: &GemmContext, case: Case) {
     if choice > 0 {
         let names = context.algorithms(&gemm, choice + 1).expect("it can be asked");
         let Some(name) = names.get(choice) else { return };
-        assert!(context.choose(&gemm, name).expect("it can be chosen"), "{case:?}: there is no {name}");
+        context.choose([(gemm.kind().as_str(), name.as_str())]);
+        assert_eq!(context.algorithm(&gemm).expect("it can be asked").as_ref(), Some(name), "{case:?}");
     }
     gemm.run(context).unwrap_or_else(|error| panic!("{case:?} on {device}: {error}"));
     let got = c.values();
@@ -231,18 +232,35 @@ fn every_algorithm_that_can_be_chosen_is_within_the_bound() {
 }
 
 #[test]
-fn only_a_gpu_has_algorithms_and_only_by_their_names() {
+fn a_choice_holds_for_its_kind_its_library_and_about_its_tokens() {
     for (device, context) in every_device() {
-        let [a, b, c] = [1, 2, 3].map(|seed| Matrix::random(&device, Dtype::Bf16, (64, 64), false, seed));
-        let (a, b, c) = (a.operand(false), b.operand(true), c.view());
-        let gemm = Gemm { m: 64, n: 64, k: 64, a, b, c, alpha: 1.0, accumulate: false };
-        let names = context.algorithms(&gemm, 4).expect("it can be asked");
-        assert_eq!(names.is_empty(), context.cublaslt_version().is_none(), "{names:?} on {device}");
-        assert_eq!(names, context.algorithms(&gemm, 4).expect("it can be asked"), "{device}");
-        for name in names {
-            assert!(context.choose(&gemm, &name).expect("it can be chosen"), "{name} on {device}");
+        let [a, b, c] = [1, 2, 3].map(|seed| Matrix::random(&device, Dtype::Bf16, (256, 64), false, seed));
+        let product = |m| {
+            let [a, b, c] = [(&a, m), (&b, 64), (&c, m)].map(|(of, rows)| of.view().rows_at(0, rows).expect("as many"));
+            let (a, b) = (Operand::plain(a), Operand::plain(b));
+            Gemm { m, n: 64, k: 64, a, b, c, alpha: 1.0, accumulate: false }
+        };
+        let algorithm = |m| context.algorithm(&product(m)).expect("it can be asked");
+        let ids = context.algorithms(&product(200), 4).expect("it can be asked");
+        let Some(version) = context.cublaslt_version() else {
+            assert_eq!((ids.len(), algorithm(200)), (0, None), "{device}");
+            continue;
+        };
+        let first = Some(format!("lt{version}-first"));
+        assert_eq!(algorithm(200), first);
+        for id in &ids {
+            context.choose([("n64-k64-nn-bf16-bf16", id.as_str())]);
+            assert_eq!(algorithm(200).as_ref(), Some(id));
+            assert_eq!(algorithm(100), first, "{id} is for about 200 rows");
+            // Its form for fewer rows runs, or is refused and leaves the first.
+            assert!([Some(id.clone()), first.clone()].contains(&algorithm(199)), "{:?}", algorithm(199));
+            product(199).run(&context).expect("it multiplies");
         }
-        assert!(!context.choose(&gemm, "a0-t0").expect("it can be asked"), "{device}");
+        let other = ids[0].replacen(&version.to_string(), "1", 1);
+        for (kind, id) in [("n64-k64-nn-bf16-bf16", &other), ("n64-k64-nt-bf16-bf16", &ids[0])] {
+            context.choose([(kind, id.as_str())]);
+            assert_eq!(algorithm(200), first, "{id} for {kind}");
+        }
     }
 }
 

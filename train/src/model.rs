@@ -6,7 +6,7 @@ use packscan_kernels::{neg_exp, rms_norm, selective_scan};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, GemmContext, Packed, View};
 
 use crate::parameters::{Layout, Parameter, Slot, Weights, part};
-use crate::variants::{Carries, Variants};
+use crate::variants::{Carries, Ids, Variants};
 use crate::{ModelConfig, Result};
 
 /// A model on a device.
@@ -80,6 +80,11 @@ impl Model {
         };
         model.refresh_decays()?;
         Ok(model)
+    }
+
+    /// Says by which of cuBLASLt's algorithms products are multiplied: ids by their [kinds](packscan_runtime::Gemm::kind).
+    pub fn choose_products(&self, products: &Ids) {
+        self.gemm.choose(products.iter().map(|(kind, id)| (kind.as_str(), id.as_str())));
     }
 
     /// The values of a parameter, on the host.

@@ -87,6 +87,15 @@ pub enum Error {
         ids: Vec<String>,
     },
 
+    /// A matrix product that could be verified, and then not be timed.
+    #[error("{name} cannot be timed: {reason}; `--no-tune` trains with what cuBLASLt chooses")]
+    Product {
+        /// The product.
+        name: &'static str,
+        /// Why.
+        reason: String,
+    },
+
     /// A launch for which nothing can run.
     #[error("{slot}: no candidate is left; {}", list(dropped))]
     NoneLeft {

@@ -19,6 +19,10 @@ use crate::{Error, Result};
 /// Of the file; a later packscan that knows more writes another number.
 const FORMAT: u32 = 1;
 
+/// In place of a kernel, for a matrix product: its problem is a [kind](packscan_runtime::Gemm::kind), its variant an algorithm of cuBLASLt's,
+/// its digest the [prefix](crate::prefix()) that the ids of that cuBLASLt have.
+pub const PRODUCT: &str = "gemm";
+
 /// What is asked for: a kernel for a problem and about so many tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -91,8 +95,11 @@ impl Tuned {
         (&self.kernel, &self.problem, self.tokens) == (&key.kernel, &key.problem, key.tokens)
     }
 
-    /// Whether its kernel is still the text that was timed.
+    /// Whether its kernel is still the text that was timed. Of a product, whether the id is of the cuBLASLt that was timed.
     pub fn is_fresh(&self) -> bool {
+        if self.kernel == PRODUCT {
+            return !self.digest.is_empty() && self.id.starts_with(&self.digest);
+        }
         digest(&self.id).is_some_and(|digest| digest == self.digest)
     }
 }

@@ -6,7 +6,7 @@ use packscan_runtime::nvrtc::Arch;
 
 use crate::Result;
 use crate::candidates::{Slot, slot};
-use crate::file::{Contents, Key, Tuned, TuningFile};
+use crate::file::{Contents, Key, PRODUCT, Tuned, TuningFile};
 use crate::tune::Team;
 use crate::workload::Problem;
 
@@ -80,6 +80,31 @@ impl Known {
                 }
                 Err(Some(why)) => answer.passed_over.push(why),
                 Err(None) => {}
+            }
+        }
+        answer
+    }
+
+    /// The algorithm of a product of this name and [kind](packscan_runtime::Gemm::kind), of the cuBLASLt whose ids begin with `prefix`; asks as
+    /// [`Known::choose`] does.
+    pub fn product(&self, name: &str, kind: &str, tokens: usize, prefix: &str) -> Answer {
+        let mut answer = Answer::default();
+        let key = Key::new(PRODUCT, kind, tokens);
+        for (origin, entries) in [(Origin::Here, &self.here), (Origin::Shipped, &self.shipped)] {
+            let for_key: Vec<&Tuned> = entries.iter().filter(|entry| entry.is_for(&key)).collect();
+            let of_driver = |entry: &&&Tuned| origin == Origin::Shipped || entry.driver == self.driver;
+            let holds = |entry: &&&Tuned| of_driver(entry) && entry.is_fresh() && entry.digest == prefix;
+            match (for_key.iter().find(holds), for_key.first()) {
+                (Some(entry), _) => {
+                    let (slot, id) = (name.to_owned(), entry.id.clone());
+                    answer.choices = Some(vec![Choice { slot, id, ms: entry.ms, origin }]);
+                    break;
+                }
+                (None, Some(Tuned { driver, digest, .. })) => answer.passed_over.push(format!(
+                    "products that were tuned with driver {driver} and algorithms {digest} do not hold for driver {} and {prefix}",
+                    self.driver
+                )),
+                (None, None) => {}
             }
         }
         answer

@@ -92,6 +92,10 @@ struct Heuristic {
     reserved: [c_int; 4],
 }
 
+impl Heuristic {
+    const NONE: Heuristic = Heuristic { algorithm: [0; 8], workspace_bytes: 0, state: 0, waves: 0.0, reserved: [0; 4] };
+}
+
 type Create = unsafe extern "C" fn(*mut Opaque) -> Status;
 type Destroy = unsafe extern "C" fn(Opaque) -> Status;
 type SetAttribute = unsafe extern "C" fn(Opaque, c_uint, *const c_void, usize) -> Status;
@@ -121,6 +125,16 @@ pub(super) struct Api {
         c_int,
         *mut Heuristic,
         *mut c_int,
+    ) -> Status,
+    check: unsafe extern "C" fn(
+        Opaque,
+        Opaque,
+        Opaque,
+        Opaque,
+        Opaque,
+        Opaque,
+        *const Algorithm,
+        *mut Heuristic,
     ) -> Status,
     configuration: unsafe extern "C" fn(*const Algorithm, c_uint, *mut c_void, usize, *mut usize) -> Status,
     matmul: unsafe extern "C" fn(
@@ -208,6 +222,7 @@ impl Api {
                 preference_set: *library.get(b"cublasLtMatmulPreferenceSetAttribute")?,
                 preference_destroy: *library.get(b"cublasLtMatmulPreferenceDestroy")?,
                 heuristic: *library.get(b"cublasLtMatmulAlgoGetHeuristic")?,
+                check: *library.get(b"cublasLtMatmulAlgoCheck")?,
                 configuration: *library.get(b"cublasLtMatmulAlgoConfigGetAttribute")?,
                 matmul: *library.get(b"cublasLtMatmul")?,
                 _library: library,
@@ -283,8 +298,7 @@ impl Api {
                 (self.preference_set)(wanted.pointer, *which as c_uint, ptr::from_ref(value).cast(), 4)
             })?;
         }
-        let none = Heuristic { algorithm: [0; 8], workspace_bytes: 0, state: 0, waves: 0.0, reserved: [0; 4] };
-        let mut best = vec![none; most];
+        let mut best = vec![Heuristic::NONE; most];
         let mut found = 0;
         // SAFETY: all descriptors are alive, and there is room for the results that are asked for.
         let status = unsafe {
@@ -308,6 +322,32 @@ impl Api {
         self.check(status)?;
         best.truncate(found as usize);
         Ok(best.iter().filter(|one| one.state == 0).map(|one| one.algorithm).collect())
+    }
+
+    /// Whether an algorithm that was found for other extents multiplies matrices `a`, `b` and `d` too, within a workspace.
+    pub(super) fn fits(
+        &self,
+        handle: &Descriptor,
+        matmul: &Descriptor,
+        [a, b, d]: [&Descriptor; 3],
+        algorithm: &Algorithm,
+        workspace_bytes: usize,
+    ) -> bool {
+        let mut result = Heuristic::NONE;
+        // SAFETY: all descriptors are alive, the algorithm is cuBLASLt's own, and there is room for the result.
+        let status = unsafe {
+            (self.check)(
+                handle.pointer,
+                matmul.pointer,
+                a.pointer,
+                b.pointer,
+                d.pointer,
+                d.pointer,
+                algorithm,
+                &mut result,
+            )
+        };
+        status == 0 && result.state == 0 && result.workspace_bytes <= workspace_bytes
     }
 
     /// What an algorithm is called: `a66-t20-s36-k1-r0-z0-o0-i0-c2`. It means something to one version of cuBLASLt.
@@ -334,7 +374,7 @@ impl Api {
     ///
     /// # Safety
     /// The handle's context is current, the matrices lie at their addresses with the extents of their layouts, nobody else uses
-    /// the workspace on another stream, and the algorithm was found for these descriptors.
+    /// the workspace on another stream, and the algorithm was found for these descriptors or [fits](Api::fits) them.
     pub(super) unsafe fn matmul(&self, handle: &Descriptor, call: &Call<'_>) -> Result<(), String> {
         let ([a, b, d], [at_a, at_b, at_d]) = (call.layouts, call.addresses);
         // SAFETY: by the caller's promise; the two numbers are read during the call.

@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::api::{Algorithm, Api, Call, Descriptor, Matmul, Preference, REDUCE_IN_F32};
+use super::choice::Choice;
 use super::{Gemm, Operand};
 use crate::{Buffer, Cuda, Device, Dtype, Error, Result, View};
 
@@ -16,7 +17,7 @@ use crate::{Buffer, Cuda, Device, Dtype, Error, Result, View};
 const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// The algorithms of a product among which one can be chosen.
-const CHOICES: usize = 64;
+const OFFERED: usize = 64;
 
 /// cuBLASLt on one GPU.
 pub(super) struct CublasLt {
@@ -26,6 +27,8 @@ pub(super) struct CublasLt {
     /// One for all products: they run on one stream, one after the other.
     workspace: Buffer,
     plans: RefCell<HashMap<Key, Plan>>,
+    /// By kinds of products.
+    choices: RefCell<HashMap<String, Choice>>,
 }
 
 impl Drop for CublasLt {
@@ -49,6 +52,22 @@ struct Key {
 impl Key {
     fn of(&Gemm { m, n, k, a, b, c, .. }: &Gemm<'_>) -> Key {
         Key { m, n, k, a: Matrix::of(a), b: Matrix::of(b), c: Matrix::of(Operand::plain(c)) }
+    }
+
+    /// As [`Gemm::kind`] counts them.
+    fn tokens(&self) -> usize {
+        if self.a.transposed { self.k } else { self.m }
+    }
+
+    /// The same product of more or fewer tokens, which are rows in memory; where both factors are transposed they are columns of `b`.
+    fn with_tokens(mut self, tokens: usize) -> Key {
+        self.a.rows = tokens;
+        match (self.a.transposed, self.b.transposed) {
+            (false, _) => (self.m, self.c.rows) = (tokens, tokens),
+            (true, false) => (self.k, self.b.rows) = (tokens, tokens),
+            (true, true) => (self.k, self.b.cols, self.b.stride) = (tokens, tokens, self.b.stride.max(tokens)),
+        }
+        self
     }
 }
 
@@ -86,13 +105,29 @@ struct Plan {
     algorithm: Algorithm,
 }
 
+/// What cuBLASLt says of a product.
+struct Asked {
+    matmul: Descriptor,
+    /// As of a [`Plan`].
+    layouts: [Descriptor; 3],
+    /// The best first.
+    algorithms: Vec<Algorithm>,
+}
+
 impl CublasLt {
     pub(super) fn new(cuda: &Arc<Cuda>, device: &Device) -> Result<Self> {
         let api = Api::get()?;
         cuda.stream()?;
         let handle = api.handle().map_err(|why| Error::Cuda { doing: "opening cuBLASLt".to_owned(), why })?;
         let workspace = Buffer::unwritten(device, Dtype::U32, WORKSPACE_BYTES / Dtype::U32.bytes())?;
-        Ok(CublasLt { cuda: cuda.clone(), api, handle, workspace, plans: RefCell::default() })
+        Ok(CublasLt {
+            cuda: cuda.clone(),
+            api,
+            handle,
+            workspace,
+            plans: RefCell::default(),
+            choices: RefCell::default(),
+        })
     }
 
     /// Multiplies tensors that are checked, on this GPU, with an element in `c`.
@@ -108,7 +143,7 @@ impl CublasLt {
         let mut plans = self.plans.borrow_mut();
         let plan = match plans.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(self.plan(&key).map_err(failed)?),
+            Entry::Vacant(unknown) => unknown.insert(self.plan(&key, &gemm.kind()).map_err(failed)?.0),
         };
         let call = Call {
             matmul: &plan.matmul,
@@ -127,27 +162,36 @@ impl CublasLt {
         self.cuda.traced(|| gemm.to_string(), multiply)
     }
 
-    /// The names of the `most` algorithms that cuBLASLt thinks best for a product that is checked, the best first.
+    /// The ids of the `most` algorithms that cuBLASLt thinks best for a product that is checked, the best first.
     pub(super) fn algorithms(&self, gemm: &Gemm<'_>, most: usize) -> Result<Vec<String>> {
         let failed = |why| Error::Cuda { doing: format!("asking for algorithms of {gemm}"), why };
         self.cuda.stream()?;
-        let (_, _, algorithms) = self.ask(&Key::of(gemm), most).map_err(failed)?;
-        algorithms.iter().map(|algorithm| self.api.name(algorithm)).collect::<Result<_, _>>().map_err(failed)
-    }
-
-    /// Multiplies products like this one by the algorithm of that name from now on, if it is among the [`CHOICES`] best.
-    pub(super) fn choose(&self, gemm: &Gemm<'_>, name: &str) -> Result<bool> {
-        let failed = |why| Error::Cuda { doing: format!("choosing an algorithm for {gemm}"), why };
-        self.cuda.stream()?;
         let key = Key::of(gemm);
-        let (matmul, layouts, algorithms) = self.ask(&key, CHOICES).map_err(failed)?;
-        for algorithm in algorithms {
-            if self.api.name(&algorithm).map_err(failed)? == name {
-                self.plans.borrow_mut().insert(key, Plan { matmul, layouts, algorithm });
-                return Ok(true);
+        let asked = self.ask(&key, most.min(OFFERED)).map_err(failed)?;
+        let mut ids = Vec::new();
+        for algorithm in &asked.algorithms {
+            let offered = Some((key.tokens(), self.api.name(algorithm).map_err(failed)?));
+            let id = Choice { version: self.version(), offered }.to_string();
+            if !ids.contains(&id) {
+                ids.push(id);
             }
         }
-        Ok(false)
+        Ok(ids)
+    }
+
+    /// Chooses algorithms for kinds of products, from the next product on.
+    pub(super) fn choose(&self, choices: HashMap<String, Choice>) {
+        *self.choices.borrow_mut() = choices;
+        self.plans.borrow_mut().clear();
+    }
+
+    /// The id of the algorithm that multiplies a product that is checked.
+    pub(super) fn algorithm(&self, gemm: &Gemm<'_>) -> Result<String> {
+        let failed = |why| Error::Cuda { doing: format!("asking for the algorithm of {gemm}"), why };
+        self.cuda.stream()?;
+        let key = Key::of(gemm);
+        let (_, chosen) = self.plan(&key, &gemm.kind()).map_err(failed)?;
+        Ok(chosen.unwrap_or(Choice { version: self.version(), offered: None }).to_string())
     }
 
     /// cuBLASLt's own number.
@@ -155,16 +199,39 @@ impl CublasLt {
         self.api.version()
     }
 
-    fn plan(&self, key: &Key) -> Result<Plan, String> {
-        let (matmul, layouts, algorithms) = self.ask(key, 1)?;
+    /// By the algorithm that was chosen, where it can be had; else by the first.
+    fn plan(&self, key: &Key, kind: &str) -> Result<(Plan, Option<Choice>), String> {
+        let Asked { matmul, layouts, algorithms } = self.ask(key, 1)?;
+        let choices = self.choices.borrow();
+        if let Some(choice) = choices.get(kind)
+            && let Some(algorithm) = self.chosen(key, choice)?
+            && self.api.fits(&self.handle, &matmul, layouts.each_ref(), &algorithm, WORKSPACE_BYTES)
+        {
+            return Ok((Plan { matmul, layouts, algorithm }, Some(choice.clone())));
+        }
         match algorithms.first() {
-            Some(&algorithm) => Ok(Plan { matmul, layouts, algorithm }),
+            Some(&algorithm) => Ok((Plan { matmul, layouts, algorithm }, None)),
             None => Err("cuBLASLt has no algorithm for it; try rows that start at multiples of 16 bytes".to_owned()),
         }
     }
 
+    /// The algorithm of a choice, of this cuBLASLt and for about as many tokens, as it is offered for as many as it was chosen at. It may not
+    /// be offered for other numbers.
+    fn chosen(&self, key: &Key, choice: &Choice) -> Result<Option<Algorithm>, String> {
+        let Some((tokens, name)) = &choice.offered else { return Ok(None) };
+        if choice.version != self.version() || !choice.is_near(key.tokens()) {
+            return Ok(None);
+        }
+        for algorithm in self.ask(&key.with_tokens(*tokens), OFFERED)?.algorithms {
+            if self.api.name(&algorithm)? == *name {
+                return Ok(Some(algorithm));
+            }
+        }
+        Ok(None)
+    }
+
     /// The descriptors of a product, and what cuBLASLt thinks best for it.
-    fn ask(&self, key: &Key, most: usize) -> Result<(Descriptor, [Descriptor; 3], Vec<Algorithm>), String> {
+    fn ask(&self, key: &Key, most: usize) -> Result<Asked, String> {
         let api = self.api;
         let transposed = [(Matmul::TransposeA, key.b.transposed), (Matmul::TransposeB, key.a.transposed)];
         let matmul = api.matmul_descriptor(transposed)?;
@@ -180,7 +247,7 @@ impl CublasLt {
         ];
         let algorithms =
             api.algorithms(&self.handle, &matmul, layouts.each_ref(), WORKSPACE_BYTES, &preferences, most)?;
-        Ok((matmul, layouts, algorithms))
+        Ok(Asked { matmul, layouts, algorithms })
     }
 
     fn zero(&self, view: &View<'_>) -> Result<()> {

@@ -6,6 +6,7 @@
 //! a sum depends on the shape alone and not on the number of threads.
 
 mod api;
+mod choice;
 mod cpu;
 mod cublaslt;
 
@@ -227,8 +228,8 @@ impl GemmContext {
         self.cublaslt.as_ref().map(CublasLt::version)
     }
 
-    /// The names of the `most` algorithms that cuBLASLt thinks best for a product, the best first, by which it is multiplied unless another
-    /// is chosen. The same cuBLASLt on the same GPU gives the same. None for a product without elements, and where there is no GPU.
+    /// The ids of the `most` algorithms that cuBLASLt thinks best for a product, the best first. The same cuBLASLt on the same GPU gives the
+    /// same. None for a product without elements, and where there is no GPU.
     ///
     /// # Errors
     /// As [`Gemm::run`].
@@ -240,16 +241,25 @@ impl GemmContext {
         }
     }
 
-    /// Multiplies products of this one's types, shapes, strides and alignments by the algorithm with this name from now on. Gives whether there
-    /// is one.
+    /// Says by which algorithms products are multiplied from now on: ids by [`Gemm::kind`]. An id holds for its version of cuBLASLt and for about
+    /// as many tokens as it was found at. Where it does not hold or cannot be had, and for kinds that are not named, cuBLASLt's own choice
+    /// does. None of this looks at a clock: the same choices on the same GPU give the same bits.
+    pub fn choose<'a>(&self, choices: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        let Some(cublaslt) = &self.cublaslt else { return };
+        let known = choices.into_iter().filter_map(|(kind, id)| Some((kind.to_owned(), id.parse().ok()?)));
+        cublaslt.choose(known.collect());
+    }
+
+    /// The id of the algorithm that multiplies a product: that which was chosen, or one that says that cuBLASLt chooses. None for a product
+    /// without elements, and where there is no GPU.
     ///
     /// # Errors
     /// As [`Gemm::run`].
-    pub fn choose(&self, gemm: &Gemm<'_>, name: &str) -> Result<bool> {
+    pub fn algorithm(&self, gemm: &Gemm<'_>) -> Result<Option<String>> {
         gemm.check(&self.device)?;
         match &self.cublaslt {
-            Some(cublaslt) if gemm.m * gemm.n * gemm.k > 0 => cublaslt.choose(gemm, name),
-            _ => Ok(false),
+            Some(cublaslt) if gemm.m * gemm.n * gemm.k > 0 => cublaslt.algorithm(gemm).map(Some),
+            _ => Ok(None),
         }
     }
 }

@@ -11,7 +11,9 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Config`] on every rank if one differs, and those of the ranks.
 pub(super) fn check(settings: &Settings, ranks: &dyn Collective) -> Result<()> {
-    let ids: Vec<String> = settings.variants()?.ids().into_values().collect();
+    let variants = settings.variants()?.ids();
+    let products = settings.products.iter().map(|(kind, id)| format!("{kind} {id}"));
+    let ids: Vec<String> = variants.into_values().chain(products).collect();
     // The first 40 bits of the digest, which a sum over all ranks still holds exactly.
     let digest = CacheKey::new(&ids).to_string();
     let mine = u64::from_str_radix(&digest[..10], 16).expect("a digest is hexadecimal") as f64;
@@ -63,6 +65,7 @@ mod tests {
             },
             rates: Rates::default(),
             variants: Default::default(),
+            products: Default::default(),
         }
     }
 

@@ -310,6 +310,7 @@ fn learner(
         (None, None) => Model::new(device, io, config, &Layout::of(config).fresh(settings.seed))?,
     };
     model.variants = settings.variants()?;
+    model.choose_products(&settings.products);
     let mut learner = Learner::new(model, text.tokens, text.packs, recompute)?.among(ranks.clone(), settings.shard)?;
     learner.let_gradients_flow(text.cut == Cut::Flow);
     if text.chain() > 0 {

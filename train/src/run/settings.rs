@@ -85,6 +85,10 @@ pub struct Settings {
     /// named.
     #[serde(default)]
     pub variants: Ids,
+    /// By which of cuBLASLt's algorithms products are multiplied, by their kinds; kept for the same reason. cuBLASLt chooses for those that
+    /// are not named, always the same on the same GPU.
+    #[serde(default)]
+    pub products: Ids,
 }
 
 /// The name of the file in a run folder.

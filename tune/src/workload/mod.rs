@@ -33,6 +33,7 @@ mod grad_norm;
 mod lengths;
 mod neg_exp;
 mod problem;
+mod product;
 mod rms_norm;
 mod selective_scan;
 mod slice;
@@ -48,6 +49,7 @@ pub use floor::{Bound, Floor, Limit, Machine};
 pub use lengths::read_lengths;
 pub use packscan_verify::cost::natural_lengths;
 pub use problem::Problem;
+pub use product::Product;
 
 /// The passes that have a workload: all but what only a scan runs that is cut along time.
 pub fn passes() -> impl Iterator<Item = &'static Pass> {
