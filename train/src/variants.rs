@@ -42,7 +42,7 @@ pub struct Variants {
     pub loss: cross_entropy::Forward,
     /// Sums of squares of gradients.
     pub grad_norm: grad_norm::Forward,
-    /// The step of the optimiser.
+    /// The step of the optimiser, on matrices; that on what kernels read in f32 differs in how parameters are kept.
     pub adamw: adamw::Forward,
 }
 
@@ -62,7 +62,6 @@ impl Variants {
     /// The hand-picked variants for a model with activations of type `io`.
     pub fn hand_picked(config: &ModelConfig, io: Dtype, carries: Carries) -> Variants {
         let Carries { initial, last } = carries;
-        let copy = (io != Dtype::F32).then_some(io);
         let norm = rms_norm::Problem { width: config.width, io, residual: true, sum: true, stats: true };
         let conv = causal_conv1d::Problem {
             channels: config.channels(),
@@ -102,7 +101,7 @@ impl Variants {
             scan_bwd,
             loss: cross_entropy::default_variant(&cross_entropy::Problem { vocabulary: config.vocabulary, io }),
             grad_norm: grad_norm::default_variant(Dtype::F32),
-            adamw: adamw::default_variant(Dtype::F32, copy, true),
+            adamw: adamw::default_variant(Dtype::F32, adamw::Kept::of(io), true),
         }
     }
 
@@ -237,7 +236,7 @@ mod tests {
         let other_distance = selective_scan::Forward { chunk: 2 * scan.chunk, ..scan }.to_string();
         for (name, id, word) in [
             ("loss", "cross_entropy-b512-k8-v8-f16", "its io is not that of cross_entropy"),
-            ("loss", "adamw-b256-v4-f32-bf16-copy-clip", "it must start with cross_entropy"),
+            ("loss", "adamw-b256-v4-f32-bf16-split-clip", "it must start with cross_entropy"),
             ("norm", "rms_norm_fwd-m2048-s128-r1-v4-bf16-sum-stats", "its residual is not"),
             ("norm", "rms_norm_fwd-m1024-s128-r1-v4-bf16-residual-sum-stats", "its width is not"),
             ("scan", &other_distance, "tokens apart"),

@@ -43,7 +43,8 @@ fn trained(
         let packs: Vec<_> = mine(step).iter().map(|texts| pack(&device, texts, config.vocabulary)).collect();
         losses.push(learner.step(&packs, &rates, rates.at(step)).unwrap().loss);
     }
-    let weights = learner.model.weights.master.to_vec().unwrap();
+    learner.gather_weights().unwrap();
+    let weights = common::weights(&learner.model);
     ranks.leave().unwrap();
     (weights, losses)
 }
@@ -147,7 +148,7 @@ fn ranks_together_are_one_rank_with_all_packs() {
 
 #[test]
 fn sharing_the_optimiser_out_changes_no_bit() {
-    for io in [Dtype::F32, Dtype::Bf16] {
+    for io in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
         let whole = among(2, false, io);
         assert!(among(2, true, io) == whole, "{io}");
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use packscan_kernels::adamw::Kept;
 use packscan_kernels::{causal_conv1d, grad_norm, selective_scan};
 use packscan_runtime::Dtype;
 
@@ -67,16 +68,25 @@ impl Request<'_> {
 
     /// The plan for what each block computes again.
     pub fn plan(&self, recompute: &[Recompute]) -> Plan {
-        let elements = Layout::of(self.config).elements;
-        let copies = if self.io == Dtype::F32 { 0 } else { self.io.bytes() };
+        let Layout { products, elements, .. } = Layout::of(self.config);
+        let others = elements - products;
         let sizes = self.sizes(recompute);
         let count = |kind| recompute.iter().filter(|&&r| r == kind).count();
-        let mut rows = vec![
-            ("parameters, f32".to_owned(), 4 * elements),
-            (format!("copies of them, {}", self.io), copies * elements),
+        let mut rows = match Kept::of(self.io) {
+            Kept::Whole => vec![("parameters, f32".to_owned(), 4 * elements)],
+            Kept::Copied(dtype) => vec![
+                ("parameters, f32".to_owned(), 4 * elements),
+                (format!("copies of matrices, {dtype}"), dtype.bytes() * products),
+            ],
+            Kept::Split => vec![
+                ("matrices, bf16 and 16 bits more".to_owned(), 4 * products),
+                ("other parameters, f32".to_owned(), 4 * others),
+            ],
+        };
+        rows.extend([
             ("gradients, f32".to_owned(), 4 * elements + 4 * elements.div_ceil(grad_norm_part())),
-            ("moments of the optimiser, f32".to_owned(), 8 * elements.div_ceil(self.shards)),
-        ];
+            ("moments of the optimiser, f32".to_owned(), 8 * (products.div_ceil(self.shards) + others)),
+        ]);
         for kind in Recompute::ALL {
             if count(kind) > 0 {
                 let name = format!("activations of {} blocks, recompute {kind}", count(kind));
