@@ -416,3 +416,26 @@ pub(crate) struct Updated<'a> {
 pub fn part(flat: &Buffer, slot: Slot) -> Result<View<'_>> {
     Ok(flat.part(slot.offset, slot.rows, slot.cols)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_means_the_model_that_it_meant_when_convolutions_lay_between_matrices() {
+        for tied in [true, false] {
+            let config = ModelConfig { tied, ..ModelConfig::of(8, 3) }.for_vocabulary(16).unwrap();
+            let layout = Layout::of(&config);
+            let first = if tied { &["backbone.embeddings"][..] } else { &["backbone.embeddings", "lm_head"] };
+            let kinds = ["in_proj", "conv1d", "x_proj", "dt_proj", "out_proj"];
+            let of_blocks = (0..3).flat_map(|l| kinds.map(|kind| format!("backbone.layers.{l}.mixer.{kind}")));
+            let before: Vec<String> = first.iter().map(|&name| name.to_owned()).chain(of_blocks).collect();
+            for (i, p) in layout.table.iter().enumerate() {
+                match before.get(layout.stream(i)) {
+                    Some(name) => assert_eq!(p.name, format!("{name}.weight")),
+                    None => assert_eq!(layout.stream(i), i, "{}", p.name),
+                }
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use packscan_kernels::adamw::Kept;
 use packscan_kernels::{adamw, causal_conv1d, cross_entropy, embedding, grad_norm, rms_norm, selective_scan};
 use packscan_runtime::Dtype;
 use packscan_runtime::kernel::{Domain, Parameter, Variant};
@@ -101,7 +102,7 @@ impl Variants {
             scan_bwd,
             loss: cross_entropy::default_variant(&cross_entropy::Problem { vocabulary: config.vocabulary, io }),
             grad_norm: grad_norm::default_variant(Dtype::F32),
-            adamw: adamw::default_variant(Dtype::F32, adamw::Kept::of(io), true),
+            adamw: adamw::default_variant(Dtype::F32, Kept::of(io), true),
         }
     }
 
@@ -130,7 +131,7 @@ impl Variants {
         take(&mut all.scan_bwd, ids.get("scan_bwd"))?;
         take(&mut all.loss, ids.get("loss"))?;
         take(&mut all.grad_norm, ids.get("grad_norm"))?;
-        take(&mut all.adamw, ids.get("adamw"))?;
+        take(&mut all.adamw, in_halves(io, ids.get("adamw"))?.as_ref())?;
         if all.scan.chunk != all.scan_bwd.chunk {
             let rule = format!("its backward pass {} wants states {} tokens apart", all.scan_bwd, all.scan_bwd.chunk);
             return Err(Error::Config { field: "variants", got: all.scan.to_string(), rule });
@@ -189,6 +190,14 @@ fn take<V: Variant + FromStr<Err = packscan_runtime::Error>>(place: &mut V, id: 
     Ok(())
 }
 
+/// What a run of an earlier packscan stepped with, which had bf16 copies beside f32 parameters: the same in halves.
+fn in_halves(io: Dtype, id: Option<&String>) -> Result<Option<String>> {
+    let Some(id) = id.filter(|id| io == Dtype::Bf16 && id.starts_with("adamw-")) else { return Ok(id.cloned()) };
+    let variant: adamw::Forward = id.parse()?;
+    let copied = variant.kept() == Kept::Copied(io);
+    Ok(Some(if copied { variant.keeping(Kept::Split) } else { variant }.to_string()))
+}
+
 /// B and C are columns of `x_dbl (T, R + 2N)`: where the scan moves `vec` states a load, R and N must let them start and lie apart at
 /// multiples of that.
 fn fitting(mut vec: u32, config: &ModelConfig) -> u32 {
@@ -228,6 +237,13 @@ mod tests {
         let scan_bwd = selective_scan::Backward { chunk: 8, ..picked.scan_bwd }.to_string();
         let both = [("scan".to_owned(), scan), ("scan_bwd".to_owned(), scan_bwd)].into();
         assert_eq!(Variants::of(&config(), Dtype::Bf16, &both).unwrap().scan.chunk, 8);
+    }
+
+    #[test]
+    fn an_earlier_run_goes_on_in_halves() {
+        let ids = with("adamw", "adamw-b512-v2-f32-bf16-copy-clip").unwrap().ids();
+        assert_eq!(ids["adamw"], "adamw-b512-v2-f32-bf16-split-clip");
+        assert!(with("adamw", "adamw-b512-v2-f32-bf16-copy").is_err(), "it must clip");
     }
 
     #[test]

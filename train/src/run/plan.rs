@@ -187,9 +187,9 @@ mod tests {
         let request = request(&config, hand_picked(&config));
         assert_eq!(request.choose(None).unwrap(), vec![Recompute::None; 48]);
         for (budget, more, less) in [
-            (75 << 30, Recompute::Cheap, Recompute::None),
-            (50 << 30, Recompute::Scan, Recompute::Cheap),
-            (35 << 30, Recompute::Full, Recompute::Scan),
+            (72 << 30, Recompute::Cheap, Recompute::None),
+            (47 << 30, Recompute::Scan, Recompute::Cheap),
+            (32 << 30, Recompute::Full, Recompute::Scan),
         ] {
             let chosen = request.choose(Some(budget)).unwrap();
             let mut with_less = chosen.clone();
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn too_little_memory_names_what_would_fit() {
         let config = ModelConfig::named("2.8b").unwrap().for_vocabulary(50_277).unwrap();
-        let error = request(&config, hand_picked(&config)).choose(Some(54 << 30)).unwrap_err().to_string();
+        let error = request(&config, hand_picked(&config)).choose(Some(49 << 30)).unwrap_err().to_string();
         assert!(error.contains("--tokens 2048") || error.contains("--tokens 4096"), "{error}");
         let error = request(&config, hand_picked(&config)).choose(Some(8 << 30)).unwrap_err().to_string();
         assert!(error.contains("smaller model"), "{error}");
