@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use packscan_kernels::adamw::Kept;
 use packscan_kernels::{adamw, causal_conv1d, cross_entropy, embedding, grad_norm, rms_norm, selective_scan};
 use packscan_runtime::Dtype;
 use packscan_runtime::kernel::{Domain, Parameter, Variant};
@@ -44,7 +45,7 @@ pub struct Variants {
     pub loss: cross_entropy::Forward,
     /// Sums of squares of gradients.
     pub grad_norm: grad_norm::Forward,
-    /// The step of the optimiser.
+    /// The step of the optimiser, on matrices; that on what kernels read in f32 differs in how parameters are kept.
     pub adamw: adamw::Forward,
 }
 
@@ -64,7 +65,6 @@ impl Variants {
     /// The hand-picked variants for a model with activations of type `io`.
     pub fn hand_picked(config: &ModelConfig, io: Dtype, carries: Carries) -> Variants {
         let Carries { initial, last } = carries;
-        let copy = (io != Dtype::F32).then_some(io);
         let norm = rms_norm::Problem { width: config.width, io, residual: true, sum: true, stats: true };
         let conv = causal_conv1d::Problem {
             channels: config.channels(),
@@ -106,7 +106,7 @@ impl Variants {
             scan_bwd,
             loss: cross_entropy::default_variant(&cross_entropy::Problem { vocabulary: config.vocabulary, io }),
             grad_norm: grad_norm::default_variant(Dtype::F32),
-            adamw: adamw::default_variant(Dtype::F32, copy, true),
+            adamw: adamw::default_variant(Dtype::F32, Kept::of(io), true),
         }
     }
 
@@ -136,7 +136,7 @@ impl Variants {
         take(&mut all.scan_bwd, ids.get("scan_bwd"))?;
         take(&mut all.loss, ids.get("loss"))?;
         take(&mut all.grad_norm, ids.get("grad_norm"))?;
-        take(&mut all.adamw, ids.get("adamw"))?;
+        take(&mut all.adamw, in_halves(io, ids.get("adamw"))?.as_ref())?;
         if all.scan.chunk != all.scan_bwd.chunk {
             let rule = format!("its backward pass {} wants states {} tokens apart", all.scan_bwd, all.scan_bwd.chunk);
             return Err(Error::Config { field: "variants", got: all.scan.to_string(), rule });
@@ -196,6 +196,14 @@ fn take<V: Variant + FromStr<Err = packscan_runtime::Error>>(place: &mut V, id: 
     Ok(())
 }
 
+/// What a run of an earlier packscan stepped with, which had bf16 copies beside f32 parameters: the same in halves.
+fn in_halves(io: Dtype, id: Option<&String>) -> Result<Option<String>> {
+    let Some(id) = id.filter(|id| io == Dtype::Bf16 && id.starts_with("adamw-")) else { return Ok(id.cloned()) };
+    let variant: adamw::Forward = id.parse()?;
+    let copied = variant.kept() == Kept::Copied(io);
+    Ok(Some(if copied { variant.keeping(Kept::Split) } else { variant }.to_string()))
+}
+
 /// B and C are columns of `x_dbl (T, R + 2N)`: where the scan moves `vec` states a load, R and N must let them start and lie apart at
 /// multiples of that.
 fn fitting(mut vec: u32, config: &ModelConfig) -> u32 {
@@ -238,12 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_run_goes_on_in_halves() {
+        let ids = with("adamw", "adamw-b512-v2-f32-bf16-copy-clip").unwrap().ids();
+        assert_eq!(ids["adamw"], "adamw-b512-v2-f32-bf16-split-clip");
+        assert!(with("adamw", "adamw-b512-v2-f32-bf16-copy").is_err(), "it must clip");
+    }
+
+    #[test]
     fn what_a_launch_cannot_run_is_refused() {
         let scan = Variants::of(&config(), Dtype::Bf16, &Ids::new()).unwrap().scan;
         let other_distance = selective_scan::Forward { chunk: 2 * scan.chunk, ..scan }.to_string();
         for (name, id, word) in [
             ("loss", "cross_entropy-b512-k8-v8-f16", "its io is not that of cross_entropy"),
-            ("loss", "adamw-b256-v4-f32-bf16-copy-clip", "it must start with cross_entropy"),
+            ("loss", "adamw-b256-v4-f32-bf16-split-clip", "it must start with cross_entropy"),
             ("norm", "rms_norm_fwd-m2048-s128-r1-v4-bf16-sum-stats", "its residual is not"),
             ("norm", "rms_norm_fwd-m1024-s128-r1-v4-bf16-residual-sum-stats", "its width is not"),
             ("scan", &other_distance, "tokens apart"),

@@ -45,6 +45,7 @@ fn variants_with_every_option_are_workloads() {
         "rms_norm_fwd-m12-s32-r4-v4-f32",
         "rms_norm_bwd-m12-s32-r4-v4-f32-dx",
         "adamw-b256-v4-f32-f16",
+        "adamw-b256-v4-f32-bf16-split",
     ] {
         let mut workload = bench.workload(id).unwrap_or_else(|error| panic!("{id}: {error}"));
         workload.run().unwrap();
