@@ -16,6 +16,7 @@ mod memory;
 mod output;
 mod pack;
 mod parse;
+mod products;
 mod report;
 mod respawn;
 mod saved;

@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::memory::{Choice, Memory};
 use crate::saved::Saved;
 use crate::variants::{Launches, Missing};
-use crate::{Verdict, output, parse};
+use crate::{Verdict, output, parse, products};
 
 /// What to train, on what, and how.
 #[derive(Debug, Args)]
@@ -252,7 +252,9 @@ impl Train {
             None => self.fresh(&device)?,
         };
         if self.resume.is_none() {
-            settings.variants = self.variants(&settings, &device, ranks, first)?;
+            (settings.variants, settings.products) = self.variants(&settings, &device, ranks, first)?;
+        } else if let Some(line) = products::of_another(&device, &settings.products)?.filter(|_| first) {
+            output::note(&line);
         }
         let shards = if settings.shard { ranks } else { 1 };
         settings.recompute = self.memory().choose(&request(&settings, shards)?, &device, |chosen| {
@@ -295,7 +297,7 @@ impl Train {
     }
 
     /// What a new run launches. It goes on with that, on whatever machine.
-    fn variants(&self, settings: &Settings, device: &Device, ranks: usize, first: bool) -> Result<Ids> {
+    fn variants(&self, settings: &Settings, device: &Device, ranks: usize, first: bool) -> Result<(Ids, Ids)> {
         let missing = match (self.no_tune, self.plan, ranks) {
             (true, ..) => Missing::Leave("--no-tune"),
             (_, true, _) => Missing::Leave("--plan tunes nothing"),
@@ -303,9 +305,12 @@ impl Train {
             _ => Missing::Tune,
         };
         let lengths = natural_lengths(settings.text.tokens, 0);
-        let (ids, lines) = Launches::new(&settings.model, settings.io()?, lengths).choose(device, missing)?;
+        let launches = Launches::new(&settings.model, settings.io()?, lengths);
+        let (ids, mut lines) = launches.choose(device, missing)?;
+        let (products, more) = launches.choose_products(device, missing)?;
+        lines.extend(more);
         lines.iter().filter(|_| first).for_each(|line| output::note(line));
-        Ok(ids)
+        Ok((ids, products))
     }
 
     fn memory(&self) -> Memory {
@@ -339,6 +344,7 @@ impl Train {
             rates: self.learning.rates(config.width, steps),
             model: config,
             variants: Ids::new(),
+            products: Ids::new(),
             name,
         };
         settings.check()?;

@@ -10,13 +10,13 @@ use packscan::{Device, Dtype, Packed};
 use packscan_train::ModelConfig;
 use packscan_tune::file::{Contents, Tuned, TuningFile};
 use packscan_tune::tune::{Found, Team};
-use packscan_tune::workload::{natural_lengths, read_lengths};
+use packscan_tune::workload::{Product, natural_lengths, read_lengths};
 use packscan_verify::operators;
 
 use crate::error::{Error, Result};
 use crate::output::thousands;
 use crate::variants::Launches;
-use crate::{Verdict, output, parse, respawn};
+use crate::{Verdict, output, parse, products, respawn};
 
 /// What to tune for.
 #[derive(Debug, Args)]
@@ -71,7 +71,10 @@ impl Tune {
             Err(Error::Tune(packscan_tune::Error::Lost { ids })) => return self.without(&launches, ids),
             found => found?,
         };
-        let good: Vec<Tuned> = found.iter().filter_map(|found| found.tuned.as_ref().ok().cloned()).collect();
+        let products: Vec<&str> = Product::kinds(&launches.problem).into_iter().map(|(name, _)| name).collect();
+        let products = if self.op.is_empty() { launches.tune_products(&device, &products)? } else { Vec::new() };
+        let mut good: Vec<Tuned> = found.iter().filter_map(|found| found.tuned.as_ref().ok().cloned()).collect();
+        good.extend(products.iter().map(|found| found.tuned.clone()));
         if let Some(path) = &self.write_shipped {
             add_to_shipped(path, cuda.name(), &good)?;
         }
@@ -85,7 +88,8 @@ impl Tune {
             problem.lengths.len()
         );
         let file = TuningFile::of(&cache::default_folder()?, cuda.name());
-        output::results(format!("{size}\n\n{}\nkept in {}\n", report(&found), file.path().display()))?;
+        let (kernels, products) = (report(&found), products::report(&products));
+        output::results(format!("{size}\n\n{kernels}\n{products}\nkept in {}\n", file.path().display()))?;
         match found.into_iter().find_map(|found| found.tuned.err()) {
             Some(error) => Err(error.into()),
             None => Ok(Verdict::Good),

@@ -10,7 +10,7 @@ use packscan_train::activations::Sizes;
 use packscan_train::parameters::Layout;
 use packscan_train::variants::{Carries, Ids, Variants};
 use packscan_tune::Tuning;
-use packscan_tune::file::TuningFile;
+use packscan_tune::file::{Tuned, TuningFile};
 use packscan_tune::known::{Choice, Known, Origin, teams};
 use packscan_tune::tune::{Found, Team, Watch};
 use packscan_tune::workload::Problem;
@@ -77,18 +77,8 @@ impl Launches {
     /// launch for which nothing verified.
     pub fn choose(&self, device: &Device, missing: Missing) -> Result<(Ids, Vec<String>)> {
         let Device::Cuda(cuda) = device else { return Ok((self.hand_picked.clone(), Vec::new())) };
-        let mut lines = Vec::new();
-        let (cache, driver) = (cache::default_folder()?, Cuda::driver());
-        let known = match Known::open(&cache, cuda.name(), &driver) {
-            Ok((known, said)) => {
-                lines.extend(said);
-                known
-            }
-            Err(error) => {
-                lines.push(error.to_string());
-                Known::shipped_alone(cuda.name(), &driver)
-            }
-        };
+        let (known, said) = known(cuda)?;
+        let mut lines = Vec::from_iter(said);
         let tokens = self.problem.tokens();
         let (mut choices, mut unknown) = (Vec::new(), Vec::new());
         for team in self.teams(device)? {
@@ -132,15 +122,9 @@ impl Launches {
         let tuning = Tuning::new(device, &self.problem)?;
         let progress = Progress::new();
         let found = packscan_tune::tune(&tuning, teams, self.problem.tokens(), seconds, &progress);
-        progress.bar.finish_and_clear();
+        progress.finish();
         let found = found?;
-        let new: Vec<_> = found.iter().filter_map(|found| found.tuned.as_ref().ok().cloned()).collect();
-        if let Device::Cuda(cuda) = device {
-            match TuningFile::of(&cache::default_folder()?, cuda.name()).add(&new) {
-                Ok(said) => said.iter().for_each(|said| output::note(said)),
-                Err(error) => output::note(&format!("what was tuned is not kept: {error}")),
-            }
-        }
+        keep(device, found.iter().filter_map(|found| found.tuned.as_ref().ok().cloned()).collect())?;
         Ok(found)
     }
 
@@ -148,14 +132,28 @@ impl Launches {
     fn told(&self, choices: &[Choice], why: &str) -> Vec<String> {
         let chosen: BTreeMap<&str, &Choice> = choices.iter().map(|choice| (choice.slot.as_str(), choice)).collect();
         let line = |(name, id): (&String, &String)| match chosen.get(name.as_str()) {
-            Some(Choice { id, ms, origin, .. }) => {
-                let whose = if *origin == Origin::Here { "tuned here" } else { "shipped" };
-                format!("{name:<14} {whose}, {ms:.3} ms: {id}")
-            }
+            Some(choice) => choice.to_string(),
             None => format!("{name:<14} picked by hand ({why}): {id}"),
         };
         self.hand_picked.iter().map(line).collect()
     }
+}
+
+/// What is known of a GPU, and what is to be said of its tuning file.
+pub fn known(cuda: &Cuda) -> Result<(Known, Option<String>)> {
+    let (cache, driver) = (cache::default_folder()?, Cuda::driver());
+    Ok(Known::open(&cache, cuda.name(), &driver)
+        .unwrap_or_else(|error| (Known::shipped_alone(cuda.name(), &driver), Some(error.to_string()))))
+}
+
+/// Adds what was found on a GPU to its tuning file; tells where that cannot be done.
+pub fn keep(device: &Device, new: Vec<Tuned>) -> Result<()> {
+    let Device::Cuda(cuda) = device else { return Ok(()) };
+    match TuningFile::of(&cache::default_folder()?, cuda.name()).add(&new) {
+        Ok(said) => said.iter().for_each(|said| output::note(said)),
+        Err(error) => output::note(&format!("what was tuned is not kept: {error}")),
+    }
+    Ok(())
 }
 
 /// What a tuning says of its launches; an error for one without a variant that may run.
@@ -168,15 +166,21 @@ fn of_found(found: Vec<Found>) -> Result<Vec<Choice>> {
 }
 
 /// How far the tuner is: a bar on a terminal, nothing elsewhere.
-struct Progress {
+pub struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    fn new() -> Progress {
+    /// At the beginning.
+    pub fn new() -> Progress {
         let style = ProgressStyle::with_template("{wide_msg}\n{bar:40} {prefix}, {pos}/{len}, {elapsed}");
         let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Progress { bar }
+    }
+
+    /// Leaves the terminal as it was.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
     }
 }
 

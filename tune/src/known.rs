@@ -1,5 +1,6 @@
 //! What is known of a GPU already: from its own tuning file, and from the one that comes with packscan.
 
+use std::fmt;
 use std::path::Path;
 
 use packscan_runtime::nvrtc::Arch;
@@ -33,6 +34,15 @@ pub struct Choice {
     pub ms: f64,
     /// Who says so.
     pub origin: Origin,
+}
+
+/// A line for people: the launch, who chose, the time, the variant.
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Choice { slot, id, ms, origin } = self;
+        let whose = if *origin == Origin::Here { "tuned here" } else { "shipped" };
+        write!(f, "{slot:<14} {whose}, {ms:.3} ms: {id}")
+    }
 }
 
 /// Entries that may answer for a GPU.

@@ -86,17 +86,23 @@ fn tune(
             }
         }
     }
+    // The first that verified is cuBLASLt's own choice.
     let mut calls = Calls { context, product: &product, kind: &kind, entrants: &entrants, end };
     let fates = race(&entrants, &|_| 1.0, &mut calls);
     let times: Vec<Option<f64>> = fates.iter().map(|fate| Fate::times(fate).map(|times| times.median_ms)).collect();
     let timed = times.iter().flatten().count();
+    for (Entrant { id, .. }, fate) in std::iter::zip(&entrants, &fates) {
+        if let Fate::Dropped(reason) = fate {
+            dropped.push(Dropped { id: id.clone(), reason: reason.clone() });
+        }
+    }
     let ranked = |i: &usize| times[*i].unwrap_or(f64::INFINITY);
     let fastest = (0..entrants.len()).filter(|&i| times[i].is_some()).min_by(|a, b| ranked(a).total_cmp(&ranked(b)));
     let Some(fastest) = fastest else { return Ok(None) };
     let [first, best] = calls.duel([0, fastest]).map_err(|reason| failed(product.name, reason))?;
     let wins = best.median_ms < (1.0 - GAIN) * first.median_ms;
     let (winner, times) = if wins { (fastest, best) } else { (0, first) };
-    let second = (fastest != 0).then(|| if wins { (0, first) } else { (fastest, best) });
+    let second = (fastest != 0).then_some(if wins { (0, first) } else { (fastest, best) });
     let tuned = Tuned {
         kernel: PRODUCT.to_owned(),
         problem: kind.clone(),

@@ -3,12 +3,12 @@
 
 use std::sync::Mutex;
 
-use packscan_runtime::{Device, Dtype};
-use packscan_tune::Tuning;
+use packscan_runtime::{Device, Dtype, GemmContext};
 use packscan_tune::known::teams;
 use packscan_tune::report::Row;
 use packscan_tune::tune::{Found, Watch, tune};
-use packscan_tune::workload::{Bench, Machine, Problem, natural_lengths, passes};
+use packscan_tune::workload::{Bench, Machine, Problem, Product, natural_lengths, passes};
+use packscan_tune::{FoundProduct, Tuning, products};
 
 fn gpu() -> Option<Device> {
     Device::cuda(0).map_err(|error| println!("skipped: {error}")).ok()
@@ -67,6 +67,34 @@ impl Watch for Told {
     fn step(&self, _: &str) {}
     fn note(&self, line: &str) {
         println!("{line}");
+    }
+}
+
+#[test]
+fn products_are_tuned_to_algorithms_that_run_for_every_number_of_tokens_near() {
+    let Some(device) = gpu() else { return };
+    let problem = Problem::of_channels(natural_lengths(4096, 0), 1536, 16, Dtype::Bf16);
+    let kinds = Product::kinds(&problem);
+    let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
+    let found = products(&device, &problem, &names, 60.0, &Told::default()).unwrap();
+    assert_eq!(found.iter().map(|found| found.name).collect::<Vec<_>>(), names);
+    let bench = Bench::new(&device, problem).unwrap();
+    let context = GemmContext::new(&device).unwrap();
+    let ids = found.iter().map(|found| (found.tuned.problem.as_str(), found.tuned.id.as_str()));
+    context.choose(ids);
+    for FoundProduct { name, tuned, first_ms, timed } in &found {
+        println!("{name} {:.4} ms instead of {first_ms:.4}: {}", tuned.ms, tuned.id);
+        assert!(tuned.is_fresh() && tuned.ms > 0.0 && tuned.ms <= *first_ms && *timed > 1, "{tuned:?}");
+        assert!(tuned.dropped.iter().all(|dropped| !dropped.reason.contains("beyond")), "{:?}", tuned.dropped);
+        let product = Product::new(&bench, name).unwrap();
+        let [most, less] = product.sizes();
+        for t in [most, less, most - 1, most / 2 + 1, 1] {
+            assert_eq!(product.check(&context, t).unwrap(), None, "{name} of {t} by {}", tuned.id);
+        }
+        for t in [most, less] {
+            let runs = context.algorithm(&product.gemm(t).unwrap()).unwrap();
+            assert_eq!(runs.as_ref(), Some(&tuned.id), "{name} of {t}");
+        }
     }
 }
 

@@ -77,6 +77,45 @@ fn another_driver_or_text_is_passed_over_and_said() {
 }
 
 #[test]
+fn a_product_is_answered_for_its_driver_and_its_cublaslt() {
+    let kind = "n8192-k2048-nt-bf16-bf16";
+    let product = |driver: &str, prefix: &str, ms| Tuned {
+        kernel: "gemm".to_owned(),
+        problem: kind.to_owned(),
+        tokens: 4096,
+        driver: driver.to_owned(),
+        digest: prefix.to_owned(),
+        id: format!("{prefix}t4000-a66-t209"),
+        ms,
+        spread_ms: 0.1,
+        runner_up: None,
+        dropped: Vec::new(),
+    };
+    let entries = [product("1.0", "lt130100-", 1.0), product("2.0", "lt130200-", 2.0)];
+    let folder = tempfile::tempdir().unwrap();
+    TuningFile::of(folder.path(), GPU).add(&entries).unwrap();
+    let ask = |driver: &str, kind: &str, tokens, prefix: &str| {
+        let (known, _) = Known::open(folder.path(), GPU, driver).unwrap();
+        known.product("in_proj", kind, tokens, prefix)
+    };
+    for (driver, prefix, ms) in [("1.0", "lt130100-", 1.0), ("2.0", "lt130200-", 2.0)] {
+        let choices = ask(driver, kind, 3000, prefix).choices.expect("an answer");
+        assert_eq!((choices[0].slot.as_str(), choices[0].ms, choices[0].origin), ("in_proj", ms, Origin::Here));
+        assert_eq!(choices[0].id, format!("{prefix}t4000-a66-t209"));
+    }
+    for (driver, prefix) in [("1.0", "lt130200-"), ("3.0", "lt130100-")] {
+        let told = ask(driver, kind, 3000, prefix);
+        assert_eq!((told.choices, told.passed_over.len()), (None, 1), "{driver} {prefix}");
+        assert!(told.passed_over[0].contains(&format!("driver {driver} and {prefix}")), "{:?}", told.passed_over);
+    }
+    for (kind, tokens) in [("n8192-k2048-nn-bf16-bf16", 3000), (kind, 5000)] {
+        assert_eq!(ask("1.0", kind, tokens, "lt130100-"), Answer::default(), "{kind}, {tokens}");
+    }
+    assert!(entries[0].is_fresh());
+    assert!(!Tuned { id: "lt130200-first".to_owned(), ..entries[0].clone() }.is_fresh());
+}
+
+#[test]
 fn an_id_that_is_no_candidate_any_more_is_passed_over() {
     let (loss, _) = model();
     let told = answer(&[entry(&loss, 0, "cross_entropy-b32-k1-v1-bf16")], &loss, "1.0", 4096);

@@ -102,7 +102,9 @@ impl Steps {
         let io = asked.dtype.unwrap_or(if self.cpu { Dtype::F32 } else { Dtype::Bf16 });
         let launches = Launches::new(&config, io, natural_lengths(asked.tokens, 0));
         let untuned = Missing::Leave("bench tunes nothing; `packscan tune` does");
-        let (ids, lines) = launches.choose(&device, untuned)?;
+        let (ids, mut lines) = launches.choose(&device, untuned)?;
+        let (products, more) = launches.choose_products(&device, untuned)?;
+        lines.extend(more);
         lines.iter().for_each(|line| output::note(line));
         let variants = Variants::of(&config, io, &ids)?;
         let request = Request { config: &config, io, tokens: asked.tokens, packs: 1, chain: 0, shards: 1, variants };
@@ -113,6 +115,7 @@ impl Steps {
         output::note(&format!("{}: {} parameters, {io} on {device}", asked.model, thousands(layout.parameters())));
         let mut model = Model::new(&device, io, &config, &layout.fresh(0))?;
         model.variants = variants;
+        model.choose_products(&products);
         let mut learner = Learner::new(model, asked.tokens, 1, &recompute)?;
         let rates = Rates { warmup: 10.min(self.steps), steps: self.steps, ..Rates::default() };
         let mut room = DevicePack::with_room(&device, asked.tokens, config.vocabulary)?;

@@ -71,13 +71,17 @@ mod tests {
 
     #[test]
     fn ranks_that_differ_are_told_so_all_of_them() {
-        let other = &("loss".to_owned(), "cross_entropy-b64-k2-v1-f32".to_owned());
-        for (odd, good) in [(None, true), (Some(2), false)] {
+        let loss = &("loss".to_owned(), "cross_entropy-b64-k2-v1-f32".to_owned());
+        let product = &("n8-k4-nt-f32-f32".to_owned(), "lt130100-first".to_owned());
+        for (odd, variant, good) in [(None, true, true), (Some(2), true, false), (Some(1), false, false)] {
             let told: Vec<Result<(), String>> = thread::scope(|scope| {
                 let on_rank = move |ranks: Threads| {
                     let mut settings = settings();
                     if Some(ranks.rank()) == odd {
-                        settings.variants.extend([other.clone()]);
+                        match variant {
+                            true => settings.variants.extend([loss.clone()]),
+                            false => settings.products.extend([product.clone()]),
+                        }
                     }
                     let told = check(&settings, &ranks).map_err(|error| error.to_string());
                     ranks.leave().map(|()| told).expect("no rank is lost")

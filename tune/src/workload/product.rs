@@ -56,9 +56,17 @@ pub struct Product {
 }
 
 impl Product {
-    /// The names of a step's products.
-    pub fn names(problem: &Problem) -> Vec<&'static str> {
-        layers(problem).into_iter().flat_map(|layer| layer.names).collect()
+    /// The names of a step's products and their [kinds](Gemm::kind), those that take longest first.
+    pub fn kinds(problem: &Problem) -> Vec<(&'static str, String)> {
+        let io = problem.io;
+        let of_layer = |Layer { names: [forward, dx, dw], inputs, outputs, .. }| {
+            [
+                (forward, format!("n{outputs}-k{inputs}-nt-{io}-{io}")),
+                (dx, format!("n{inputs}-k{outputs}-nn-{io}-{io}")),
+                (dw, format!("m{outputs}-n{inputs}-tn-{io}-f32")),
+            ]
+        };
+        layers(problem).into_iter().flat_map(of_layer).collect()
     }
 
     /// The product of this name.
@@ -72,7 +80,7 @@ impl Product {
         let (layer, pass) = layers(bench.problem())
             .into_iter()
             .find_map(|layer| Some((layer, layer.names.iter().position(|of| *of == name)?)))
-            .expect("it is one of Product::names");
+            .expect("it is one of Product::kinds");
         let pass = [Pass::Forward, Pass::Input, Pass::Weight][pass];
         let io = bench.problem().io;
         let Layer { names, t, inputs, stride, outputs } = layer;
@@ -206,10 +214,11 @@ mod tests {
         let problem = Problem { vocabulary: 50, logits_rows: 30, ..Problem::of_channels(lengths, 32, 4, Dtype::Bf16) };
         let bench = Bench::new(&Device::Cpu, problem).unwrap();
         let context = GemmContext::new(&Device::Cpu).unwrap();
-        let names = Product::names(bench.problem());
-        assert_eq!(names.len(), 15);
-        for name in names {
+        let kinds = Product::kinds(bench.problem());
+        assert_eq!(kinds.len(), 15);
+        for (name, kind) in kinds {
             let product = Product::new(&bench, name).unwrap();
+            assert_eq!(product.gemm(30).unwrap().kind(), kind, "{name}");
             let sizes = product.sizes();
             let is_head = name.starts_with("head");
             assert_eq!(sizes, if is_head { [30, 30] } else { [111, 110] }, "{name}");
