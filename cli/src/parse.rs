@@ -22,6 +22,11 @@ pub fn operator_or_all(text: &str) -> Result<String, Error> {
     one_of("operator", text, &[&["all"], operators::names().as_slice()].concat())
 }
 
+/// An operator or the matrix products.
+pub fn operator_or_gemm(text: &str) -> Result<String, Error> {
+    one_of("operator", text, &[operators::names().as_slice(), &["gemm"]].concat())
+}
+
 /// The options of a variant that are on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options(Vec<&'static str>);

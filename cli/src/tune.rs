@@ -39,8 +39,8 @@ pub struct Tune {
     /// A file with the tokens of each sequence [default: lengths as of natural text].
     #[arg(long, value_name = "FILE", conflicts_with = "tokens")]
     lengths: Option<PathBuf>,
-    /// Only this operator; may be repeated [default: all of a training step].
-    #[arg(long, value_name = "OP", value_parser = parse::operator)]
+    /// Only this operator, or gemm for matrix products; may be repeated [default: all of a training step].
+    #[arg(long, value_name = "OP", value_parser = parse::operator_or_gemm)]
     op: Vec<String>,
     /// Type of the activations: f32, f16 or bf16.
     #[arg(long, default_value = "bf16", value_parser = parse::dtype)]
@@ -71,8 +71,11 @@ impl Tune {
             Err(Error::Tune(packscan_tune::Error::Lost { ids })) => return self.without(&launches, ids),
             found => found?,
         };
-        let products: Vec<&str> = Product::kinds(&launches.problem).into_iter().map(|(name, _)| name).collect();
-        let products = if self.op.is_empty() { launches.tune_products(&device, &products)? } else { Vec::new() };
+        let products: Vec<&str> = match self.op.is_empty() || self.op.iter().any(|op| op == "gemm") {
+            true => Product::kinds(&launches.problem).into_iter().map(|(name, _)| name).collect(),
+            false => Vec::new(),
+        };
+        let products = launches.tune_products(&device, &products)?;
         let mut good: Vec<Tuned> = found.iter().filter_map(|found| found.tuned.as_ref().ok().cloned()).collect();
         good.extend(products.iter().map(|found| found.tuned.clone()));
         if let Some(path) = &self.write_shipped {
@@ -88,8 +91,8 @@ impl Tune {
             problem.lengths.len()
         );
         let file = TuningFile::of(&cache::default_folder()?, cuda.name());
-        let (kernels, products) = (report(&found), products::report(&products));
-        output::results(format!("{size}\n\n{kernels}\n{products}\nkept in {}\n", file.path().display()))?;
+        let tables = [report(&found), products::report(&products)].join("\n");
+        output::results(format!("{size}\n\n{tables}\nkept in {}\n", file.path().display()))?;
         match found.into_iter().find_map(|found| found.tuned.err()) {
             Some(error) => Err(error.into()),
             None => Ok(Verdict::Good),
@@ -121,8 +124,8 @@ impl Tune {
 
     /// That there is something to tune in each operator.
     fn check_operators(&self) -> Result<()> {
-        const OF_A_STEP: [&str; 7] =
-            ["selective-scan", "causal-conv1d", "rms-norm", "embedding", "cross-entropy", "grad-norm", "adamw"];
+        const OF_A_STEP: [&str; 8] =
+            ["selective-scan", "causal-conv1d", "rms-norm", "embedding", "cross-entropy", "grad-norm", "adamw", "gemm"];
         match self.op.iter().find(|op| !OF_A_STEP.contains(&op.as_str())) {
             Some(op) => Err(Error::NothingToTune { operator: op.clone(), known: OF_A_STEP.join(", ") }),
             None => Ok(()),
@@ -182,6 +185,9 @@ fn add_to_shipped(path: &Path, gpu: &str, new: &[Tuned]) -> Result<()> {
 
 /// Two tables: how fast each launch is, and what runs there.
 fn report(found: &[Found]) -> String {
+    if found.is_empty() {
+        return String::new();
+    }
     let mut times = Table::new();
     times.load_style(presets::NOTHING);
     times.set_header(["launch", "ms", "spread", "second", "hand-picked", "floor", "reached", "limited by", "timed"]);

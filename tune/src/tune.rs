@@ -133,6 +133,9 @@ pub fn tune(
     seconds: f64,
     watch: &dyn Watch,
 ) -> Result<Vec<Found>, Error> {
+    if teams.is_empty() {
+        return Ok(Vec::new());
+    }
     let began = Instant::now();
     let work =
         Work { hardware, watch, tokens, ends: SHARES.map(|share| began + Duration::from_secs_f64(seconds * share)) };
