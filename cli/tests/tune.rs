@@ -95,7 +95,7 @@ fn a_run_from_before_variants_were_kept_goes_on_with_those_picked_by_hand() {
     let (path, began) = (bench.path("run/run.toml"), variants(&bench));
     let text = fs::read_to_string(&path).unwrap();
     let (before, after) = text.split_once("[variants]\n").unwrap();
-    let rest: String = after.split_inclusive('\n').skip(14).collect();
+    let rest: String = after.split_inclusive('\n').skip(began.len()).collect();
     fs::write(&path, format!("{before}{rest}")).unwrap();
     bench.good("train --resume run --steps 3");
     assert_eq!(variants(&bench), began);

@@ -87,7 +87,7 @@ pub struct Settings {
     pub variants: Ids,
     /// By which of cuBLASLt's algorithms products are multiplied, by their kinds; kept for the same reason. cuBLASLt chooses for those that
     /// are not named, always the same on the same GPU.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Ids::is_empty")]
     pub products: Ids,
 }
 
