@@ -10,6 +10,7 @@ use std::str::FromStr;
 use packscan_runtime::{Buffer, Device, Dtype, View};
 use serde::{Deserialize, Serialize};
 
+use crate::cutting::{self, Cutting};
 use crate::{Error, Model, ModelConfig, Result};
 
 /// What a block computes again in its backward pass instead of keeping it. Results do not change by a bit.
@@ -73,6 +74,8 @@ pub enum Tensor {
     Delta,
     /// `(T / L, D, N)` f32: states of the scan.
     Checkpoints,
+    /// `(Q, D, N)` f32: states that enter the segments of sequences that the scan cuts along time.
+    Entering,
     /// `(T, D)` io: what the scan makes.
     Out,
     /// `(T, M)` io: what a block adds to the residual stream; afterwards the gradient of that.
@@ -104,7 +107,7 @@ pub enum Tensor {
 use Tensor::*;
 
 /// What every block has, its own or shared.
-const OF_BLOCKS: [Tensor; 9] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Out];
+const OF_BLOCKS: [Tensor; 10] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Entering, Out];
 /// What there is once: the last norm's, and what is only passed through.
 const ONCE: [Tensor; 12] =
     [Hidden, Zeros, Losses, Logits, DResidual, DResidual2, DNormed, DXz, DU, DXDbl, DDelta, DOut];
@@ -156,7 +159,7 @@ impl Sizes {
             Xz | DXz => 2 * d,
             U | Delta | Out | DU | DDelta | DOut => d,
             XDbl | DXDbl => self.config.dbl(),
-            Checkpoints => d * self.config.state,
+            Checkpoints | Entering => d * self.config.state,
             Logits => self.config.vocabulary,
         }
     }
@@ -165,6 +168,7 @@ impl Sizes {
     fn rows(&self, tensor: Tensor, tokens: usize) -> usize {
         match tensor {
             Checkpoints => tokens.div_ceil(self.chunk),
+            Entering => cutting::most(&self.config, tokens),
             Logits => self.logits_rows().min(tokens),
             _ => tokens,
         }
@@ -172,7 +176,7 @@ impl Sizes {
 
     fn dtype(&self, tensor: Tensor) -> Dtype {
         match tensor {
-            Residual | Rstd | Checkpoints | Losses | DResidual | DResidual2 => Dtype::F32,
+            Residual | Rstd | Checkpoints | Entering | Losses | DResidual | DResidual2 => Dtype::F32,
             _ => self.io,
         }
     }
@@ -190,7 +194,8 @@ impl Sizes {
     pub fn shared_bytes(&self) -> usize {
         let shared = OF_BLOCKS.into_iter().filter(|&t| self.recompute.iter().any(|&r| !kept(t, r)));
         let last = [Residual, Rstd, Normed];
-        ONCE.into_iter().chain(shared).chain(last).map(|t| self.bytes(t)).sum()
+        let tensors: usize = ONCE.into_iter().chain(shared).chain(last).map(|t| self.bytes(t)).sum();
+        tensors + Cutting::bytes(&self.config, self.tokens)
     }
 
     /// Bytes of all activations.
@@ -216,6 +221,7 @@ pub struct Activations {
     /// Of each block, and of the last norm, which has only the first three.
     blocks: Vec<Vec<Rc<Buffer>>>,
     once: Vec<Buffer>,
+    cutting: Cutting,
 }
 
 impl Activations {
@@ -241,7 +247,8 @@ impl Activations {
         }
         blocks.push([Residual, Rstd, Normed].into_iter().map(|t| Ok(Rc::new(room(t)?))).collect::<Result<_>>()?);
         let once = ONCE.into_iter().map(room).collect::<Result<Vec<_>>>()?;
-        let activations = Activations { sizes, blocks, once };
+        let cutting = Cutting::new(device, &sizes.config, sizes.tokens)?;
+        let activations = Activations { sizes, blocks, once, cutting };
         activations.all(Zeros).zero()?;
         Ok(activations)
     }
@@ -261,6 +268,19 @@ impl Activations {
     /// The whole of a tensor that there is once.
     pub(crate) fn all(&self, tensor: Tensor) -> &Buffer {
         self.buffer(0, tensor)
+    }
+
+    /// How the scan cuts sequences along time.
+    pub(crate) fn cutting(&self) -> &Cutting {
+        &self.cutting
+    }
+
+    /// The states that enter so many segments, of a block.
+    ///
+    /// # Errors
+    /// For more segments than there is room for.
+    pub(crate) fn entering(&self, block: usize, segments: usize) -> Result<View<'_>> {
+        Ok(self.buffer(block, Entering).part(0, segments, self.sizes.cols(Entering))?)
     }
 
     /// A tensor of a block, or of the last norm, which counts as one more block, for a pack of `tokens`.

@@ -30,8 +30,13 @@ const ROOMY: f64 = 0.4;
 
 /// The lengths of segments that are considered. Results depend on the choice by rounding.
 const SEGMENTS: [usize; 10] = [128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096];
-/// Segments for each block that a GPU runs at once of one tile of channels, at most: more share the work out no better.
-const MOST_PIECES: usize = 8;
+/// Blocks of all segments of a pack, of tiles of [`TILE`] channels, at most: several for each that any GPU runs at once, and more would share
+/// the work out no better.
+const MOST_BLOCKS: usize = 2048;
+/// Channels of such a block.
+const TILE: usize = 64;
+/// Tokens of a segment on average, at least, whole sequences included.
+const FEWEST_TOKENS: usize = 16;
 /// A cut pays if it takes no more than this share of the time of whole sequences: the model is no better than that.
 const WORTH: f64 = 0.95;
 
@@ -39,7 +44,9 @@ const WORTH: f64 = 0.95;
 #[derive(Clone, Debug)]
 pub struct Balance {
     passes: Vec<Pass>,
-    /// Channels, and states of 16.
+    /// Channels.
+    d: usize,
+    /// The same, where there are 16 states.
     elements: f64,
 }
 
@@ -63,7 +70,17 @@ struct Grid {
     cost: f64,
 }
 
+/// The most segments into which a pack of so many tokens and channels is cut: what to make room for.
+pub const fn most_segments(tokens: usize, d: usize) -> usize {
+    let tiles = if d > TILE { d.div_ceil(TILE) } else { 1 };
+    let (by_blocks, by_tokens) = (MOST_BLOCKS / tiles, tokens.div_ceil(FEWEST_TOKENS));
+    if by_blocks < by_tokens { by_blocks } else { by_tokens }
+}
+
 impl Balance {
+    /// No sequence is cut of a pack without a longer one.
+    pub const SHORTEST: usize = SEGMENTS[0];
+
     /// Of these variants for `d` channels; of both passes the time is added. None where there is no GPU, and nothing is cut.
     ///
     /// # Errors
@@ -97,13 +114,7 @@ impl Balance {
             passes.push(Pass { whole: grid(v.channels, slots, BACKWARD), state });
             states = v.state;
         }
-        Ok(Some(Balance { passes, elements: d as f64 * f64::from(states) / 16.0 }))
-    }
-
-    /// The most segments of a pack that is cut: what to make room for.
-    pub fn most_segments(&self) -> usize {
-        let pieces = self.passes.iter().map(|pass| (MOST_PIECES * pass.whole.slots).div_ceil(pass.whole.tiles));
-        pieces.max().unwrap_or(0)
+        Ok(Some(Balance { passes, d, elements: d as f64 * f64::from(states) / 16.0 }))
     }
 
     /// Tokens of a segment with which the passes are done soonest; none if that is with whole sequences.
@@ -117,7 +128,8 @@ impl Balance {
             return None;
         }
         let fits = |segment: usize| lengths.iter().map(|length| pieces(*length, segment)).sum::<usize>();
-        let tried = SEGMENTS.into_iter().filter(|&segment| segment < longest && fits(segment) <= self.most_segments());
+        let most = most_segments(packed.tokens(), self.d);
+        let tried = SEGMENTS.into_iter().filter(|&segment| segment < longest && fits(segment) <= most);
         let timed = tried.map(|segment| (segment, self.time(&lengths, Some(segment))));
         let best = timed.min_by(|(_, one), (_, other)| one.total_cmp(other));
         best.filter(|&(_, time)| time <= WORTH * whole).map(|(segment, _)| segment)
@@ -198,7 +210,7 @@ mod tests {
             |blocks: usize, cost| Grid { tiles: d.div_ceil(64), slots: 132 * blocks, multiprocessors: 132, cost };
         let forward = Pass { whole: grid(3, FORWARD), state: grid(4, FORWARD_STATE) };
         let backward = Pass { whole: grid(2, BACKWARD), state: grid(4, BACKWARD_STATE) };
-        Balance { passes: vec![forward, backward], elements: d as f64 }
+        Balance { passes: vec![forward, backward], d, elements: d as f64 }
     }
 
     fn segment(d: usize, lengths: &[usize]) -> Option<usize> {

@@ -24,7 +24,7 @@ use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Device, DevicePacked, Error, Result, View};
 
 pub use backward::{Backward, Gradients, Upstream, Workspace, backward};
-pub use balance::Balance;
+pub use balance::{Balance, most_segments};
 pub use faults::{backward_faults, forward_faults, join_faults, state_faults};
 pub use forward::{Forward, Outputs, forward};
 pub use problem::{Problem, backward_variants, default_backward, default_variant, variants};
