@@ -270,7 +270,7 @@ impl Activations {
         self.buffer(0, tensor)
     }
 
-    /// How the scan cuts sequences along time.
+    /// How the scan cuts sequences along time, and what it keeps for that.
     pub(crate) fn cutting(&self) -> &Cutting {
         &self.cutting
     }
@@ -290,5 +290,24 @@ impl Activations {
     pub fn view(&self, block: usize, tensor: Tensor, tokens: usize) -> Result<View<'_>> {
         let (rows, cols) = (self.sizes.rows(tensor, tokens), self.sizes.cols(tensor));
         Ok(self.buffer(block, tensor).part(0, rows, cols)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the plan says of activations is what they take, segments of cut sequences included.
+    #[test]
+    fn activations_take_what_is_planned() {
+        let config = ModelConfig::of(8, 3).for_vocabulary(256).unwrap();
+        for kinds in [[Recompute::None; 3], [Recompute::None, Recompute::Scan, Recompute::Full]] {
+            let device = Device::emulator(1);
+            let (config, recompute) = (config.clone(), kinds.to_vec());
+            let sizes = Sizes { config, io: Dtype::Bf16, tokens: 300, chunk: 16, recompute };
+            let planned = sizes.total_bytes();
+            let _activations = Activations::new(&device, sizes).unwrap();
+            assert_eq!(device.allocated_bytes(), planned, "{kinds:?}");
+        }
     }
 }
