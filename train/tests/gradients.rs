@@ -41,9 +41,16 @@ fn the_gradients_of_cut_sequences_are_the_books() {
     let values = values(&layout);
     let texts = texts(&[9, 1, 0, 17, 2], config.vocabulary);
     let expected = Gradients::of_texts(&config, &layout, &values, &texts);
-    for (device, how) in
-        [(Device::emulator(1), Recompute::None), (Device::emulator(2), Recompute::Full), (Device::Cpu, Recompute::None)]
-    {
+    let mut devices = vec![
+        (Device::emulator(1), Recompute::None),
+        (Device::emulator(2), Recompute::Full),
+        (Device::Cpu, Recompute::None),
+    ];
+    match Device::cuda(0) {
+        Ok(device) => devices.extend(Recompute::ALL.map(|how| (device.clone(), how))),
+        Err(error) => println!("skipped on a GPU: {error}"),
+    }
+    for (device, how) in devices {
         // Room for more segments than a pack of so few tokens would be cut into.
         let mut learner = learner(&device, Dtype::F32, &config, &values, 256, how);
         learner.model.cut = Cut::Into(4);
