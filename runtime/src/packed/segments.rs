@@ -111,3 +111,42 @@ impl Packed {
         (segments, firsts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_come_one_after_the_other_in_one_allocation() {
+        let device = Device::emulator(0);
+        let before = device.allocated_bytes();
+        let mut room = Segments::with_room(&device, 5).unwrap();
+        assert_eq!(device.allocated_bytes() - before, Segments::bytes(5));
+        assert_eq!(
+            (
+                room.pack().packed().sequences(),
+                room.check(&Packed::from_lengths(&[3]).unwrap().on(&device).unwrap()).is_ok()
+            ),
+            (0, false)
+        );
+        let made = device.allocations();
+        for (lengths, tokens) in [(&[7, 0, 4][..], 3), (&[1, 1], 3), (&[9], 2)] {
+            let packed = Packed::from_lengths(lengths).unwrap();
+            // The first has six.
+            let fits = packed.segments(tokens).0.sequences() <= 5;
+            let set = room.set(&packed, tokens);
+            assert_eq!(set.is_ok(), fits, "{lengths:?}");
+            if fits {
+                let alone = Segments::new(&packed, tokens, &Device::Cpu).unwrap();
+                assert_eq!(room.pack().packed(), alone.pack().packed());
+                for (got, want) in [(room.firsts(), alone.firsts()), (room.sequence_of(), alone.sequence_of())] {
+                    assert_eq!(got.to_vec::<u32>().unwrap(), want.to_vec::<u32>().unwrap());
+                }
+                assert_eq!(room.pack().owner(room.pack().packed().sequences() - 1), lengths.len() as u32 - 1);
+            } else {
+                assert!(set.unwrap_err().to_string().contains("there is room for 5"));
+            }
+        }
+        assert_eq!(device.allocations(), made);
+    }
+}
