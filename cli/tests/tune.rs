@@ -70,7 +70,7 @@ fn a_run_keeps_what_it_launches_and_goes_on_with_that() {
     let ran = bench.good(RUN);
     assert!(!ran.err.contains("picked by hand"), "on the CPU there is nothing to choose: {}", ran.err);
     let began = variants(&bench);
-    assert_eq!(began.len(), 14);
+    assert_eq!(began.len(), 15);
     assert!(
         began["scan"].starts_with("selective_scan_fwd-n8-") && began["loss"].starts_with("cross_entropy-"),
         "{began:?}"

@@ -1,5 +1,6 @@
 //! The loss, the norm and the optimiser as a trainer calls them: what bad calls get, and how they work together.
 
+use packscan_kernels::adamw::halves;
 use packscan_kernels::{adamw, cross_entropy, grad_norm};
 use packscan_runtime::launch::check_call;
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed, Result};
@@ -59,12 +60,12 @@ fn a_target_outside_the_vocabulary_is_refused_with_its_position() {
 fn tensors_that_do_not_fit_are_refused_by_name() {
     let device = Device::Cpu;
     let nothing = DevicePacked::empty(&device).unwrap();
-    let variant = adamw::default_variant(Dtype::F32, None, false);
+    let variant = adamw::default_variant(Dtype::F32, adamw::Kept::Whole, false);
     let [p, m, v, g] = [(); 4].map(|()| floats(&device, &[0.5; 12]));
     let scalars = floats(&device, &adamw::Step::default().scalars().unwrap());
-    let (clip, copy) = (None, None);
+    let (clip, copy, rests) = (None, None, None);
     let range =
-        adamw::Range { p: p.view(), m: m.view(), v: v.view(), g: g.view(), scalars: scalars.view(), clip, copy };
+        adamw::Range { p: p.view(), m: m.view(), v: v.view(), g: g.view(), scalars: scalars.view(), clip, copy, rests };
     adamw::forward(&nothing, &variant, &range).unwrap();
 
     let short = floats(&device, &[0.5; 11]);
@@ -168,8 +169,9 @@ impl Model {
             scalars: scalars.view(),
             clip: Some(result.view()),
             copy: Some(self.copy.view()),
+            rests: None,
         };
-        let variant = adamw::default_variant(Dtype::F32, Some(Dtype::Bf16), true);
+        let variant = adamw::default_variant(Dtype::F32, adamw::Kept::Copied(Dtype::Bf16), true);
         adamw::forward(&self.nothing, &variant, &range).unwrap();
         result.to_vec().unwrap()
     }
@@ -200,4 +202,58 @@ fn one_gradient_that_is_not_finite_leaves_every_parameter_alone() {
             assert!(moved.into_iter().all(|by| (by / rate - 1.0).abs() < 1e-3), "the first step moves by the rate");
         }
     }
+}
+
+/// Bits of parameters and moments after some steps; there are `rests` where parameters are kept in halves.
+fn stepped(device: &Device, p: &Buffer, rests: Option<&Buffer>) -> Vec<u32> {
+    let nothing = DevicePacked::empty(device).unwrap();
+    let [m, v] = [(); 2].map(|()| floats(device, &[0.0; N]));
+    let kept = if rests.is_some() { adamw::Kept::Split } else { adamw::Kept::Whole };
+    let variant = adamw::default_variant(Dtype::F32, kept, false);
+    for step in 1..=5 {
+        let numbers = adamw::Step { step, learning_rate: 0.01, ..adamw::Step::default() };
+        let scalars = floats(device, &numbers.scalars().unwrap());
+        let gradient = |i| ((i * 37 + step as usize * 11) as f32).sin();
+        let gradients = floats(device, &(0..N).map(gradient).collect::<Vec<_>>());
+        let range = adamw::Range {
+            p: p.view(),
+            m: m.view(),
+            v: v.view(),
+            g: gradients.view(),
+            scalars: scalars.view(),
+            clip: None,
+            copy: None,
+            rests: rests.map(Buffer::view),
+        };
+        adamw::forward(&nothing, &variant, &range).unwrap();
+    }
+    let p = match rests {
+        Some(rests) => halves::join_all(&p.to_vec().unwrap(), &rests.to_vec().unwrap()),
+        None => p.to_vec().unwrap(),
+    };
+    [p, m.to_vec().unwrap(), v.to_vec().unwrap()].concat().into_iter().map(f32::to_bits).collect()
+}
+
+/// 70 parameters, of all sizes; the last two are a tail that no load of four reads.
+#[test]
+fn parameters_in_halves_learn_bit_for_bit_what_whole_ones_do() {
+    for device in [Device::Cpu, Device::emulator(0)] {
+        let values: Vec<f32> = (0..N).map(|i| (i as f32 - 30.0) * 10.0f32.powi(i as i32 % 9 - 6)).collect();
+        let (rounded, rests) = halves::split_all(&values);
+        let [rounded, rests] =
+            [Buffer::from_slice(&device, &rounded), Buffer::from_slice(&device, &rests)].map(Result::unwrap);
+        let whole = floats(&device, &values);
+        let after = stepped(&device, &whole, None);
+        assert_eq!(stepped(&device, &rounded, Some(&rests)), after, "{device}");
+        let copies: Vec<f32> = whole.to_vec().unwrap().into_iter().map(|p| halves::split(p).0.to_f32()).collect();
+        assert_eq!(rounded.to_f32().unwrap(), copies, "what products read is each parameter, rounded");
+        assert!(whole.to_vec::<f32>().unwrap() != values, "nothing was learnt");
+    }
+}
+
+#[test]
+fn halves_of_another_type_are_refused() {
+    let variant = adamw::Forward { io: Dtype::F16, ..adamw::default_variant(Dtype::F32, adamw::Kept::Split, false) };
+    let error = refusal(variant.check(&Device::Cpu));
+    assert!(error.contains("the upper half of an f32 is a bf16"), "{error}");
 }

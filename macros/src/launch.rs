@@ -4,6 +4,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
 use syn::{Expr, Ident};
 
+use crate::parse::Flag;
 use crate::scope;
 use crate::spec::{Access, Dim, Element, Rows, Spec, Tensor};
 
@@ -78,8 +79,8 @@ fn details(tensor: &Tensor) -> String {
     if let Some(multiple) = &tensor.multiple {
         text += &format!(", start and stride in multiples of `{}` elements", multiple.to_token_stream());
     }
-    if let Some(flag) = &tensor.flag {
-        text += &format!("; given exactly when `{flag}` is on");
+    if let Some(Flag { on, ident }) = &tensor.flag {
+        text += &format!("; given exactly when `{ident}` is {}", if *on { "on" } else { "off" });
     }
     text + "."
 }
@@ -163,7 +164,8 @@ fn bound(args: &Ident, index: usize, tensor: &Tensor) -> TokenStream {
     let Tensor { ident, others, .. } = tensor;
     let (view, wanted) = match &tensor.flag {
         None => (quote!(::std::option::Option::Some(#args.#ident)), quote!(true)),
-        Some(flag) => (quote!(#args.#ident), quote!(self.#flag)),
+        Some(Flag { on: true, ident: flag }) => (quote!(#args.#ident), quote!(self.#flag)),
+        Some(Flag { on: false, ident: flag }) => (quote!(#args.#ident), quote!(!self.#flag)),
     };
     let dtype = match &tensor.element {
         Element::Fixed(dtype) => dtype.to_token_stream(),

@@ -74,7 +74,7 @@ pub struct Dim {
     pub letter: LitStr,
 }
 
-/// A line of `tensors`: `u: in io [T, D] strided by vec if gate`.
+/// A line of `tensors`: `u: in io [T, D] strided by vec if gate`; `if !gate` for what that replaces.
 pub struct Tensor {
     pub docs: Vec<Attribute>,
     pub ident: Ident,
@@ -83,7 +83,13 @@ pub struct Tensor {
     pub shape: Vec<Expr>,
     pub shape_span: Span,
     pub strided: Option<Strided>,
-    pub flag: Option<Ident>,
+    pub flag: Option<Flag>,
+}
+
+/// `gate`, or `!gate` for what is there where that is off.
+pub struct Flag {
+    pub on: bool,
+    pub ident: Ident,
 }
 
 /// `strided` or `strided by vec`.
@@ -253,7 +259,7 @@ impl Parse for Tensor {
             })
             .transpose()?;
         let flag = match input.parse::<Option<Token![if]>>()? {
-            Some(_) => Some(input.parse()?),
+            Some(_) => Some(Flag { on: input.parse::<Option<Token![!]>>()?.is_none(), ident: input.parse()? }),
             None => None,
         };
         if !input.is_empty() && !input.peek(Token![,]) {

@@ -2,7 +2,7 @@
 //!
 //! What generates code ([`crate::variant`], [`crate::launch`]) sees only this.
 
-use crate::parse::Message;
+use crate::parse::{Flag, Message};
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Attribute, Expr, ExprLit, Ident, Lit, LitStr, Meta, Visibility};
@@ -100,8 +100,8 @@ pub struct Tensor {
     pub strided: bool,
     /// What start, stride and columns must be multiples of.
     pub multiple: Option<Expr>,
-    /// The flag that calls for it; `None` where every call needs it.
-    pub flag: Option<Ident>,
+    /// The flag that calls for it, on or off; `None` where every call needs it.
+    pub flag: Option<Flag>,
 }
 
 /// What a kernel does with a tensor.

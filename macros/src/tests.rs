@@ -77,6 +77,12 @@ fn nothing_optional() {
 }
 
 #[test]
+fn a_tensor_may_be_there_where_a_flag_is_off() {
+    let text = expansion(&SCALE.replace("if bias", "if !bias")).expect("the declaration is right");
+    assert!(text.contains("wanted: !self.bias,") && text.contains("given exactly when `bias` is off."), "{text}");
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let wrong = SCALE
         .replace("32..=1024", "1024..=32")

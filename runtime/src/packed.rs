@@ -1,16 +1,16 @@
 //! [`Packed`]: where the sequences of a pack begin and end, checked once.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::{Buffer, Device, Dtype, Error, Result};
 
+mod groups;
 mod segments;
 
+pub use groups::Groups;
 pub use segments::Segments;
 
 /// The most tokens of one pack: token indices and the ends of chunks stay within 32 bits.
@@ -197,58 +197,6 @@ impl Packed {
         (0..self.sequences()).flat_map(|s| std::iter::repeat_n(s as u32, self.range(s).len())).collect()
     }
 
-    /// Cuts the pack between sequences into `groups` runs of which the longest has as few tokens as the sequences allow: run `g`
-    /// is sequences `starts[g]` to `starts[g + 1]`, `[groups + 1]`. A run may be empty. No groups count as one.
-    pub fn group_starts(&self, groups: usize) -> Vec<u32> {
-        let (mut too_few, mut enough) = (0, self.tokens() as u32);
-        while enough - too_few > 1 {
-            let most = too_few + (enough - too_few) / 2;
-            if self.runs_of(most, groups).last() == Some(&(self.sequences() as u32)) {
-                enough = most;
-            } else {
-                too_few = most;
-            }
-        }
-        self.runs_of(enough, groups)
-    }
-
-    /// Runs of as many whole sequences as fit `most` tokens, the first `groups` of them.
-    fn runs_of(&self, most: u32, groups: usize) -> Vec<u32> {
-        let mut starts = vec![0];
-        for _ in 0..groups.max(1) {
-            let first = starts[starts.len() - 1] as usize;
-            let end = self.cu_seqlens[first].saturating_add(most);
-            starts.push(self.cu_seqlens.partition_point(|&start| start <= end) as u32 - 1);
-        }
-        starts
-    }
-
-    /// Into how many groups to cut the pack so that a device that runs `slots` blocks at once is done first, where each group takes `tiles`
-    /// blocks, each as long as the group has tokens. More groups share the work out more evenly, and leave some slots idle at the end.
-    pub fn balanced_groups(&self, tiles: usize, slots: usize) -> usize {
-        let sequences = self.lengths().iter().filter(|&&length| length > 0).count().max(1);
-        let rounds = (1..=ROUNDS).map(|rounds| (rounds * slots / tiles).clamp(1, sequences));
-        rounds.min_by_key(|&groups| (self.makespan(groups, tiles, slots), groups)).unwrap_or(1)
-    }
-
-    /// The most that [`balanced_groups`](Self::balanced_groups) says for any pack.
-    pub fn most_groups(tiles: usize, slots: usize) -> usize {
-        (ROUNDS * slots / tiles).max(1)
-    }
-
-    /// Tokens until the last of `groups * tiles` blocks is done: they start in the order of the groups, each as soon as one of `slots` is free.
-    pub fn makespan(&self, groups: usize, tiles: usize, slots: usize) -> u64 {
-        let mut free = BinaryHeap::from(vec![Reverse(0); slots.max(1)]);
-        for group in self.group_starts(groups).windows(2) {
-            let tokens = self.cu_seqlens[group[1] as usize] - self.cu_seqlens[group[0] as usize];
-            for _ in 0..tiles {
-                let Reverse(start) = free.pop().unwrap_or_default();
-                free.push(Reverse(start + u64::from(tokens + BLOCK_TOKENS)));
-            }
-        }
-        free.into_iter().map(|Reverse(end)| end).max().unwrap_or(0)
-    }
-
     /// The pack with its boundaries on a device, ready for operators.
     ///
     /// # Errors
@@ -279,15 +227,31 @@ pub struct DevicePacked {
     continued: Buffer,
     /// Where the sequences are segments: whose, `[S]`.
     owners: Option<Vec<u32>>,
-    groups: RefCell<Vec<Groups>>,
+    groups: RefCell<Vec<Known>>,
     /// What [`balanced_groups`](Self::balanced_groups) said, by tiles and slots.
     balanced: RefCell<Vec<((usize, usize), usize)>>,
 }
 
+/// [`Groups`] on a device.
+#[derive(Debug)]
+pub struct DeviceGroups {
+    /// First run of each group, `[G + 1]` u32.
+    pub starts: Buffer,
+    /// First sequence of each run and the one after its last, `[2 R]` u32.
+    pub runs: Buffer,
+}
+
+impl DeviceGroups {
+    fn refill(&mut self, groups: &Groups) -> Result<()> {
+        self.starts.refill(&groups.starts)?;
+        self.runs.refill(groups.runs.as_flattened())
+    }
+}
+
 /// The groups that a launch asked for.
 #[derive(Debug)]
-struct Groups {
-    starts: Rc<Buffer>,
+struct Known {
+    groups: Rc<DeviceGroups>,
     /// Whether they are of the pack that is there now.
     current: bool,
 }
@@ -298,11 +262,6 @@ const GROUPS_ROOM: usize = 1 << 13;
 /// number of groups.
 const GROUP_LISTS: usize = 6;
 
-/// Blocks for each slot of a device, at most.
-const ROUNDS: usize = 8;
-/// What a block takes beside its tokens, in tokens: its first loads and its last sums.
-const BLOCK_TOKENS: u32 = 32;
-
 impl DevicePacked {
     /// Room for packs of up to `sequences` sequences that come one after the other, [`set`](Self::set) in turn, and for the lists of
     /// their groups, which kernels that walk them make. Until the first it is a pack of no sequences and no tokens.
@@ -311,10 +270,11 @@ impl DevicePacked {
     /// Whatever allocating there fails with.
     pub fn with_room(device: &Device, sequences: usize) -> Result<DevicePacked> {
         let mut placed = DevicePacked::without_groups(device, sequences)?;
-        let list = |_| Buffer::unwritten(device, Dtype::U32, GROUPS_ROOM + 1);
-        let lists = (0..GROUP_LISTS).map(list).collect::<Result<Vec<_>>>()?;
-        *placed.groups.get_mut() =
-            lists.into_iter().map(|list| Groups { starts: Rc::new(list), current: false }).collect();
+        let room = |len| Buffer::unwritten(device, Dtype::U32, len);
+        for _ in 0..GROUP_LISTS {
+            let groups = DeviceGroups { starts: room(GROUPS_ROOM + 1)?, runs: room(2 * sequences)? };
+            placed.groups.get_mut().push(Known { groups: Rc::new(groups), current: false });
+        }
         Ok(placed)
     }
 
@@ -342,7 +302,7 @@ impl DevicePacked {
 
     /// Bytes of that room on the device.
     pub const fn bytes(sequences: usize) -> usize {
-        Dtype::U32.bytes() * (2 * sequences + 1 + GROUP_LISTS * (GROUPS_ROOM + 1))
+        Dtype::U32.bytes() * (2 * sequences + 1 + GROUP_LISTS * (GROUPS_ROOM + 1 + 2 * sequences))
     }
 
     /// Takes the place of the pack that was there, after everything launched before.
@@ -399,27 +359,31 @@ impl DevicePacked {
         groups
     }
 
-    /// [`Packed::group_starts`] on the device, `[groups + 1]` u32; made once a pack.
+    /// [`Packed::groups`] on the device; made once a pack.
     ///
     /// # Errors
     /// Whatever allocating there fails with.
-    pub fn group_starts(&self, groups: usize) -> Result<Rc<Buffer>> {
+    pub fn groups(&self, groups: usize) -> Result<Rc<DeviceGroups>> {
         let mut kept = self.groups.borrow_mut();
         let groups = groups.max(1);
-        if let Some(known) = kept.iter().find(|known| known.current && known.starts.len() == groups + 1) {
-            return Ok(known.starts.clone());
+        if let Some(known) = kept.iter().find(|known| known.current && known.groups.starts.len() == groups + 1) {
+            return Ok(known.groups.clone());
         }
-        let starts = self.packed.group_starts(groups);
-        // A list of an earlier pack that nobody holds any more becomes this one's.
+        let made = self.packed.groups(groups);
+        // Room of an earlier pack's that nobody holds any more becomes this one's.
         for old in kept.iter_mut().filter(|old| !old.current) {
-            if let Some(buffer) = Rc::get_mut(&mut old.starts).filter(|buffer| buffer.room() > groups) {
-                buffer.refill(&starts)?;
+            let has_room =
+                |old: &&mut DeviceGroups| old.starts.room() > groups && old.runs.room() >= 2 * made.runs.len();
+            if let Some(room) = Rc::get_mut(&mut old.groups).filter(has_room) {
+                room.refill(&made)?;
                 old.current = true;
-                return Ok(old.starts.clone());
+                return Ok(old.groups.clone());
             }
         }
-        kept.push(Groups { starts: Rc::new(Buffer::from_slice(self.device(), &starts)?), current: true });
-        Ok(kept[kept.len() - 1].starts.clone())
+        let list = |values: &[u32]| Buffer::from_slice(self.device(), values);
+        let placed = Rc::new(DeviceGroups { starts: list(&made.starts)?, runs: list(made.runs.as_flattened())? });
+        kept.push(Known { groups: placed.clone(), current: true });
+        Ok(placed)
     }
 }
 

@@ -79,26 +79,54 @@ fn bad_indices_are_refused_by_token() {
     assert!(marks.contains("continued") && marks.contains("2 sequences"), "{marks}");
 }
 
+/// The tokens of each group, and that every sequence is in one run of one group, runs in the order of their sequences.
+fn tokens_of_groups(packed: &Packed, groups: usize) -> Vec<usize> {
+    let shared_out = packed.groups(groups);
+    assert_eq!(shared_out.len(), groups);
+    let mut seen = vec![0; packed.sequences()];
+    let tokens = (0..groups).map(|g| {
+        let runs = shared_out.runs_of(g);
+        assert!(runs.windows(2).all(|pair| pair[0][1] < pair[1][0]), "neighbours are one run: {runs:?}");
+        let sequences: Vec<usize> = runs.iter().flat_map(|&[first, end]| first as usize..end as usize).collect();
+        sequences.iter().for_each(|&s| seen[s] += 1);
+        sequences.iter().map(|&s| packed.range(s).len()).sum()
+    });
+    let tokens = tokens.collect();
+    assert!(seen.iter().all(|&times| times == 1), "{seen:?}");
+    tokens
+}
+
 #[test]
-fn groups_cut_between_sequences_and_share_the_work() {
-    let packed = Packed::from_lengths(&[10, 10, 10, 10, 0, 10, 10]).unwrap();
-    let starts = packed.group_starts(3);
-    assert_eq!((starts[0], *starts.last().unwrap(), starts.len()), (0, 7, 4));
-    assert!(starts.windows(2).all(|pair| pair[0] <= pair[1]));
-    let work: Vec<usize> =
-        starts.windows(2).map(|pair| (pair[0]..pair[1]).map(|s| packed.range(s as usize).len()).sum()).collect();
-    assert_eq!(work, [20, 20, 20]);
-    // The longest run is the shortest possible: no other place of two cuts does better.
+fn groups_share_whole_sequences_out() {
+    let equal = Packed::from_lengths(&[10, 10, 10, 10, 0, 10, 10]).unwrap();
+    assert_eq!(tokens_of_groups(&equal, 3), [20, 20, 20]);
+    assert_eq!(equal.groups(3).runs.len(), 3, "neighbours that are even are left together");
+    // No two cuts make these even: [900, 100] [100, 900] [500, 500] takes sequences that are apart.
+    let uneven = Packed::from_lengths(&[900, 0, 900, 500, 100, 500, 0, 100]).unwrap();
+    assert_eq!(tokens_of_groups(&uneven, 3), [1000, 1000, 1000]);
+    // Of neighbours the longest run is the shortest possible: no other place of two cuts does better.
     let lengths = [7, 1, 0, 9, 4, 4, 2, 8, 1, 3];
-    let packed = Packed::from_lengths(&lengths).unwrap();
     let longest =
         |starts: &[usize]| starts.windows(2).map(|p| lengths[p[0]..p[1]].iter().sum::<usize>()).max().unwrap();
-    let got: Vec<usize> = packed.group_starts(3).iter().map(|&s| s as usize).collect();
     let best = (0..=10).flat_map(|i| (i..=10).map(move |j| longest(&[0, i, j, 10]))).min().unwrap();
-    assert_eq!((got[3], longest(&got)), (10, best));
-    // More groups than sequences leaves some with none.
-    let starts = Packed::from_lengths(&[4]).unwrap().group_starts(4);
-    assert_eq!((starts.len(), starts[0], starts[4]), (5, 0, 1));
+    let got = tokens_of_groups(&Packed::from_lengths(&lengths).unwrap(), 3);
+    assert_eq!(got.iter().max(), Some(&best));
+    assert!(got.is_sorted_by(|a, b| a >= b), "the longest first: {got:?}");
+    // More groups than sequences leaves some with none; no groups count as one; a pack of nothing is in a run.
+    assert_eq!(tokens_of_groups(&Packed::from_lengths(&[4]).unwrap(), 4), [4, 0, 0, 0]);
+    assert_eq!(equal.groups(0), equal.groups(1));
+    assert_eq!(tokens_of_groups(&Packed::from_lengths(&[0, 0]).unwrap(), 2), [0, 0]);
+}
+
+proptest::proptest! {
+    /// Whatever is dealt out, no group has more than its share, one sequence, and what runs take.
+    #[test]
+    fn no_group_is_much_longer_than_another(lengths in proptest::collection::vec(0usize..3000, 1..60), groups in 1usize..20) {
+        let packed = Packed::from_lengths(&lengths).unwrap();
+        let longest = tokens_of_groups(&packed, groups).into_iter().max().unwrap();
+        let most = packed.tokens() / groups + lengths.iter().max().unwrap() + 32 * (lengths.len() + 1);
+        proptest::prop_assert!(longest <= most, "{longest} of {most}");
+    }
 }
 
 #[test]
@@ -138,8 +166,9 @@ fn packs_take_turns_in_one_room() {
         let alone = pack.on(&device).unwrap();
         let made = device.allocations();
         for groups in [1, 3, 3, 1] {
-            let (in_room, alone) = (room.group_starts(groups).unwrap(), pack.group_starts(groups));
-            assert_eq!(in_room.to_vec::<u32>().unwrap(), alone, "{pack:?} in {groups} groups");
+            let (in_room, alone) = (room.groups(groups).unwrap(), pack.groups(groups));
+            assert_eq!(in_room.starts.to_vec::<u32>().unwrap(), alone.starts, "{pack:?} in {groups} groups");
+            assert_eq!(in_room.runs.to_vec::<u32>().unwrap(), alone.runs.as_flattened());
         }
         assert_eq!(room.packed(), pack);
         assert_eq!(room.cu_seqlens().to_vec::<u32>().unwrap(), alone.cu_seqlens().to_vec::<u32>().unwrap());
@@ -151,9 +180,9 @@ fn packs_take_turns_in_one_room() {
     assert_eq!(room.packed(), &packs[3], "what was refused changes nothing");
     // A list that is longer than there is room for is made when it is asked for.
     let made = device.allocations();
-    let lists = [1, 2, 3, 1 << 14].map(|groups| room.group_starts(groups).unwrap());
-    assert_eq!(device.allocations(), made + 1);
-    assert_eq!(lists[3].to_vec::<u32>().unwrap(), packs[3].group_starts(1 << 14));
+    let lists = [1, 2, 3, 1 << 14].map(|groups| room.groups(groups).unwrap());
+    assert_eq!(device.allocations(), made + 2);
+    assert_eq!(lists[3].starts.to_vec::<u32>().unwrap(), packs[3].groups(1 << 14).starts);
 }
 
 #[test]
@@ -161,6 +190,6 @@ fn a_room_takes_the_bytes_that_are_planned() {
     let device = Device::emulator(1);
     let mut room = DevicePacked::with_room(&device, 70).unwrap();
     room.set(&Packed::from_lengths(&[1; 70]).unwrap()).unwrap();
-    let _two = [1, 8].map(|groups| room.group_starts(groups).unwrap());
+    let _two = [1, 8].map(|groups| room.groups(groups).unwrap());
     assert_eq!(device.allocated_bytes(), DevicePacked::bytes(70));
 }

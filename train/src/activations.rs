@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::cutting::{self, Cutting};
 use crate::{Error, Model, ModelConfig, Result};
 
-/// What a block computes again in its backward pass instead of keeping it. Results do not change by a bit.
+/// What a block computes again in its backward pass instead of keeping it. Results do not change by a bit, if the variants of the scan that
+/// saves states and of the one that does not share a channel among as many lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {

@@ -126,7 +126,7 @@ impl Model {
         let table = part(flat, self.layout.embedding)?;
         embedding::backward(&pack.packed, &self.variants.embedding_bwd, pass.pass.get(0, Hidden)?, &pack.by_id, table)?;
         done(range(flat, 0..self.layout.matrices(0).start)?)?;
-        done(range(flat, self.layout.decaying..self.layout.elements)?)
+        done(range(flat, self.layout.products..self.layout.elements)?)
     }
 }
 

@@ -71,7 +71,7 @@ impl Cutting {
     fn balance(&self, model: &Model) -> Result<Option<&Balance>> {
         if self.balance.get().is_none() {
             let (forward, backward) = (&model.variants.scan, &model.variants.scan_bwd);
-            let made = Balance::new(&model.device, model.config.channels(), Some(forward), Some(backward))?;
+            let made = Balance::new(&model.device, model.config.channels(), forward, backward)?;
             // Nobody else made one meanwhile.
             let _ = self.balance.set(made);
         }

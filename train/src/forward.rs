@@ -57,14 +57,16 @@ pub(crate) struct Pass<'a> {
     /// Which convolution and which scan run.
     conv: causal_conv1d::Forward,
     scan: selective_scan::Forward,
+    scan_alone: selective_scan::Forward,
 }
 
 impl<'a> Pass<'a> {
     pub fn new(model: &'a Model, pack: &'a DevicePack, activations: &'a Activations, carry: Carry<'a>) -> Self {
         let (initial, last) = (carry.from.is_some(), carry.to.is_some());
         let conv = causal_conv1d::Forward { initial, last, ..model.variants.conv };
-        let scan = selective_scan::Forward { initial, last, ..model.variants.scan };
-        Pass { model, pack, activations, carry, conv, scan }
+        let scan = |variant| selective_scan::Forward { initial, last, ..variant };
+        let (scan, scan_alone) = (scan(model.variants.scan), scan(model.variants.scan_alone));
+        Pass { model, pack, activations, carry, conv, scan, scan_alone }
     }
 
     /// Sequences, S.
@@ -188,14 +190,14 @@ impl<'a> Pass<'a> {
             final_state: self.carry.to.map(|to| to.states(l, sequences)).transpose()?,
             checkpoints: checkpoints.then(|| self.get(l, Checkpoints)).transpose()?,
         };
-        let variant = if checkpoints { self.scan } else { self.scan.without_checkpoints() };
+        let variant = if checkpoints { &self.scan } else { &self.scan_alone };
         let (packed, inputs) = (&self.pack.packed, self.scan_inputs(l)?);
         match &self.activations.cutting().segments() {
             Some(segments) => {
                 let state = State::for_forward(&self.scan, self.model.config.channels());
-                split::forward(packed, &variant, None, &inputs, &outputs, &self.split(l, segments, state)?)?
+                split::forward(packed, variant, None, &inputs, &outputs, &self.split(l, segments, state)?)?
             }
-            None => selective_scan::forward(packed, &variant, None, &inputs, &outputs)?,
+            None => selective_scan::forward(packed, variant, None, &inputs, &outputs)?,
         };
         self.carry.to.map_or(Ok(()), |to| to.keep_state(self.model, l, sequences, End::Last))
     }

@@ -47,7 +47,7 @@ impl Model {
     /// # Errors
     /// Where the device has no room, or has no library for matrix products.
     pub fn new(device: &Device, io: Dtype, config: &ModelConfig, values: &[f32]) -> Result<Model> {
-        Model::of(device, io, config, Weights::new(device, io, values)?)
+        Model::read(device, io, config, |parameter| Ok(values[parameter.slot.range()].to_vec()))
     }
 
     /// A model whose parameters come one at a time, each in its own order: no more than one is on the host.
@@ -85,12 +85,12 @@ impl Model {
         Ok(model)
     }
 
-    /// The values of a parameter, on the host.
+    /// The values of a parameter, on the host: [`Weights::values`].
     ///
     /// # Errors
     /// If an earlier launch failed.
     pub fn values_of(&self, parameter: &Parameter) -> Result<Vec<f32>> {
-        Ok(self.weights.f32(parameter.slot)?.to_vec()?)
+        self.weights.values(parameter.slot)
     }
 
     /// Computes A from A_log; to be called after each change of the parameters.
@@ -98,7 +98,8 @@ impl Model {
     /// # Errors
     /// Whatever launching fails with.
     pub fn refresh_decays(&self) -> Result<()> {
-        let a_log = self.weights.master.part(self.layout.a_logs.start, self.a.len(), 1)?;
+        let a_logs = Slot { offset: self.layout.a_logs.start, rows: self.a.len(), cols: 1 };
+        let a_log = self.weights.f32(a_logs)?;
         neg_exp::forward(&self.nobody, &neg_exp::default_variant(), a_log, self.a.view())?;
         Ok(())
     }

@@ -7,6 +7,7 @@ use packscan_kernels::grad_norm;
 use packscan_runtime::{Buffer, Dtype};
 use serde::{Deserialize, Serialize};
 
+use crate::parameters::{Layout, Updated};
 use crate::{Error, Model, Result};
 
 /// How fast a run learns.
@@ -103,11 +104,12 @@ impl Rates {
 /// The moments of a model's parameters, and what a step needs beside them.
 #[derive(Debug)]
 pub struct Optimiser {
-    /// `[share.len()]` f32: first moments.
+    /// `[share.len() + layout.elements - layout.products]` f32: first moments, of the share and of what is no matrix.
     pub m: Buffer,
-    /// `[share.len()]` f32: second moments.
+    /// Second moments, likewise.
     pub v: Buffer,
-    /// Which parameters' moments these are, and which parameters a step updates: all, or a rank's share.
+    /// Of which matrices a step updates parameters and moments: of all, or of a rank's share. What is no matrix is little, and each rank
+    /// updates all of it.
     pub share: Range<usize>,
     /// Steps that were taken; those whose gradients were not finite do not count.
     pub taken: u32,
@@ -120,7 +122,7 @@ pub struct Optimiser {
 }
 
 impl Optimiser {
-    /// Moments of zero, of all parameters or of a share of them.
+    /// Moments of zero, of all matrices or of a share of them, and of all other parameters.
     ///
     /// # Errors
     /// Where the device has no room.
@@ -128,8 +130,8 @@ impl Optimiser {
         let floats = |len| Buffer::unwritten(&model.device, Dtype::F32, len);
         let elements = model.layout.elements;
         let optimiser = Optimiser {
-            m: floats(share.len())?,
-            v: floats(share.len())?,
+            m: floats(share.len() + elements - model.layout.products)?,
+            v: floats(share.len() + elements - model.layout.products)?,
             share,
             taken: 0,
             parts: floats(grad_norm::parts(&model.variants.grad_norm, elements))?,
@@ -151,27 +153,36 @@ impl Optimiser {
         grad_norm::forward(&model.nobody, &model.variants.grad_norm, gradients.view(), self.parts.view())?;
         grad_norm::clip(&model.nobody, &grad_norm::CLIP, self.parts.view(), self.limit.view(), self.result.view())?;
 
-        let (decaying, elements) = (model.layout.decaying, model.layout.elements);
-        let groups = [(0..decaying, rates.decay), (decaying..elements, 0.0)];
-        for ((group, decay), scalars) in groups.into_iter().zip(&self.scalars) {
-            let (start, end) = (group.start.max(self.share.start), group.end.min(self.share.end));
-            if start >= end {
-                continue;
-            }
+        let [decay, none] = &self.scalars;
+        for (scalars, decay) in [(decay, rates.decay), (none, 0.0)] {
             scalars.write(&rates.numbers(self.taken + 1, learning_rate, decay).scalars()?)?;
-            let (n, before) = (end - start, start - self.share.start);
+        }
+        let Layout { products, decaying, elements, .. } = model.layout;
+        for (group, scalars) in [(self.share.clone(), decay), (products..decaying, decay), (decaying..elements, none)] {
+            let (n, before) = (group.len(), self.place(&model.layout, group.start));
+            let Updated { kept, p, copy, rests } = model.weights.updated(&group)?;
             let range = adamw::Range {
-                p: model.weights.master.part(start, n, 1)?,
+                p,
                 m: self.m.part(before, n, 1)?,
                 v: self.v.part(before, n, 1)?,
-                g: gradients.part(start, n, 1)?,
+                g: gradients.part(group.start, n, 1)?,
                 scalars: scalars.view(),
                 clip: Some(self.result.view()),
-                copy: model.weights.copies.as_ref().map(|copies| copies.part(start, n, 1)).transpose()?,
+                copy,
+                rests,
             };
-            adamw::forward(&model.nobody, &model.variants.adamw, &range)?;
+            adamw::forward(&model.nobody, &model.variants.adamw.keeping(kept), &range)?;
         }
         Ok(())
+    }
+
+    /// Where in `m` and `v` the moments of an element are, if they are there at all.
+    pub(crate) fn place(&self, layout: &Layout, element: usize) -> usize {
+        if element < layout.products {
+            element - self.share.start
+        } else {
+            element - layout.products + self.share.len()
+        }
     }
 
     /// Counts a step that is over, by its `result`: the norm of all gradients together, before clipping, and whether they were not finite

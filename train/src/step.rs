@@ -1,5 +1,6 @@
 //! [`Learner`]: a model, and everything that a step of its training needs, allocated once.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use packscan_kernels::{cast, sum_rows};
@@ -8,6 +9,7 @@ use packscan_runtime::{Buffer, Download, Dtype, View};
 
 use crate::activations::Tensor::Losses;
 use crate::activations::{Activations, Recompute, Sizes};
+use crate::parameters::Layout;
 use crate::{Carry, DevicePack, Edges, Error, Gradients, Memory, Model, ModelConfig, Optimiser, Rates, Result};
 
 /// A model that learns.
@@ -62,6 +64,8 @@ struct Started {
 
 /// Floats from the sum of one pack to that of the next: a tensor starts at a multiple of 16 bytes.
 const APART: usize = 4;
+/// Elements that a rank's share of the matrices is a multiple of: 16 bytes of the smallest type.
+const SHARE_MULTIPLE: usize = 8;
 
 impl Learner {
     /// Room for steps of up to `packs` packs of up to `tokens` tokens.
@@ -78,7 +82,7 @@ impl Learner {
             recompute: recompute.to_vec(),
         };
         let device = model.device.clone();
-        let optimiser = Optimiser::new(&model, 0..model.layout.elements)?;
+        let optimiser = Optimiser::new(&model, 0..model.layout.products)?;
         let losses = Buffer::unwritten(&device, Dtype::F32, APART * packs)?;
         Ok(Learner {
             outcome: [Download::of(optimiser.result.view())?, Download::of(losses.view())?],
@@ -98,21 +102,20 @@ impl Learner {
     }
 
     /// The same as one of several ranks, whose packs make up a step together. All start from the parameters of rank 0. With `shard` each
-    /// keeps the moments of its share of the parameters alone.
+    /// keeps the moments of its share of the matrices alone.
     ///
     /// # Errors
     /// Those of the ranks, and where the device has no room.
     pub fn among(mut self, ranks: Rc<dyn Collective>, shard: bool) -> Result<Learner> {
-        let elements = self.model.layout.elements;
-        let share = elements / ranks.size();
-        if shard && share * ranks.size() != elements {
+        let products = self.model.layout.products;
+        let share = products / ranks.size();
+        if shard && (share * ranks.size() != products || !share.is_multiple_of(SHARE_MULTIPLE)) {
             let rule = "parameters can be shared out among 1 to 10, 12, 14, 15, 18, 20 or 21 ranks and more such numbers; \
                         take another, or leave out --shard";
             return Err(Error::Config { field: "ranks", got: ranks.size().to_string(), rule: rule.to_owned() });
         }
-        ranks.broadcast(self.model.weights.master.view(), 0)?;
+        self.model.weights.broadcast(&*ranks)?;
         ranks.wait()?;
-        self.model.weights.refresh_copies()?;
         self.model.refresh_decays()?;
         if shard {
             // What there was goes before the share is made.
@@ -146,11 +149,8 @@ impl Learner {
         // How far the optimiser is depends on whether the step before counted.
         let before = early.or(self.finish()?);
         self.optimiser.step(&self.model, &self.gradients.flat, rates, learning_rate)?;
-        if self.optimiser.share.len() < self.model.layout.elements {
-            self.ranks.all_gather(self.model.weights.master.view())?;
-            if let Some(copies) = &self.model.weights.copies {
-                self.ranks.all_gather(copies.view())?;
-            }
+        if self.shares() {
+            self.model.weights.gather(&self.model.layout, &*self.ranks)?;
             self.ranks.wait()?;
         }
         self.model.refresh_decays()?;
@@ -306,27 +306,48 @@ impl Learner {
         self.ranks.rank()
     }
 
+    /// Whether this rank keeps the moments of a share of the matrices only.
+    fn shares(&self) -> bool {
+        self.optimiser.share.len() < self.model.layout.products
+    }
+
+    /// Brings the exact weights of all ranks together, before they are read; nothing to do where each has all of them. Every rank calls it.
+    ///
+    /// # Errors
+    /// A lost rank.
+    pub fn gather_weights(&mut self) -> Result<()> {
+        if self.shares() {
+            self.model.weights.gather_beside(&self.model.layout, &*self.ranks)?;
+            self.ranks.wait()?;
+        }
+        Ok(())
+    }
+
     /// Brings the first (0) or second (1) moments of all ranks together where gradients are between steps; nothing to do where each has
     /// all of them.
     pub(crate) fn gather_moments(&mut self, kind: usize) -> Result<()> {
-        let Learner { model, optimiser, gradients, ranks, .. } = self;
-        if optimiser.share.len() == model.layout.elements {
+        if !self.shares() {
             return Ok(());
         }
+        let Learner { model, optimiser, gradients, ranks, .. } = self;
         let moments = if kind == 0 { &optimiser.m } else { &optimiser.v };
-        let cast = cast::default_variant(moments.len(), Dtype::F32, Dtype::F32);
-        let share = gradients.flat.part(optimiser.share.start, 1, moments.len())?;
-        cast::forward(&model.row, &cast, moments.part(0, 1, moments.len())?, share)?;
-        ranks.all_gather(gradients.flat.view())?;
+        let Layout { products, elements, .. } = model.layout;
+        for Range { start, end } in [optimiser.share.clone(), products..elements] {
+            let n = end - start;
+            let from = moments.part(optimiser.place(&model.layout, start), 1, n)?;
+            let cast = cast::default_variant(n, Dtype::F32, Dtype::F32);
+            cast::forward(&model.row, &cast, from, gradients.flat.part(start, 1, n)?)?;
+        }
+        ranks.all_gather(gradients.flat.part(0, products, 1)?)?;
         Ok(ranks.wait()?)
     }
 
     /// What [`Learner::gather_moments`] brought together last.
     pub(crate) fn gathered_moments(&self, kind: usize) -> &Buffer {
-        match (self.optimiser.share.len() == self.model.layout.elements, kind) {
-            (false, _) => &self.gradients.flat,
-            (true, 0) => &self.optimiser.m,
-            (true, _) => &self.optimiser.v,
+        match (self.shares(), kind) {
+            (true, _) => &self.gradients.flat,
+            (false, 0) => &self.optimiser.m,
+            (false, _) => &self.optimiser.v,
         }
     }
 
@@ -396,7 +417,6 @@ mod tests {
     use packscan_runtime::Device;
 
     use super::*;
-    use crate::parameters::Layout;
 
     /// What the plan says of packs and of cuts is what they take.
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use packscan_kernels::adamw::Kept;
 use packscan_kernels::{adamw, causal_conv1d, cross_entropy, embedding, grad_norm, rms_norm, selective_scan};
 use packscan_runtime::Dtype;
 use packscan_runtime::kernel::{Domain, Parameter, Variant};
@@ -36,13 +37,15 @@ pub struct Variants {
     pub conv_bwd: causal_conv1d::Backward,
     /// The scan; saves states at the distance at which its backward pass wants them.
     pub scan: selective_scan::Forward,
-    /// Its gradient.
+    /// The scan of a block that computes it again before its gradient: saves no states, so its chunks are as long as is best.
+    pub scan_alone: selective_scan::Forward,
+    /// The gradient of the scan.
     pub scan_bwd: selective_scan::Backward,
     /// The loss.
     pub loss: cross_entropy::Forward,
     /// Sums of squares of gradients.
     pub grad_norm: grad_norm::Forward,
-    /// The step of the optimiser.
+    /// The step of the optimiser, on matrices; that on what kernels read in f32 differs in how parameters are kept.
     pub adamw: adamw::Forward,
 }
 
@@ -62,7 +65,6 @@ impl Variants {
     /// The hand-picked variants for a model with activations of type `io`.
     pub fn hand_picked(config: &ModelConfig, io: Dtype, carries: Carries) -> Variants {
         let Carries { initial, last } = carries;
-        let copy = (io != Dtype::F32).then_some(io);
         let norm = rms_norm::Problem { width: config.width, io, residual: true, sum: true, stats: true };
         let conv = causal_conv1d::Problem {
             channels: config.channels(),
@@ -87,7 +89,8 @@ impl Variants {
         };
         let scan_bwd = selective_scan::default_backward(&scan);
         let scan_bwd = scan_bwd.with_vec(fitting(scan_bwd.vec, config));
-        let scan = selective_scan::Forward { chunk: scan_bwd.chunk, ..selective_scan::default_variant(&scan) };
+        let scan = selective_scan::default_variant(&scan);
+        let scan = selective_scan::Forward { vec: fitting(scan.vec, config), ..scan };
         Variants {
             embedding: embedding::default_variant(config.width, io),
             embedding_bwd: embedding::default_backward(config.width, io),
@@ -98,11 +101,12 @@ impl Variants {
             norm_bwd: rms_norm::default_backward(&norm, true, true, true),
             conv: causal_conv1d::default_variant(&conv),
             conv_bwd: causal_conv1d::default_backward(&conv),
-            scan: selective_scan::Forward { vec: fitting(scan.vec, config), ..scan },
+            scan: selective_scan::Forward { chunk: scan_bwd.chunk, ..scan },
+            scan_alone: selective_scan::Forward { checkpoints: false, ..scan },
             scan_bwd,
             loss: cross_entropy::default_variant(&cross_entropy::Problem { vocabulary: config.vocabulary, io }),
             grad_norm: grad_norm::default_variant(Dtype::F32),
-            adamw: adamw::default_variant(Dtype::F32, copy, true),
+            adamw: adamw::default_variant(Dtype::F32, Kept::of(io), true),
         }
     }
 
@@ -128,10 +132,11 @@ impl Variants {
         take(&mut all.conv, ids.get("conv"))?;
         take(&mut all.conv_bwd, ids.get("conv_bwd"))?;
         take(&mut all.scan, ids.get("scan"))?;
+        take(&mut all.scan_alone, ids.get("scan_alone"))?;
         take(&mut all.scan_bwd, ids.get("scan_bwd"))?;
         take(&mut all.loss, ids.get("loss"))?;
         take(&mut all.grad_norm, ids.get("grad_norm"))?;
-        take(&mut all.adamw, ids.get("adamw"))?;
+        take(&mut all.adamw, in_halves(io, ids.get("adamw"))?.as_ref())?;
         if all.scan.chunk != all.scan_bwd.chunk {
             let rule = format!("its backward pass {} wants states {} tokens apart", all.scan_bwd, all.scan_bwd.chunk);
             return Err(Error::Config { field: "variants", got: all.scan.to_string(), rule });
@@ -163,6 +168,7 @@ impl Variants {
             ("conv", self.conv.to_string()),
             ("conv_bwd", self.conv_bwd.to_string()),
             ("scan", self.scan.to_string()),
+            ("scan_alone", self.scan_alone.to_string()),
             ("scan_bwd", self.scan_bwd.to_string()),
             ("loss", self.loss.to_string()),
             ("grad_norm", self.grad_norm.to_string()),
@@ -190,6 +196,14 @@ fn take<V: Variant + FromStr<Err = packscan_runtime::Error>>(place: &mut V, id: 
     Ok(())
 }
 
+/// What a run of an earlier packscan stepped with, which had bf16 copies beside f32 parameters: the same in halves.
+fn in_halves(io: Dtype, id: Option<&String>) -> Result<Option<String>> {
+    let Some(id) = id.filter(|id| io == Dtype::Bf16 && id.starts_with("adamw-")) else { return Ok(id.cloned()) };
+    let variant: adamw::Forward = id.parse()?;
+    let copied = variant.kept() == Kept::Copied(io);
+    Ok(Some(if copied { variant.keeping(Kept::Split) } else { variant }.to_string()))
+}
+
 /// B and C are columns of `x_dbl (T, R + 2N)`: where the scan moves `vec` states a load, R and N must let them start and lie apart at
 /// multiples of that.
 fn fitting(mut vec: u32, config: &ModelConfig) -> u32 {
@@ -215,7 +229,7 @@ mod tests {
     fn ids_name_every_variant() {
         let picked = Variants::hand_picked(&config(), Dtype::Bf16, Carries { initial: false, last: false });
         let ids = picked.ids();
-        assert_eq!(ids.len(), 14);
+        assert_eq!(ids.len(), 15);
         assert_eq!(Variants::of(&config(), Dtype::Bf16, &ids).unwrap().ids(), ids);
         assert_eq!(Variants::of(&config(), Dtype::Bf16, &Ids::new()).unwrap().ids(), ids);
     }
@@ -232,12 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_run_goes_on_in_halves() {
+        let ids = with("adamw", "adamw-b512-v2-f32-bf16-copy-clip").unwrap().ids();
+        assert_eq!(ids["adamw"], "adamw-b512-v2-f32-bf16-split-clip");
+        assert!(with("adamw", "adamw-b512-v2-f32-bf16-copy").is_err(), "it must clip");
+    }
+
+    #[test]
     fn what_a_launch_cannot_run_is_refused() {
         let scan = Variants::of(&config(), Dtype::Bf16, &Ids::new()).unwrap().scan;
         let other_distance = selective_scan::Forward { chunk: 2 * scan.chunk, ..scan }.to_string();
         for (name, id, word) in [
             ("loss", "cross_entropy-b512-k8-v8-f16", "its io is not that of cross_entropy"),
-            ("loss", "adamw-b256-v4-f32-bf16-copy-clip", "it must start with cross_entropy"),
+            ("loss", "adamw-b256-v4-f32-bf16-split-clip", "it must start with cross_entropy"),
             ("norm", "rms_norm_fwd-m2048-s128-r1-v4-bf16-sum-stats", "its residual is not"),
             ("norm", "rms_norm_fwd-m1024-s128-r1-v4-bf16-residual-sum-stats", "its width is not"),
             ("scan", &other_distance, "tokens apart"),

@@ -6,7 +6,7 @@ use common::{config, texts, values};
 use packscan_kernels::cross_entropy::NO_TARGET;
 use packscan_runtime::{Device, Dtype, Packed};
 use packscan_train::activations::Recompute;
-use packscan_train::parameters::{Layout, part};
+use packscan_train::parameters::Layout;
 use packscan_train::{DevicePack, Learner, Model, ModelConfig, Rates, Report};
 use serde_json::json;
 
@@ -66,7 +66,7 @@ fn check(device: &Device) {
         reports.extend(learner.finish().unwrap());
         assert!(learner.finish().unwrap().is_none());
         assert_eq!(learner.optimiser.taken, STEPS - 1);
-        let head = part(&learner.model.weights.master, learner.model.layout.head).unwrap().to_vec::<f32>().unwrap();
+        let head = learner.model.weights.values(learner.model.layout.head).unwrap();
         let moments = learner.optimiser.v.to_vec::<f32>().unwrap();
         let bits: Vec<u32> = head.into_iter().chain(moments).map(f32::to_bits).collect();
         (reports.into_iter().map(said).collect::<Vec<_>>(), bits)

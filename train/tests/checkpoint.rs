@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{config, pack, texts};
+use common::{config, pack, texts, weights};
 use packscan_runtime::{Device, Dtype};
 use packscan_train::activations::Recompute;
 use packscan_train::checkpoint::{self, Checkpoint};
@@ -39,12 +39,13 @@ fn train(learner: &mut Learner, first: u32, last: u32) {
     }
 }
 
-/// Every bit of weights, copies and moments.
+/// Every bit of weights, of what products read of them, and of moments.
 fn bits(learner: &Learner) -> Vec<u32> {
-    let weights = &learner.model.weights;
-    let copies = weights.copies.as_ref().map_or(Vec::new(), |copies| copies.to_f32().unwrap());
-    let buffers = [&weights.master, &learner.optimiser.m, &learner.optimiser.v].map(|b| b.to_vec::<f32>().unwrap());
-    buffers.concat().into_iter().chain(copies).map(f32::to_bits).collect()
+    let model = &learner.model;
+    let matrices = model.layout.table.iter().filter(|p| p.slot.offset < model.layout.products);
+    let read = matrices.flat_map(|p| model.weights.io(p.slot).unwrap().to_f32().unwrap());
+    let moments = [&learner.optimiser.m, &learner.optimiser.v].map(|b| b.to_vec::<f32>().unwrap()).concat();
+    weights(model).into_iter().chain(moments).chain(read).map(f32::to_bits).collect()
 }
 
 fn resumed(device: &Device, io: Dtype, checkpoint: &Checkpoint) -> Learner {
@@ -81,6 +82,7 @@ fn check_resuming(device: &Device, io: Dtype) {
 #[test]
 fn resuming_is_bit_exact_on_the_cpu() {
     check_resuming(&Device::Cpu, Dtype::F32);
+    check_resuming(&Device::Cpu, Dtype::F16);
     check_resuming(&Device::Cpu, Dtype::Bf16);
 }
 

@@ -10,9 +10,11 @@ use packscan_reference::{Number, Perturbed, adamw, grad_norm, model as book, per
 use packscan_runtime::collective::{Alone, Collective, Threads};
 use packscan_runtime::{Device, Dtype};
 use packscan_train::activations::Recompute;
+use packscan_train::checkpoint::{self, Checkpoint};
 use packscan_train::parameters::Layout;
 use packscan_train::{Learner, Model, Rates};
 use rayon::prelude::*;
+use serde_json::Value;
 
 const STEPS: u32 = 10;
 const TOKENS: usize = 64;
@@ -43,7 +45,8 @@ fn trained(
         let packs: Vec<_> = mine(step).iter().map(|texts| pack(&device, texts, config.vocabulary)).collect();
         losses.push(learner.step(&packs, &rates, rates.at(step)).unwrap().loss);
     }
-    let weights = learner.model.weights.master.to_vec().unwrap();
+    learner.gather_weights().unwrap();
+    let weights = common::weights(&learner.model);
     ranks.leave().unwrap();
     (weights, losses)
 }
@@ -147,9 +150,50 @@ fn ranks_together_are_one_rank_with_all_packs() {
 
 #[test]
 fn sharing_the_optimiser_out_changes_no_bit() {
-    for io in [Dtype::F32, Dtype::Bf16] {
+    for io in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
         let whole = among(2, false, io);
         assert!(among(2, true, io) == whole, "{io}");
+    }
+}
+
+/// The files of the last checkpoint of two ranks that take a step, stop, go on from a checkpoint and take another.
+fn checkpointed(shard: bool, io: Dtype) -> Vec<Vec<u8>> {
+    let run = tempfile::tempdir().unwrap();
+    let go_on = |ranks: Rc<dyn Collective>, model: Model| {
+        let learner = Learner::new(model, TOKENS, 1, &[Recompute::None; 3]).unwrap();
+        learner.among(ranks, shard).unwrap()
+    };
+    let step = |learner: &mut Learner, step: u32| {
+        let vocabulary = learner.model.config.vocabulary;
+        let pack = pack(&Device::Cpu, &texts_of(step, learner.rank()), vocabulary);
+        learner.step(&[pack], &rates(), rates().at(step)).unwrap();
+        checkpoint::save(run.path(), step, learner, &Value::Null, 2).unwrap()
+    };
+    let one = |ranks: Threads| {
+        let (ranks, config): (Rc<dyn Collective>, _) = (Rc::new(ranks), config(true));
+        let model = Model::new(&Device::Cpu, io, &config, &values(&Layout::of(&config))).unwrap();
+        let folder = step(&mut go_on(ranks.clone(), model), 1);
+        // Rank 0 writes; where it tells the others something, it has written.
+        ranks.all_reduce_f64(&mut [0.0]).unwrap();
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let mut learner = go_on(ranks.clone(), checkpoint.model(&Device::Cpu, io).unwrap());
+        checkpoint.restore(&mut learner).unwrap();
+        step(&mut learner, 2);
+        ranks.leave().unwrap();
+    };
+    let one = &one;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = Threads::group(2).into_iter().map(|ranks| scope.spawn(move || one(ranks))).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    let newest = checkpoint::newest(run.path()).unwrap().0.unwrap().folder;
+    ["model.safetensors", "optimizer.safetensors"].map(|name| std::fs::read(newest.join(name)).unwrap()).into()
+}
+
+#[test]
+fn a_checkpoint_is_the_same_where_the_optimiser_is_shared_out() {
+    for io in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        assert!(checkpointed(true, io) == checkpointed(false, io), "{io}");
     }
 }
 

@@ -89,8 +89,12 @@ pub fn slot(name: &str, hand_picked: &str, shape: &Problem, arch: Arch) -> Resul
             (words(&[("p", shape.parameters)], v.io, &[]), all)
         }),
         "adamw" => one.alone(|v: &adamw::Forward| {
-            let all = adamw::variants(v.grad, v.copy.then_some(v.io), v.clip);
-            let copies = if v.copy { format!("copies-{}", v.io) } else { "no-copies".to_owned() };
+            let all = adamw::variants(v.grad, v.kept(), v.clip);
+            let copies = match v.kept() {
+                adamw::Kept::Whole => "no-copies".to_owned(),
+                adamw::Kept::Copied(dtype) => format!("copies-{dtype}"),
+                adamw::Kept::Split => "halves".to_owned(),
+            };
             let problem = words(&[("p", shape.parameters)], v.grad, &[(&copies, true), ("clip", v.clip)]);
             (problem, all)
         }),

@@ -5,7 +5,7 @@ use std::path::Path;
 use packscan_runtime::nvrtc::Arch;
 
 use crate::Result;
-use crate::candidates::slot;
+use crate::candidates::{Slot, slot};
 use crate::file::{Contents, Key, Tuned, TuningFile};
 use crate::tune::Team;
 use crate::workload::Problem;
@@ -135,8 +135,8 @@ impl Contents {
     }
 }
 
-/// The launches of a model, by name and hand-picked variant, in teams that are chosen together: the two passes of the scan, and every other
-/// launch alone.
+/// The launches of a model, by name and hand-picked variant, in teams that are chosen together: the two passes of the scan that meet at its
+/// saved states, and every other launch alone.
 ///
 /// # Errors
 /// [`packscan_runtime::Error::Id`] and [`packscan_runtime::Error::Variant`] for an id that names none that the architecture runs.
@@ -148,7 +148,7 @@ pub fn teams<'a>(
     let (mut scan, mut alone) = (Vec::new(), Vec::new());
     for (name, id) in hand_picked {
         let slot = slot(name, id, problem, arch)?;
-        match slot.kernel.starts_with("selective_scan") {
+        match slot.kernel.starts_with("selective_scan") && !saves_nothing(&slot) {
             true => scan.push(slot),
             false => alone.push(vec![slot]),
         }
@@ -157,4 +157,9 @@ pub fn teams<'a>(
         alone.insert(0, scan);
     }
     Ok(alone)
+}
+
+/// Whether this is the forward scan of a block that computes it again.
+fn saves_nothing(slot: &Slot) -> bool {
+    slot.kernel == "selective_scan_fwd" && !slot.problem.contains("checkpoints")
 }

@@ -42,6 +42,7 @@ fn hand_picked() -> Vec<String> {
         "embedding_bwd-p128-v4-bf16".to_owned(),
         "grad_norm-l65536-b256-v4-f32".to_owned(),
         "adamw-b256-v4-f32-bf16-copy-clip".to_owned(),
+        "adamw-b256-v4-f32-bf16-split-clip".to_owned(),
     ]
 }
 
@@ -121,6 +122,7 @@ fn problems_differ_by_what_decides_the_best() {
     assert_ne!(words(&hand, 4096, 128), words(&hand, 4096, 100));
     assert_ne!(words(&hand, 4096, 128), words(&hand, 5120, 128));
     assert_eq!(words("adamw-b256-v4-f32-bf16-copy-clip", 8, 8), "p1048576 f32 copies-bf16 clip");
+    assert_eq!(words("adamw-b256-v4-f32-bf16-split-clip", 8, 8), "p1048576 f32 halves clip");
 }
 
 #[test]

@@ -139,8 +139,8 @@ impl<O: Operator> Suite<O> {
         }
     }
 
-    /// The cases that every variant must pass whatever the seed: one token, empty sequences, 300 of one token, one of 5,000,
-    /// real documents.
+    /// The cases that every variant must pass whatever the seed: one token, empty sequences, groups of sequences that are
+    /// no neighbours, 300 of one token, one of 5,000, real documents.
     fn fixed(&self, plan: &Plan) -> Vec<Case> {
         let sizes = O::sizes(&self.variant, 0);
         let l = sizes.chunk;
@@ -149,6 +149,8 @@ impl<O: Operator> Suite<O> {
             Case::of_lengths(&[1], (sizes.tile + 1).next_multiple_of(sizes.multiple)),
             Case::of_lengths(&[0, l - 1, 0, 0, l + 1, 1, 0], d).with_continued(),
             Case::of_lengths(&[0, 0], d).with_continued(),
+            // Shared out to two groups evenly only if the first and the last come to one.
+            Case::of_lengths(&[34, 68, 34], sizes.multiple),
             Case::of_lengths(&[1; 300], sizes.multiple).with_continued(),
             Case::of_lengths(&[5000], sizes.multiple),
             Case::of_lengths(&documents::lengths(), sizes.multiple).with_continued(),

@@ -5,6 +5,7 @@ use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element};
 use rayon::prelude::*;
 
+use super::halves::{join, split};
 use super::{Forward, ForwardArgs};
 
 /// Parameters of a piece.
@@ -21,6 +22,9 @@ pub(super) fn forward(variant: &Forward, args: &ForwardArgs<'_>) {
 }
 
 fn with_gradients<G: Element>(variant: &Forward, args: &ForwardArgs<'_>) {
+    if variant.split {
+        return run_in_halves::<G>(args);
+    }
     match variant.io {
         Dtype::F32 => run::<G, f32>(args),
         Dtype::F16 => run::<G, f16>(args),
@@ -36,7 +40,8 @@ fn run<G: Element, C: Element>(args: &ForwardArgs<'_>) {
     }
     let step = Step::new(args);
     // SAFETY: `check_call` has found that what is written overlaps nothing, and each range is written by one thread.
-    let state = [args.p, args.m, args.v].map(|view| unsafe { Rows::<f32>::of(view, n) });
+    let state = [args.p.expect("given where it is not in halves"), args.m, args.v]
+        .map(|view| unsafe { Rows::<f32>::of(view, n) });
     // SAFETY: as above.
     let (g, copy) = unsafe { (Rows::<G>::of(args.g, n), args.copy_to.map(|view| Rows::<C>::of(view, n))) };
     (0..n.div_ceil(PIECE)).into_par_iter().for_each(|piece| {
@@ -52,6 +57,33 @@ fn run<G: Element, C: Element>(args: &ForwardArgs<'_>) {
             // SAFETY: as above.
             let copy = unsafe { copy.row_mut(0, range) };
             copy.iter_mut().zip(p).for_each(|(copy, p)| *copy = C::from_f32(*p));
+        }
+    });
+}
+
+/// The same for parameters that are kept in halves.
+fn run_in_halves<G: Element>(args: &ForwardArgs<'_>) {
+    let (n, step) = (args.n, Step::new(args));
+    if n == 0 || step.skipped {
+        return;
+    }
+    let (rounded, rests) = (args.rounded.expect("given in halves"), args.rests.expect("given in halves"));
+    // SAFETY: `check_call` has found that what is written overlaps nothing, and each range is written by one thread.
+    let (g, moments) = unsafe { (Rows::<G>::of(args.g, n), [args.m, args.v].map(|view| Rows::<f32>::of(view, n))) };
+    // SAFETY: as above.
+    let (rounded, rests) = unsafe { (Rows::<bf16>::of(rounded, n), Rows::<u32>::of(rests, n.div_ceil(2))) };
+    (0..n.div_ceil(PIECE)).into_par_iter().for_each(|piece| {
+        let range = piece * PIECE..((piece + 1) * PIECE).min(n);
+        // SAFETY: the tensors do not overlap, by `check_call`, and this range of each is this piece's alone: a piece begins with a word.
+        let [m, v] = moments.each_ref().map(|rows| unsafe { rows.row_mut(0, range.clone()) });
+        // SAFETY: as above.
+        let (rounded, rests) =
+            unsafe { (rounded.row_mut(0, range.clone()), rests.row_mut(0, range.start / 2..range.end.div_ceil(2))) };
+        let halves = rounded.iter_mut().zip(bytemuck::cast_slice_mut::<u32, u16>(rests));
+        for (((halves, m), v), g) in halves.zip(m).zip(v).zip(&g.row(0)[range]) {
+            let mut p = join(*halves.0, *halves.1);
+            step.update(&mut p, m, v, g.to_f32());
+            (*halves.0, *halves.1) = split(p);
         }
     });
 }

@@ -17,11 +17,21 @@ pub fn faults() -> Vec<Edit> {
         ),
         edit(
             "adamw-old-copy",
-            &[(
-                "if constexpr (COPY) store",
-                0,
-                "for (unsigned i = 0; i < WIDTH; ++i) p[i] = old_p[i];\n    if constexpr (COPY) store",
-            )],
+            &[
+                (
+                    "    read<WIDTH>(args, first, p);",
+                    0,
+                    "    float old_p[WIDTH];\n    read<WIDTH>(args, first, old_p);\n    read<WIDTH>(args, first, p);",
+                ),
+                (
+                    "if constexpr (COPY) store",
+                    0,
+                    "for (unsigned i = 0; i < WIDTH; ++i) p[i] = old_p[i];\n    if constexpr (COPY) store",
+                ),
+            ],
         ),
+        edit("adamw-rest-without-carry", &[(" - (rest >> 15)", 0, "")]),
+        edit("adamw-rest-cut-off", &[("bits + 0x8000", 0, "bits")]),
+        edit("adamw-rest-forgotten", &[("rests.element[i] = (unsigned short)bits", 0, "rests.element[i] = 0")]),
     ]
 }

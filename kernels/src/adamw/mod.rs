@@ -1,4 +1,5 @@
-//! AdamW over a range of parameters, with the copies that the next forward pass reads written in the same pass.
+//! AdamW over a range of parameters, with the copies that the next forward pass reads written in the same pass, or with parameters that are
+//! kept as such copies and the bits that f32 has more ([`halves`]).
 //!
 //! ```text
 //! g' = g * grad_scale * clip
@@ -11,6 +12,7 @@
 
 pub mod cpu;
 mod faults;
+pub mod halves;
 
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Dtype, Error, Result, View};
@@ -31,8 +33,14 @@ packscan_macros::kernel! {
             io: dtype in [F32, F16, Bf16],
             /// Write copies.
             copy: flag "copy",
+            /// Keep parameters in halves, a bf16 and the 16 bits that f32 has more.
+            split: flag "split",
             /// Clip the gradients as `grad_norm` found.
             clip: flag "clip",
+        }
+        rules {
+            !split || (io == Dtype::Bf16 && !copy), split: "the upper half of an f32 is a bf16, and is the copy",
+                "take bf16 without copy";
         }
         dims {
             /// Parameters.
@@ -40,7 +48,7 @@ packscan_macros::kernel! {
         }
         tensors {
             /// Parameters.
-            p: inout f32 [N],
+            p: inout f32 [N] if !split,
             /// First moments.
             m: inout f32 [N],
             /// Second moments.
@@ -53,6 +61,10 @@ packscan_macros::kernel! {
             clip_by: in f32 [3] if clip,
             /// The new parameters, rounded.
             copy_to: out io [N] if copy,
+            /// Parameters, rounded to the nearest bf16.
+            rounded: inout bf16 [N] if split,
+            /// The 16 bits that they have more, two parameters in a word.
+            rests: inout u32 [N.div_ceil(2)] if split,
         }
         launch { grid: [N.div_ceil(block * vec)], threads: block }
     }
@@ -120,7 +132,7 @@ impl Step {
 /// What a step reads and writes; a range of n parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Range<'a> {
-    /// `(n)` f32: parameters, updated.
+    /// `(n)` f32, bf16 in halves: parameters, updated.
     pub p: View<'a>,
     /// `(n)` f32: first moments, updated.
     pub m: View<'a>,
@@ -135,16 +147,65 @@ pub struct Range<'a> {
     pub clip: Option<View<'a>>,
     /// `(n)` io: copies of the parameters.
     pub copy: Option<View<'a>>,
+    /// `(n / 2, rounded up)` u32, in halves: the other half of the parameters, [`halves::split_all`], updated.
+    pub rests: Option<View<'a>>,
+}
+
+/// How parameters are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// In f32 alone.
+    Whole,
+    /// In f32, with copies of this type.
+    Copied(Dtype),
+    /// In halves.
+    Split,
+}
+
+impl Kept {
+    /// As little as an exact step needs where products read parameters in type `io`.
+    pub fn of(io: Dtype) -> Kept {
+        match io {
+            Dtype::F32 => Kept::Whole,
+            Dtype::Bf16 => Kept::Split,
+            other => Kept::Copied(other),
+        }
+    }
+
+    /// Bytes of a parameter, all in all.
+    pub fn bytes(self) -> usize {
+        match self {
+            Kept::Whole | Kept::Split => 4,
+            Kept::Copied(dtype) => 4 + dtype.bytes(),
+        }
+    }
+}
+
+impl Forward {
+    /// How its parameters are kept.
+    pub fn kept(&self) -> Kept {
+        match (self.split, self.copy) {
+            (true, _) => Kept::Split,
+            (false, true) => Kept::Copied(self.io),
+            (false, false) => Kept::Whole,
+        }
+    }
+
+    /// The same for parameters that are kept in another way.
+    pub fn keeping(self, kept: Kept) -> Forward {
+        let io = if let Kept::Copied(dtype) = kept { dtype } else { Dtype::Bf16 };
+        Forward { io, copy: matches!(kept, Kept::Copied(_)), split: kept == Kept::Split, ..self }
+    }
 }
 
 /// A hand-picked variant: four parameters a thread, 256 threads. Memory is the limit, so there is little to pick.
-pub fn default_variant(grad: Dtype, copy: Option<Dtype>, clip: bool) -> Forward {
-    Forward { block: 256, vec: 4, grad, io: copy.unwrap_or(Dtype::Bf16), copy: copy.is_some(), clip }
+pub fn default_variant(grad: Dtype, kept: Kept, clip: bool) -> Forward {
+    Forward { block: 256, vec: 4, grad, io: Dtype::Bf16, copy: false, split: false, clip }.keeping(kept)
 }
 
 /// Every variant worth timing.
-pub fn variants(grad: Dtype, copy: Option<Dtype>, clip: bool) -> Vec<Forward> {
-    let picked = default_variant(grad, copy, clip);
+pub fn variants(grad: Dtype, kept: Kept, clip: bool) -> Vec<Forward> {
+    let picked = default_variant(grad, kept, clip);
     let of = |block| [1, 2, 4].map(|vec| Forward { block, vec, ..picked });
     [128, 256, 512, 1024].into_iter().flat_map(of).collect()
 }
@@ -154,8 +215,10 @@ pub fn variants(grad: Dtype, copy: Option<Dtype>, clip: bool) -> Vec<Forward> {
 /// # Errors
 /// [`Error::Tensor`] for an argument that does not fit, and whatever launching fails with.
 pub fn forward(packed: &DevicePacked, variant: &Forward, range: &Range<'_>) -> Result<Launched> {
-    let Range { p, m, v, g, scalars, clip, copy } = *range;
-    let args = ForwardArgs { n: p.shape().0 * p.shape().1, p, m, v, g, scalars, clip_by: clip, copy_to: copy };
+    let Range { p, m, v, g, scalars, clip, copy, rests } = *range;
+    let n = p.len();
+    let (p, rounded) = if variant.split { (None, Some(p)) } else { (Some(p), None) };
+    let args = ForwardArgs { n, p, m, v, g, scalars, clip_by: clip, copy_to: copy, rounded, rests };
     match packed.device() {
         Device::Cpu => {
             check_call(variant, packed, &args)?;

@@ -4,7 +4,7 @@
 // every token, and of A, D, the bias of delta and the initial states. Shapes and options are in backward.rs, the derivation in README.md.
 //
 // How. As in forward a block owns CHANNELS channels of one group of whole sequences, and LANES neighbouring lanes share WALK channels. It
-// walks the group's chunks from the last to the first. For each chunk
+// walks the chunks of each of the group's runs from the last to the first. For each chunk
 //   1. every thread turns the words that it loaded during the previous chunk into (delta, delta*u, dy), B and C in shared memory, with
 //      dy = g * silu(z),
 //   2. the loads of the next chunk are issued,
@@ -39,8 +39,8 @@
 // What limits it (65536 x 4096, N = 16, bf16, chunks of 8): 62 % of issue slots, 57 % of the passes of the load and store unit (a shared load
 // takes four where each lane gets 16 bytes, however many share them, and a shuffle one), 45 % of special functions, with two warps a scheduler.
 //
-// Dropped: keeping the decays of a chunk in registers as well (half the blocks fit); three blocks instead of two (5.98 ms for 5.84: spills take
-// the place of stalls); delta, dy and slopes of step 4 read again from shared memory (5.92 for 5.75); loads issued in the middle of step 3
+// Dropped: keeping the decays of a chunk in registers as well (half the blocks fit); three blocks instead of two (on an H100 5.98 ms for 5.84: spills
+// take the place of stalls); delta, dy and slopes of step 4 read again from shared memory (5.92 for 5.75); loads issued in the middle of step 3
 // (6.57 for 6.40 with chunks of 16); more than two channels a lane.
 
 constexpr unsigned WARPS = THREADS / 32, RANKS = 32 / LANES;
@@ -84,8 +84,8 @@ struct Mover : Tile {
     float delta[PASSES][VEC], dy[PASSES][VEC], delta_slope[PASSES][VEC], z_slope[PASSES][VEC];
     Io next_u[PASSES], next_delta[PASSES], next_g[PASSES], next_z[PASSES];
 
-    __device__ Mover(const Args& args, unsigned begin, unsigned end)
-        : Tile(args, begin, end), from_u(args.u, d, args.u_stride), from_delta(args.delta, d, args.delta_stride),
+    __device__ Mover(const Args& args)
+        : Tile(args), from_u(args.u, d, args.u_stride), from_delta(args.delta, d, args.delta_stride),
           from_g(args.g, d, args.g_stride), from_z(args.z, d, args.z_stride), to_du(args.du, d, args.du_stride),
           to_ddelta(args.ddelta, d, args.ddelta_stride), to_dz(args.dz, d, args.dz_stride) {
 #pragma unroll
@@ -94,7 +94,7 @@ struct Mover : Tile {
         for (unsigned k = 0; k < PASSES; ++k) next_u[k] = next_delta[k] = next_g[k] = next_z[k] = zeros<VEC, io_t>();
     }
 
-    // Step 2: starts the loads of a chunk at `base` that has tokens of the group. Channels that do not exist stay zero and add nothing.
+    // Step 2: starts the loads of a chunk at `base` that has tokens of the run. Channels that do not exist stay zero and add nothing.
     __device__ void prefetch(unsigned base) {
         prefetch_projections(base);
         if (count == 0) return;
@@ -207,16 +207,15 @@ struct Mover : Tile {
 
 // The states that one lane keeps of its channels, walked backwards.
 struct Scanner : Walk {
-    unsigned begin, end;           // tokens of the group
-    unsigned first_seq, seq;       // first sequence of the group; that of the last token not yet walked
+    unsigned begin, end;           // tokens of the run
+    unsigned first_seq, seq;       // first sequence of the run; that of the last token not yet walked
     unsigned start;                // first token of `seq`
     States a2;                     // A * log2(e)
     States carry;                  // exp(delta*A) * dh of the token after
     States da;                     // gradient of A so far
     States entering, next_entering;  // the state that the chunk's first token receives
 
-    __device__ Scanner(const Args& args, unsigned first_seq, unsigned last_seq, unsigned begin, unsigned end)
-        : Walk(args), begin(begin), end(end), first_seq(first_seq), seq(last_seq), start(NEVER) {
+    __device__ Scanner(const Args& args) : Walk(args) {
         restore(a2, args.a, 0);
 #pragma unroll
         for (unsigned w = 0; w < WALK; ++w)
@@ -224,6 +223,14 @@ struct Scanner : Walk {
             for (unsigned i = 0; i < LANE_STATES; ++i) a2[w][i] = a2[w][i] * LOG2E;
         clear(da);
         clear(next_entering);
+    }
+
+    // Turns to the end of a run.
+    __device__ void enter(unsigned first, unsigned one_past, unsigned from, unsigned to) {
+        begin = from;
+        end = to;
+        first_seq = first;
+        seq = one_past;
         enter_previous();
     }
 
@@ -443,14 +450,17 @@ __device__ inline void selective_scan_bwd(const Args& args) {
     extern __shared__ uint4 shared_memory[];
     Staged& shared = *reinterpret_cast<Staged*>(shared_memory);
 
-    const unsigned first_seq = args.group_starts[blockIdx.y], last_seq = args.group_starts[blockIdx.y + 1];
-    const unsigned begin = args.cu_seqlens[first_seq], end = args.cu_seqlens[last_seq];
-
     clear_padding(shared.projections);
-    Mover mover(args, begin, end);
-    Scanner scanner(args, first_seq, last_seq, begin, end);
-    const unsigned lowest = begin - begin % CHUNK;
-    if (begin < end) {
+    Mover mover(args);
+    Scanner scanner(args);
+    const unsigned first_run = args.group_starts[blockIdx.y];
+    for (unsigned run = args.group_starts[blockIdx.y + 1]; run-- > first_run;) {
+        const unsigned first_seq = args.runs[2 * run], last_seq = args.runs[2 * run + 1];
+        const unsigned begin = args.cu_seqlens[first_seq], end = args.cu_seqlens[last_seq];
+        mover.enter(begin, end);
+        scanner.enter(first_seq, last_seq, begin, end);
+        if (begin == end) continue;
+        const unsigned lowest = begin - begin % CHUNK;
         unsigned base = (end - 1) / CHUNK * CHUNK;
         mover.prefetch(base);
         scanner.prefetch(base);

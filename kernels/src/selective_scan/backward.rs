@@ -75,6 +75,8 @@ packscan_macros::kernel! {
             d: "D",
             /// Groups of sequences, the second grid axis: blocks that walk the pack at once.
             groups: "G",
+            /// Runs of neighbouring sequences in all groups.
+            run_count: "R",
             /// Tiles of channels, the first grid axis.
             tiles: "P",
         }
@@ -107,8 +109,10 @@ packscan_macros::kernel! {
             cu_seqlens: structure u32 [S + 1],
             /// 1 for each continued sequence.
             continued: structure u32 [S],
-            /// First sequence of each group.
+            /// First run of each group.
             group_starts: structure u32 [G + 1],
+            /// First sequence of each run of sequences, and the one after its last.
+            runs: structure u32 [2 * R],
             /// Gradient of u.
             du: out io [T, D] strided by vec,
             /// Gradient of delta, before bias and softplus.
@@ -226,12 +230,13 @@ pub fn backward(
     check_parameters(variant, gradients)?;
     let (d, n) = (inputs.a.shape().0, variant.state as usize);
     let groups = groups_for(packed, variant, d, variant.channels, workspace.groups)?;
-    let group_starts = packed.group_starts(groups)?;
+    let shared_out = packed.groups(groups)?;
     let tiles = d.div_ceil(variant.channels as usize);
     let token_sums = packed.packed().tokens() * tiles * n;
     let args = BackwardArgs {
         d,
         groups,
+        run_count: shared_out.runs.len() / 2,
         tiles,
         g: upstream.out,
         u: inputs.u,
@@ -247,7 +252,8 @@ pub fn backward(
         checkpoints: upstream.checkpoints,
         cu_seqlens: packed.cu_seqlens().view(),
         continued: packed.continued().view(),
-        group_starts: group_starts.view(),
+        group_starts: shared_out.starts.view(),
+        runs: shared_out.runs.view(),
         du: gradients.u,
         ddelta: gradients.delta,
         dz: gradients.z,

@@ -30,12 +30,13 @@ pub fn forward_faults() -> Vec<Edit> {
         edit(
             "late-state",
             &[(
-                "scanner.advance(base);\n            scanner.save(scanner.h, args.checkpoints, base / CHUNK);",
+                "scanner.advance(base);\n                scanner.save(scanner.h, args.checkpoints, base / CHUNK);",
                 0,
                 "scanner.save(scanner.h, args.checkpoints, base / CHUNK);",
             )],
         ),
         edit("group-over-boundary", &[("base + g + GROUP + LAST <= ends", 0, "base + g <= ends")]),
+        edit("first-run-alone", &[("run < last_run; ++run)", 0, "run < last_run; run = last_run)")]),
         edit("lane-lost", &[("fold<LANES / 2, 1, SWAPS>(sums);", 0, "fold<LANES / 2, 2, SWAPS>(sums);")]),
         edit(
             "padding-left",
@@ -54,6 +55,7 @@ pub fn forward_faults() -> Vec<Edit> {
 pub fn backward_faults() -> Vec<Edit> {
     let edit = |name, changes: &[_]| Edit { name, kernel: "selective_scan_bwd", changes: changes.to_vec() };
     vec![
+        edit("last-run-alone", &[("run-- > first_run;)", 0, "run-- > first_run; run = first_run)")]),
         edit("keep-carry", &[("else clear(carry);", 0, ""), ("if (!is_continued(seq)) clear(carry);", 0, "")]),
         edit(
             "multiply-carry",

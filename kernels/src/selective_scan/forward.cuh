@@ -4,8 +4,8 @@
 // h[t] = delta*u*B where t starts a sequence. Shapes and options are in mod.rs, the derivation in README.md.
 //
 // How. A block owns CHANNELS channels of one group of whole sequences (grid x: channel tiles, grid y: groups) and walks
-// the group's tokens in chunks of CHUNK, aligned to absolute multiples of CHUNK so that checkpoints do not depend on the
-// grouping. For each chunk
+// the group's runs of neighbouring sequences in chunks of CHUNK tokens, aligned to absolute multiples of CHUNK so that checkpoints do not
+// depend on the grouping. For each chunk
 //   1. every thread turns the words that it loaded during the previous chunk into (delta, delta*u), B and C in shared memory,
 //   2. the loads of the next chunk are issued, to be waited for one chunk later,
 //   3. LANES neighbouring lanes share a channel and keep LANE_STATES states each in registers: they walk the tokens,
@@ -26,7 +26,10 @@
 // The limit is the special-function pipe: 16 exponentials a clock and multiprocessor.
 //
 // A load whose result is only taken under a condition is waited for at once, by the move that takes it. So loads here have no condition: a
-// token outside the group reads the group's first (1.83 ms for 2.05, with 8 tokens summed at once instead of 4).
+// token outside the run reads the run's first (65536 x 4096, N = 16 on an H200: 1.79 ms for 2.05, with 8 tokens summed at once instead of 4).
+//
+// A group's sequences need not be neighbours: which blocks have which is decided so that all end together (1.66 ms for 1.79, and
+// 12 to 17 % where 27 sequences are shared out to six or eight groups).
 //
 // Dropped: saving exponentials at padded states (LANES that do not divide STATE waste some; the tuner sees it); lanes that walk two channels
 // together as in backward (2.29 ms for 2.05: registers).
@@ -44,14 +47,14 @@ struct Mover : Tile {
     Column<io_t> to_out;
     Io u[PASSES], next_u[PASSES], next_delta[PASSES], z[PASSES];
 
-    __device__ Mover(const Args& args, unsigned begin, unsigned end)
-        : Tile(args, begin, end), from_u(args.u, d, args.u_stride), from_delta(args.delta, d, args.delta_stride),
+    __device__ Mover(const Args& args)
+        : Tile(args), from_u(args.u, d, args.u_stride), from_delta(args.delta, d, args.delta_stride),
           from_z(args.z, d, args.z_stride), to_out(args.out, d, args.out_stride) {
 #pragma unroll
         for (unsigned k = 0; k < PASSES; ++k) next_u[k] = next_delta[k] = z[k] = zeros<VEC, io_t>();
     }
 
-    // Step 2: starts the loads of a chunk at `base` that has tokens of the group. Channels that do not exist stay zero.
+    // Step 2: starts the loads of a chunk at `base` that has tokens of the run. Channels that do not exist stay zero.
     __device__ void prefetch(unsigned base) {
         prefetch_projections(base);
         if (count == 0) return;
@@ -107,20 +110,28 @@ struct Mover : Tile {
 
 // The states that one lane keeps of its channels, and the sequence that they belong to.
 struct Scanner : Walk {
-    unsigned begin, end;           // tokens of the group
-    unsigned seq, last_seq;        // current sequence; one past the group's last. Before the first: one less
+    unsigned begin, end;           // tokens of the run
+    unsigned seq, last_seq;        // current sequence; one past the run's last. Before the first: one less
     unsigned ends;                 // token at which the current sequence ends
     bool fresh;                    // the next token starts a sequence that continues nothing
     States a2;                     // A * log2(e)
     States h;
 
-    __device__ Scanner(const Args& args, unsigned first_seq, unsigned last_seq, unsigned begin, unsigned end)
-        : Walk(args), begin(begin), end(end), seq(first_seq - 1), last_seq(last_seq), ends(begin), fresh(false) {
+    __device__ Scanner(const Args& args) : Walk(args) {
         restore(a2, args.a, 0);
 #pragma unroll
         for (unsigned w = 0; w < WALK; ++w)
 #pragma unroll
             for (unsigned i = 0; i < LANE_STATES; ++i) a2[w][i] = a2[w][i] * LOG2E;
+    }
+
+    // Turns to a run; its first token opens its first sequence.
+    __device__ void enter(unsigned first_seq, unsigned one_past, unsigned from, unsigned to) {
+        begin = ends = from;
+        end = to;
+        seq = first_seq - 1;
+        last_seq = one_past;
+        fresh = false;
         clear(h);
     }
 
@@ -213,26 +224,30 @@ __device__ inline void selective_scan_fwd(const Args& args) {
     extern __shared__ uint4 shared_memory[];
     Staged& shared = *reinterpret_cast<Staged*>(shared_memory);
 
-    const unsigned first_seq = args.group_starts[blockIdx.y], last_seq = args.group_starts[blockIdx.y + 1];
-    const unsigned begin = args.cu_seqlens[first_seq], end = args.cu_seqlens[last_seq];
-
     clear_padding(shared.projections);
-    Mover mover(args, begin, end);
-    Scanner scanner(args, first_seq, last_seq, begin, end);
-    unsigned base = begin < end ? begin - begin % CHUNK : end;
-    if (base < end) mover.prefetch(base);
-    for (; base < end; base += CHUNK) {
-        mover.stage(shared);
-        __syncthreads();
-        if (base + CHUNK < end) mover.prefetch(base + CHUNK);
-        mover.prefetch_gate(base);
-        if (CHECKPOINTS && base >= begin) {
-            scanner.advance(base);
-            scanner.save(scanner.h, args.checkpoints, base / CHUNK);
+    Mover mover(args);
+    Scanner scanner(args);
+    const unsigned last_run = args.group_starts[blockIdx.y + 1];
+    for (unsigned run = args.group_starts[blockIdx.y]; run < last_run; ++run) {
+        const unsigned first_seq = args.runs[2 * run], last_seq = args.runs[2 * run + 1];
+        const unsigned begin = args.cu_seqlens[first_seq], end = args.cu_seqlens[last_seq];
+        mover.enter(begin, end);
+        scanner.enter(first_seq, last_seq, begin, end);
+        unsigned base = begin < end ? begin - begin % CHUNK : end;
+        if (base < end) mover.prefetch(base);
+        for (; base < end; base += CHUNK) {
+            mover.stage(shared);
+            __syncthreads();
+            if (base + CHUNK < end) mover.prefetch(base + CHUNK);
+            mover.prefetch_gate(base);
+            if (CHECKPOINTS && base >= begin) {
+                scanner.advance(base);
+                scanner.save(scanner.h, args.checkpoints, base / CHUNK);
+            }
+            scanner.scan(shared, base);
+            __syncthreads();
+            mover.finish(shared, base);
         }
-        scanner.scan(shared, base);
-        __syncthreads();
-        mover.finish(shared, base);
+        scanner.advance(end);
     }
-    scanner.advance(end);
 }

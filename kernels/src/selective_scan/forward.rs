@@ -67,6 +67,8 @@ packscan_macros::kernel! {
             d: "D",
             /// Groups of sequences, the second grid axis: blocks that walk the pack at once.
             groups: "G",
+            /// Runs of neighbouring sequences in all groups.
+            run_count: "R",
         }
         tensors {
             /// Input of the scan.
@@ -91,8 +93,10 @@ packscan_macros::kernel! {
             cu_seqlens: structure u32 [S + 1],
             /// 1 for each continued sequence.
             continued: structure u32 [S],
-            /// First sequence of each group.
+            /// First run of each group.
             group_starts: structure u32 [G + 1],
+            /// First sequence of each run of sequences, and the one after its last.
+            runs: structure u32 [2 * R],
             /// Result.
             out: out io [T, D] strided by vec,
             /// State after the last token of each sequence; of an empty one, what it started from.
@@ -117,7 +121,7 @@ pub struct Outputs<'a> {
 
 /// Runs the forward pass on the device of `packed`, as `variant`, whose options must be those of `inputs` and `outputs`.
 ///
-/// `groups` is how many runs of whole sequences work side by side; results do not depend on it. `None` fills the GPU.
+/// `groups` is how many groups of whole sequences are walked side by side; results do not depend on it. `None` fills the GPU.
 ///
 /// # Errors
 /// [`Error::Tensor`](packscan_runtime::Error::Tensor) for an argument that does not fit, [`Error::Packed`](packscan_runtime::Error::Packed) for continued sequences without initial states, and whatever
@@ -132,10 +136,11 @@ pub fn forward(
     check_continued(packed, inputs)?;
     let d = inputs.a.shape().0;
     let groups = groups_for(packed, variant, d, variant.channels, groups)?;
-    let group_starts = packed.group_starts(groups)?;
+    let shared_out = packed.groups(groups)?;
     let args = ForwardArgs {
         d,
         groups,
+        run_count: shared_out.runs.len() / 2,
         u: inputs.u,
         delta: inputs.delta,
         a: inputs.a,
@@ -147,7 +152,8 @@ pub fn forward(
         initial_state: inputs.initial_state,
         cu_seqlens: packed.cu_seqlens().view(),
         continued: packed.continued().view(),
-        group_starts: group_starts.view(),
+        group_starts: shared_out.starts.view(),
+        runs: shared_out.runs.view(),
         out: outputs.out,
         final_state: outputs.final_state,
         checkpoints: outputs.checkpoints,

@@ -131,11 +131,6 @@ impl Forward {
         let chunks = [32, 16, 8].map(|chunk| Forward { chunk, ..self });
         *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2])
     }
-
-    /// The same for results without checkpoints, which alone depend on the chunk.
-    pub fn without_checkpoints(self) -> Forward {
-        Forward { checkpoints: false, ..self }.in_long_chunks()
-    }
 }
 
 impl Backward {

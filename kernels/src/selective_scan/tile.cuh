@@ -5,7 +5,7 @@
 // STATE_VEC states by whichever threads there are; neighbouring threads read neighbouring packets.
 //
 // Loads of the next chunk are issued while this one is computed and wait in registers. None has a condition: a load whose result is only taken
-// under a condition is waited for at once, by the move that takes it. A token outside the group reads the group's first instead.
+// under a condition is waited for at once, by the move that takes it. A token outside the run of sequences reads the run's first instead.
 //
 // B and C lie in shared memory in every order in which lanes keep the states of a run (`Walk`), so that a lane reads its run as one word. Where
 // LANES do not divide N, the states that pad a row are zero for good: whoever has them in registers adds zeros.
@@ -33,18 +33,17 @@ __device__ inline void clear_padding(Projections& shared) {
 // What a thread moves between global and shared memory.
 struct Tile {
     const Args& args;
-    unsigned begin, count;         // tokens of the group; none for a thread whose channels do not exist
-    unsigned state_count;          // tokens of the group, for B and C
+    unsigned begin, count;         // tokens of the run; none for a thread whose channels do not exist
+    unsigned state_count;          // tokens of the run, for B and C
     unsigned column, row;          // of the tile: first channel and first row of this thread
     unsigned d;                    // first channel of this thread in the tensors
     float bias[VEC], skip[VEC];
     StateIo next_b[STATE_PASSES], next_c[STATE_PASSES];
 
-    __device__ Tile(const Args& args, unsigned begin, unsigned end) : args(args), begin(begin), state_count(end - begin) {
+    __device__ Tile(const Args& args) : args(args), begin(0), count(0), state_count(0) {
         column = threadIdx.x % (CHANNELS / VEC) * VEC;
         row = threadIdx.x / (CHANNELS / VEC);
         d = blockIdx.x * CHANNELS + column;
-        count = d < args.d ? end - begin : 0;
 #pragma unroll
         for (unsigned k = 0; k < STATE_PASSES; ++k) next_b[k] = next_c[k] = zeros<STATE_VEC, io_t>();
 #pragma unroll
@@ -54,19 +53,26 @@ struct Tile {
         }
     }
 
+    // Turns to a run.
+    __device__ void enter(unsigned from, unsigned end) {
+        begin = from;
+        state_count = end - from;
+        count = d < args.d ? state_count : 0;
+    }
+
     // Row of the tile that pass `k` of this thread moves, and whether there is one.
     __device__ unsigned row_of(unsigned k) const { return row + k * ROWS_A_PASS; }
     __device__ bool is_row(unsigned k) const { return CHUNK % ROWS_A_PASS == 0 || row_of(k) < CHUNK; }
 
-    // Whether pass `k` has something to move for the chunk at `base`: a token of the group, of channels that exist.
+    // Whether pass `k` has something to move for the chunk at `base`: a token of the run, of channels that exist.
     __device__ bool has(unsigned base, unsigned k) const { return is_row(k) && base + row_of(k) - begin < count; }
 
-    // The token that pass `k` loads for the chunk at `base`: its own, or in place of one outside the group the group's first, so that loads
+    // The token that pass `k` loads for the chunk at `base`: its own, or in place of one outside the run the run's first, so that loads
     // need no condition, which would have to wait for them. Nobody uses what is loaded there.
     __device__ unsigned token_of(unsigned base, unsigned k) const { return within(base + row_of(k)); }
     __device__ unsigned within(unsigned t) const { return t - begin < state_count ? t : begin; }
 
-    // Starts the loads of B and C of a chunk at `base` that has tokens of the group.
+    // Starts the loads of B and C of a chunk at `base` that has tokens of the run.
     __device__ void prefetch_projections(unsigned base) {
 #pragma unroll
         for (unsigned k = 0; k < STATE_PASSES; ++k) {

@@ -82,6 +82,7 @@ pub fn save(run: &Path, step: u32, learner: &mut Learner, trainer: &Value, keep:
         return Err(Error::Config { field: "step", got: format!("{step}, which was only started"), rule });
     }
     let target = run.join(format!("step-{step:08}"));
+    learner.gather_weights()?;
     let writes = learner.rank() == 0;
     let mut moments = Moments { learner, gathered: 0 };
     let written = if writes { write(run, &target, step, &mut moments, trainer, keep) } else { Ok(()) };
@@ -284,11 +285,12 @@ impl Checkpoint {
         for (kind, moments) in KINDS.iter().zip([&optimiser.m, &optimiser.v]) {
             for p in &model.layout.table {
                 let Range { start, end } = p.slot.range();
-                let (from, to) = (start.max(optimiser.share.start), end.min(optimiser.share.end));
+                let share = if start < model.layout.products { optimiser.share.clone() } else { start..end };
+                let (from, to) = (start.max(share.start), end.min(share.end));
                 if from < to {
                     let values = self.moments.values(&format!("{kind}.{}", p.name))?;
                     moments
-                        .part(from - optimiser.share.start, to - from, 1)?
+                        .part(optimiser.place(&model.layout, from), to - from, 1)?
                         .write(&values[from - start..to - start])?;
                 }
             }

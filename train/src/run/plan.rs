@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use packscan_kernels::adamw::Kept;
 use packscan_kernels::{causal_conv1d, grad_norm, selective_scan};
 use packscan_runtime::Dtype;
 
@@ -67,16 +68,25 @@ impl Request<'_> {
 
     /// The plan for what each block computes again.
     pub fn plan(&self, recompute: &[Recompute]) -> Plan {
-        let elements = Layout::of(self.config).elements;
-        let copies = if self.io == Dtype::F32 { 0 } else { self.io.bytes() };
+        let Layout { products, elements, .. } = Layout::of(self.config);
+        let others = elements - products;
         let sizes = self.sizes(recompute);
         let count = |kind| recompute.iter().filter(|&&r| r == kind).count();
-        let mut rows = vec![
-            ("parameters, f32".to_owned(), 4 * elements),
-            (format!("copies of them, {}", self.io), copies * elements),
+        let mut rows = match Kept::of(self.io) {
+            Kept::Whole => vec![("parameters, f32".to_owned(), 4 * elements)],
+            Kept::Copied(dtype) => vec![
+                ("parameters, f32".to_owned(), 4 * elements),
+                (format!("copies of matrices, {dtype}"), dtype.bytes() * products),
+            ],
+            Kept::Split => vec![
+                ("matrices, bf16 and 16 bits more".to_owned(), 4 * products),
+                ("other parameters, f32".to_owned(), 4 * others),
+            ],
+        };
+        rows.extend([
             ("gradients, f32".to_owned(), 4 * elements + 4 * elements.div_ceil(grad_norm_part())),
-            ("moments of the optimiser, f32".to_owned(), 8 * elements.div_ceil(self.shards)),
-        ];
+            ("moments of the optimiser, f32".to_owned(), 8 * (products.div_ceil(self.shards) + others)),
+        ]);
         for kind in Recompute::ALL {
             if count(kind) > 0 {
                 let name = format!("activations of {} blocks, recompute {kind}", count(kind));
@@ -177,9 +187,9 @@ mod tests {
         let request = request(&config, hand_picked(&config));
         assert_eq!(request.choose(None).unwrap(), vec![Recompute::None; 48]);
         for (budget, more, less) in [
-            (75 << 30, Recompute::Cheap, Recompute::None),
-            (50 << 30, Recompute::Scan, Recompute::Cheap),
-            (35 << 30, Recompute::Full, Recompute::Scan),
+            (72 << 30, Recompute::Cheap, Recompute::None),
+            (47 << 30, Recompute::Scan, Recompute::Cheap),
+            (32 << 30, Recompute::Full, Recompute::Scan),
         ] {
             let chosen = request.choose(Some(budget)).unwrap();
             let mut with_less = chosen.clone();
@@ -192,7 +202,7 @@ mod tests {
     #[test]
     fn too_little_memory_names_what_would_fit() {
         let config = ModelConfig::named("2.8b").unwrap().for_vocabulary(50_277).unwrap();
-        let error = request(&config, hand_picked(&config)).choose(Some(54 << 30)).unwrap_err().to_string();
+        let error = request(&config, hand_picked(&config)).choose(Some(49 << 30)).unwrap_err().to_string();
         assert!(error.contains("--tokens 2048") || error.contains("--tokens 4096"), "{error}");
         let error = request(&config, hand_picked(&config)).choose(Some(8 << 30)).unwrap_err().to_string();
         assert!(error.contains("smaller model"), "{error}");

@@ -49,6 +49,15 @@ pub fn learner(
     Learner::new(model, tokens, 2, &vec![how; config.layers]).expect("its activations fit")
 }
 
+/// A model's parameters, where a flat buffer has them.
+pub fn weights(model: &Model) -> Vec<f32> {
+    let mut flat = vec![0.0; model.layout.elements];
+    for p in &model.layout.table {
+        flat[p.slot.range()].copy_from_slice(&model.values_of(p).expect("they can be read"));
+    }
+    flat
+}
+
 /// The book's model of the same sizes.
 pub fn book_config(config: &ModelConfig) -> book::Config {
     book::Config {

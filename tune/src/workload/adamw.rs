@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use packscan_kernels::adamw::halves::{join, split};
 use packscan_kernels::adamw::{self as optimiser, Forward, Range, Step};
-use packscan_runtime::{Buffer, Dtype, Result as Ran};
+use packscan_runtime::{Buffer, Dtype, Result as Ran, View};
 use packscan_verify::{Random, Rows, Tensor};
 
 use super::data::Data;
@@ -34,8 +35,10 @@ pub(super) fn gradients(p: &Problem, dtype: Dtype) -> Data {
 struct AdamW {
     bench: Rc<Bench>,
     variant: Forward,
-    /// `(n)` f32, f32, f32
+    /// `(n)` f32, or bf16 for parameters in halves; f32, f32
     state: [Rc<Buffer>; 3],
+    /// `(n / 2, rounded up)` u32: the other halves
+    rests: Option<Rc<Buffer>>,
     /// `(n)` grad, io
     g: Rc<Buffer>,
     copy: Option<Rc<Buffer>>,
@@ -49,9 +52,17 @@ pub(super) fn forward(bench: &Rc<Bench>, variant: Forward) -> Result<Box<dyn Wor
     let p = bench.problem();
     bench.device().check(&variant)?;
     let host_scalars = Step::default().scalars()?;
-    let [params, m, v] = state(p).map(|data| bench.input(&data, 0));
+    let [mut params, m, v] = state(p);
+    let mut rests = None;
+    if variant.split {
+        params = of_parameters(p, "rounded", Dtype::Bf16, params.value);
+        let any = |r: &mut Random| r.between(0.0, 4e9).floor();
+        let words = Data::new("rests", Dtype::U32, (p.parameters.div_ceil(2), 1), any);
+        rests = Some(bench.input(&words, 0)?);
+    }
     Ok(Box::new(AdamW {
-        state: [params?, m?, v?],
+        state: [bench.input(&params, 0)?, bench.input(&m, 0)?, bench.input(&v, 0)?],
+        rests,
         g: bench.input(&gradients(p, variant.grad), 0)?,
         copy: variant.copy.then(|| bench.room("copy", 0, variant.io, p.parameters)).transpose()?,
         scalars: Buffer::from_slice(bench.device(), &host_scalars)?,
@@ -78,6 +89,7 @@ impl Workload for AdamW {
             scalars: self.scalars.view(),
             clip: self.variant.clip.then(|| self.clip.view()),
             copy: self.copy.as_ref().map(|copy| copy.view()),
+            rests: self.rests.as_ref().map(|rests| rests.view()),
         };
         optimiser::forward(self.bench.one(), &self.variant, &range).map(drop)
     }
@@ -92,7 +104,10 @@ impl Workload for AdamW {
         for (data, buffer) in state(p).iter().zip(&self.state) {
             let fresh = bench.rows_of(data, data.name, rows, &picked);
             for (&place, value) in picked.iter().zip(&fresh.values) {
-                buffer.part(place, 1, 1)?.write(&[*value])?;
+                match (&self.rests, data.name) {
+                    (Some(rests), "p") => write_halves(buffer, rests, place, *value)?,
+                    _ => buffer.part(place, 1, 1)?.write(&[*value])?,
+                }
             }
             inputs.push(fresh);
         }
@@ -106,16 +121,40 @@ impl Workload for AdamW {
         self.run()?;
         let mut outputs = Vec::new();
         let names = ["p", "m", "v", "copy_to"];
-        for (name, buffer) in names.into_iter().zip(self.state.iter().chain(&self.copy)) {
+        let rounded = self.rests.as_ref().map(|_| &self.state[0]);
+        for (name, buffer) in names.into_iter().zip(self.state.iter().chain(self.copy.as_ref().or(rounded))) {
             outputs.push(Some(bench.rows_from(buffer.view(), name, rows, &picked)?));
+        }
+        if let Some(rests) = &self.rests {
+            let joined = picked.iter().map(|&place| read_halves(&self.state[0], rests, place));
+            let p = Tensor::shaped("p", Dtype::F32, rows, 1);
+            outputs[0] = Some(Tensor { values: joined.collect::<Ran<_>>()?, ..p });
         }
         bench.agrees(&self.id(), bench.one().packed(), &inputs, &outputs)
     }
 
-    /// Parameters and both moments read and written, gradients read, copies written. Some fifteen operations, a root and a quotient.
+    /// Parameters and both moments read and written, gradients read, copies written. In halves a parameter is its copy and has as many bytes. Some fifteen operations, a root and a quotient.
     fn floor(&self) -> Floor {
         let (n, v) = (self.bench.problem().parameters as f64, &self.variant);
         let copy = if v.copy { v.io.bytes() } else { 0 };
         Floor { bytes: n * (24 + v.grad.bytes() + copy) as f64, operations: 15.0 * n, special_results: 2.0 * n }
     }
+}
+
+/// The word that has the rest of the parameter at `place`, and bits before it there.
+fn rest_at(rests: &Buffer, place: usize) -> Ran<(View<'_>, u32, usize)> {
+    let word = rests.part(place / 2, 1, 1)?;
+    Ok((word, word.to_vec::<u32>()?[0], place % 2 * 16))
+}
+
+fn write_halves(rounded: &Buffer, rests: &Buffer, place: usize, value: f32) -> Ran<()> {
+    let (first, rest) = split(value);
+    let (word, before, shift) = rest_at(rests, place)?;
+    word.write(&[before & !(0xffff << shift) | u32::from(rest) << shift])?;
+    rounded.part(place, 1, 1)?.write(&[first])
+}
+
+fn read_halves(rounded: &Buffer, rests: &Buffer, place: usize) -> Ran<f32> {
+    let (_, word, shift) = rest_at(rests, place)?;
+    Ok(join(rounded.part(place, 1, 1)?.to_vec()?[0], (word >> shift) as u16))
 }

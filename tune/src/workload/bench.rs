@@ -103,13 +103,16 @@ impl Bench {
         }
     }
 
-    /// Tokens of a segment with which a pass of the scan is done soonest if sequences are cut; none if that is with whole ones.
+    /// Tokens of a segment with which a pass of the scan and the hand-picked other one are together done soonest, as in training; none if that
+    /// is with whole sequences.
     ///
     /// # Errors
     /// Whatever the device reports.
     pub fn segment_for(&self, id: &str) -> Result<Option<usize>> {
-        let (forward, backward) = (id.parse().ok(), id.parse().ok());
-        let balance = Balance::new(&self.device, self.problem.channels, forward.as_ref(), backward.as_ref())?;
+        let other = |kernel: &str| self.problem.hand_picked(kernel);
+        let forward = id.parse().or_else(|_| other("selective_scan_fwd")?.parse().map_err(Error::from))?;
+        let backward = id.parse().or_else(|_| other("selective_scan_bwd")?.parse().map_err(Error::from))?;
+        let balance = Balance::new(&self.device, self.problem.channels, &forward, &backward)?;
         Ok(balance.and_then(|balance| balance.segment(self.packed.packed())))
     }
 

@@ -139,10 +139,7 @@ impl Problem {
             "embedding_fwd" => named(&embedding::default_variant(self.width, self.io))?,
             "embedding_bwd" => named(&embedding::default_backward(self.width, self.io))?,
             "cross_entropy" => named(&cross_entropy::default_variant(&self.loss()))?,
-            "adamw" => {
-                let copy = (self.io != Dtype::F32).then_some(self.io);
-                named(&adamw::default_variant(Dtype::F32, copy, true))?
-            }
+            "adamw" => named(&adamw::default_variant(Dtype::F32, adamw::Kept::of(self.io), true))?,
             "grad_norm" => named(&grad_norm::default_variant(Dtype::F32))?,
             "grad_norm_clip" => named(&grad_norm::CLIP)?,
             "neg_exp_fwd" => named(&neg_exp::default_variant())?,

@@ -1,9 +1,10 @@
 //! What the suite must know of the optimiser.
 
-use packscan_kernels::adamw::{self as optimiser, Forward, Range, Step};
+use packscan_kernels::adamw::halves::{join_all, split_all};
+use packscan_kernels::adamw::{self as optimiser, Forward, Kept, Range, Step};
 use packscan_reference::adamw as book;
 use packscan_reference::{Bounded, Number};
-use packscan_runtime::{DevicePacked, Dtype, Packed, Result};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed, Result};
 
 use super::arguments::{Arguments, exact, stored};
 use super::{Pass, checked, suite_of};
@@ -15,7 +16,7 @@ pub(super) const FORWARD: Pass = Pass {
     operator: "adamw",
     name: "forward",
     kernel: "adamw",
-    pick: |model| checked(&optimiser::default_variant(Dtype::F32, Some(model.io), true)),
+    pick: |model| checked(&optimiser::default_variant(Dtype::F32, Kept::of(model.io), true)),
     jobs,
     job: suite_of::<AdamW>,
     faults: optimiser::faults,
@@ -36,6 +37,29 @@ fn step(seed: u64) -> Step {
         eps: random.between(-18.0, -3.0).exp(),
         decay: random.between(0.0, 0.5),
         grad_scale: random.between(0.25, 2.0),
+    }
+}
+
+/// Parameters in halves on a device.
+struct Halves {
+    /// `(n)` bf16
+    rounded: Buffer,
+    /// `(n / 2, rounded up)` u32
+    rests: Buffer,
+}
+
+impl Halves {
+    fn of(device: &Device, values: &[f32]) -> Result<Halves> {
+        let (rounded, rests) = split_all(values);
+        Ok(Halves { rounded: Buffer::from_slice(device, &rounded)?, rests: Buffer::from_slice(device, &rests)? })
+    }
+
+    /// What they are joined, `(n)` f32; the rounded ones; and whether what lies beside them stayed untouched.
+    fn take(self) -> Result<([Tensor; 2], bool)> {
+        let (rounded, n) = (self.rounded.to_vec()?, Rows::Shared(self.rounded.len()));
+        let p = Tensor { values: join_all(&rounded, &self.rests.to_vec()?), ..Tensor::shaped("p", Dtype::F32, n, 1) };
+        let copy = Tensor { values: self.rounded.to_f32()?, ..Tensor::shaped("copy_to", Dtype::Bf16, n, 1) };
+        Ok(([p, copy], self.rounded.fence_holds()? && self.rests.fence_holds()?))
     }
 }
 
@@ -82,25 +106,36 @@ impl Operator for AdamW {
     fn run(call: &Call<'_, Forward>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
         let (v, device) = (call.variant, call.packed.device());
         let n = inputs[0].values.len();
+        let halves = v.split.then(|| Halves::of(device, &inputs[0].values)).transpose()?;
         let updated = ["p", "m", "v"].map(|name| Tensor::shaped(name, Dtype::F32, Rows::Shared(n), 1));
         let copy = v.copy.then(|| Tensor::shaped("copy_to", v.io, Rows::Shared(n), 1));
-        let outputs = updated.into_iter().chain(copy).collect();
-        let arguments = Arguments::new(device, call.packed.packed(), inputs, outputs, |_| 0)?;
+        let whole = |name: &str| !(v.split && name == "p");
+        let outputs = updated.into_iter().chain(copy).filter(|output| whole(output.name)).collect();
+        let inputs: Vec<Tensor> = inputs.iter().filter(|input| whole(input.name)).cloned().collect();
+        let arguments = Arguments::new(device, call.packed.packed(), &inputs, outputs, |_| 0)?;
         let nothing = DevicePacked::empty(device)?;
         let range = Range {
-            p: arguments.view("p"),
+            p: halves.as_ref().map_or_else(|| arguments.view("p"), |halves| halves.rounded.view()),
             m: arguments.view("m"),
             v: arguments.view("v"),
             g: arguments.view("g"),
             scalars: arguments.view("scalars"),
             clip: arguments.get("clip_by"),
             copy: arguments.get("copy_to"),
+            rests: halves.as_ref().map(|halves| halves.rests.view()),
         };
         for _ in 0..call.rounds {
             optimiser::forward(&nothing, v, &range)?;
         }
         device.synchronize()?;
-        arguments.take()
+        let (mut outputs, mut untouched) = arguments.take()?;
+        if let Some(halves) = halves {
+            let ([p, copy], kept) = halves.take()?;
+            outputs.insert(0, p);
+            outputs.push(copy);
+            untouched &= kept;
+        }
+        Ok((outputs, untouched))
     }
 
     fn book(v: &Forward, _: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
@@ -112,7 +147,7 @@ impl Operator for AdamW {
             Some(clip_by) if clip_by[2].value != 0.0 => state,
             _ => book::forward(&state, &tensor("g"), &book_step(&scalars, clip_by.as_deref())),
         };
-        let copy = v.copy.then(|| stored(&next.p, v.io));
+        let copy = (v.copy || v.split).then(|| stored(&next.p, v.io));
         [next.p, next.m, next.v].into_iter().chain(copy).collect()
     }
 }
@@ -130,14 +165,19 @@ fn book_step(scalars: &[Bounded], clip_by: Option<&[Bounded]>) -> book::Step<Bou
     }
 }
 
-/// For each type of the copies: one parameter a thread and f32 gradients; four, and gradients of that type, clipped. One without copies.
+/// For each type of the copies: one parameter a thread and f32 gradients; four, and gradients of that type, clipped. The same in halves, which
+/// are bf16. One without copies.
 fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     let job = |variant| Box::new(Suite::<AdamW>::new(variant)) as Box<dyn Job>;
     let mut jobs = Vec::new();
     for &io in &plan.dtypes {
-        jobs.push(job(Forward { block: 32, vec: 1, grad: Dtype::F32, io, copy: true, clip: false }));
-        jobs.push(job(Forward { block: 64, vec: 4, grad: io, io, copy: true, clip: true }));
+        for split in [false, true].into_iter().filter(|split| !split || io == Dtype::Bf16) {
+            let copy = !split;
+            jobs.push(job(Forward { block: 32, vec: 1, grad: Dtype::F32, io, copy, split, clip: false }));
+            jobs.push(job(Forward { block: 64, vec: 4, grad: io, io, copy, split, clip: true }));
+        }
     }
-    jobs.push(job(Forward { block: 128, vec: 2, grad: Dtype::F32, io: Dtype::F32, copy: false, clip: true }));
+    let whole = optimiser::default_variant(Dtype::F32, Kept::Whole, true);
+    jobs.push(job(Forward { block: 128, vec: 2, io: Dtype::F32, ..whole }));
     jobs
 }

@@ -24,15 +24,14 @@ pub(in crate::selective_scan) fn backward(packed: &Packed, variant: &Backward, a
 }
 
 fn run<T: Element>(packed: &Packed, variant: &Backward, args: &BackwardArgs<'_>) {
-    let group_starts = packed.group_starts(args.groups);
+    let groups = packed.groups(args.groups);
     let (scan, width, d) = (Scan::<T>::new(packed, variant, args), variant.channels as usize, args.d);
     (0..args.groups * scan.tiles).into_par_iter().for_each(|piece| {
         let (group, tile) = (piece / scan.tiles, piece % scan.tiles);
-        let sequences = group_starts[group] as usize..group_starts[group + 1] as usize;
         let channels = tile * width..((tile + 1) * width).min(d);
         vectorised(
             #[inline(always)]
-            || Tile::new(&scan, tile, channels).run(group, sequences),
+            || Tile::new(&scan, tile, channels).run(group, groups.runs_of(group)),
         );
     });
 }
@@ -153,9 +152,9 @@ impl<'a, T: Element> Tile<'a, T> {
     }
 
     #[inline(always)]
-    fn run(mut self, group: usize, sequences: Range<usize>) {
-        for s in sequences.rev() {
-            self.sequence(s);
+    fn run(mut self, group: usize, runs: &[[u32; 2]]) {
+        for &[first, end] in runs.iter().rev() {
+            (first..end).rev().for_each(|s| self.sequence(s as usize));
         }
         let Scan { da_parts, dd_skip_parts, ddelta_bias_parts, .. } = self.scan;
         for block in &self.blocks {
