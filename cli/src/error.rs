@@ -58,6 +58,15 @@ pub enum Error {
         why: String,
     },
 
+    /// What finds the states of segments, where no sequence is cut.
+    #[error(
+        "{id} finds states between the segments of cut sequences, and nothing is cut; add --cut TOKENS or --cut auto"
+    )]
+    NothingCut {
+        /// The variant.
+        id: String,
+    },
+
     /// A pass that none of the operators has.
     #[error("none of these operators has a pass {pass}; leave out --pass, or name another operator")]
     NothingToTime {

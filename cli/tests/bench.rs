@@ -46,6 +46,11 @@ fn arguments_that_do_not_go_together() {
     }
     refused(&run("bench --model 130m --channels 64"), &["--model", "--channels"]);
     refused(&run("bench --from x.json --tokens 5"), &["--from", "--tokens"]);
+    refused(&run("bench --from x.json --cut 5"), &["--from", "--cut"]);
+    refused(&run("bench --step --model tiny --cut auto"), &["--cut", "--step"]);
+    refused(&run("bench selective-scan --cut 128,half"), &["--cut", "half", "or auto or none"]);
+    let state = "selective_scan_state-n16-l32-s2-c64-b4-v4-bf16-softplus-bias";
+    refused(&run(&format!("bench {state} selective-scan")), &[state, "nothing is cut", "--cut auto"]);
     refused(&run("bench --tokens 0"), &["--tokens", "1 to"]);
 }
 

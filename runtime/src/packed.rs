@@ -323,11 +323,6 @@ impl DevicePacked {
         Ok(())
     }
 
-    /// The pack with its boundaries on a device, where sequence `s` holds data of `owners[s]`.
-    fn owned(packed: &Packed, device: &Device, owners: Vec<u32>) -> Result<DevicePacked> {
-        Ok(DevicePacked { owners: Some(owners), ..packed.on(device)? })
-    }
-
     /// The boundaries on the host.
     pub fn packed(&self) -> &Packed {
         &self.packed

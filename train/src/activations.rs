@@ -10,6 +10,7 @@ use std::str::FromStr;
 use packscan_runtime::{Buffer, Device, Dtype, View};
 use serde::{Deserialize, Serialize};
 
+use crate::cutting::{self, Cutting};
 use crate::{Error, Model, ModelConfig, Result};
 
 /// What a block computes again in its backward pass instead of keeping it. Results do not change by a bit, if the variants of the scan that
@@ -74,6 +75,8 @@ pub enum Tensor {
     Delta,
     /// `(T / L, D, N)` f32: states of the scan.
     Checkpoints,
+    /// `(Q, D, N)` f32: states that enter the segments of sequences that the scan cuts along time.
+    Entering,
     /// `(T, D)` io: what the scan makes.
     Out,
     /// `(T, M)` io: what a block adds to the residual stream; afterwards the gradient of that.
@@ -105,7 +108,7 @@ pub enum Tensor {
 use Tensor::*;
 
 /// What every block has, its own or shared.
-const OF_BLOCKS: [Tensor; 9] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Out];
+const OF_BLOCKS: [Tensor; 10] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Entering, Out];
 /// What there is once: the last norm's, and what is only passed through.
 const ONCE: [Tensor; 12] =
     [Hidden, Zeros, Losses, Logits, DResidual, DResidual2, DNormed, DXz, DU, DXDbl, DDelta, DOut];
@@ -157,7 +160,7 @@ impl Sizes {
             Xz | DXz => 2 * d,
             U | Delta | Out | DU | DDelta | DOut => d,
             XDbl | DXDbl => self.config.dbl(),
-            Checkpoints => d * self.config.state,
+            Checkpoints | Entering => d * self.config.state,
             Logits => self.config.vocabulary,
         }
     }
@@ -166,6 +169,7 @@ impl Sizes {
     fn rows(&self, tensor: Tensor, tokens: usize) -> usize {
         match tensor {
             Checkpoints => tokens.div_ceil(self.chunk),
+            Entering => cutting::most(&self.config, tokens),
             Logits => self.logits_rows().min(tokens),
             _ => tokens,
         }
@@ -173,7 +177,7 @@ impl Sizes {
 
     fn dtype(&self, tensor: Tensor) -> Dtype {
         match tensor {
-            Residual | Rstd | Checkpoints | Losses | DResidual | DResidual2 => Dtype::F32,
+            Residual | Rstd | Checkpoints | Entering | Losses | DResidual | DResidual2 => Dtype::F32,
             _ => self.io,
         }
     }
@@ -191,7 +195,8 @@ impl Sizes {
     pub fn shared_bytes(&self) -> usize {
         let shared = OF_BLOCKS.into_iter().filter(|&t| self.recompute.iter().any(|&r| !kept(t, r)));
         let last = [Residual, Rstd, Normed];
-        ONCE.into_iter().chain(shared).chain(last).map(|t| self.bytes(t)).sum()
+        let tensors: usize = ONCE.into_iter().chain(shared).chain(last).map(|t| self.bytes(t)).sum();
+        tensors + Cutting::bytes(&self.config, self.tokens)
     }
 
     /// Bytes of all activations.
@@ -217,6 +222,7 @@ pub struct Activations {
     /// Of each block, and of the last norm, which has only the first three.
     blocks: Vec<Vec<Rc<Buffer>>>,
     once: Vec<Buffer>,
+    cutting: Cutting,
 }
 
 impl Activations {
@@ -242,7 +248,8 @@ impl Activations {
         }
         blocks.push([Residual, Rstd, Normed].into_iter().map(|t| Ok(Rc::new(room(t)?))).collect::<Result<_>>()?);
         let once = ONCE.into_iter().map(room).collect::<Result<Vec<_>>>()?;
-        let activations = Activations { sizes, blocks, once };
+        let cutting = Cutting::new(device, &sizes.config, sizes.tokens)?;
+        let activations = Activations { sizes, blocks, once, cutting };
         activations.all(Zeros).zero()?;
         Ok(activations)
     }
@@ -264,6 +271,19 @@ impl Activations {
         self.buffer(0, tensor)
     }
 
+    /// How the scan cuts sequences along time, and what it keeps for that.
+    pub(crate) fn cutting(&self) -> &Cutting {
+        &self.cutting
+    }
+
+    /// The states that enter so many segments, of a block.
+    ///
+    /// # Errors
+    /// For more segments than there is room for.
+    pub(crate) fn entering(&self, block: usize, segments: usize) -> Result<View<'_>> {
+        Ok(self.buffer(block, Entering).part(0, segments, self.sizes.cols(Entering))?)
+    }
+
     /// A tensor of a block, or of the last norm, which counts as one more block, for a pack of `tokens`.
     ///
     /// # Errors
@@ -271,5 +291,24 @@ impl Activations {
     pub fn view(&self, block: usize, tensor: Tensor, tokens: usize) -> Result<View<'_>> {
         let (rows, cols) = (self.sizes.rows(tensor, tokens), self.sizes.cols(tensor));
         Ok(self.buffer(block, tensor).part(0, rows, cols)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the plan says of activations is what they take, segments of cut sequences included.
+    #[test]
+    fn activations_take_what_is_planned() {
+        let config = ModelConfig::of(8, 3).for_vocabulary(256).unwrap();
+        for kinds in [[Recompute::None; 3], [Recompute::None, Recompute::Scan, Recompute::Full]] {
+            let device = Device::emulator(1);
+            let (config, recompute) = (config.clone(), kinds.to_vec());
+            let sizes = Sizes { config, io: Dtype::Bf16, tokens: 300, chunk: 16, recompute };
+            let planned = sizes.total_bytes();
+            let _activations = Activations::new(&device, sizes).unwrap();
+            assert_eq!(device.allocated_bytes(), planned, "{kinds:?}");
+        }
     }
 }

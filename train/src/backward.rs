@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use packscan_kernels::selective_scan::{State, split};
 use packscan_kernels::{causal_conv1d, cross_entropy, embedding, rms_norm, selective_scan};
 use packscan_runtime::{Buffer, Packed, View};
 
@@ -223,7 +224,14 @@ impl<'a> Backward<'a> {
         let (initial, last) = (from_gradient.is_some(), to_gradient.is_some());
         let variant = selective_scan::Backward { initial, last, ..variants.scan_bwd };
         let (packed, inputs) = (&self.pass.pack.packed, self.pass.scan_inputs(l)?);
-        selective_scan::backward(packed, &variant, &inputs, &upstream, &gradients, &mut workspaces.scan)?;
+        let workspace = &mut workspaces.scan;
+        match &self.pass.activations.cutting().segments() {
+            Some(segments) => {
+                let split = self.pass.split(l, segments, State::for_backward(&variant, d))?;
+                split::backward(packed, &variant, &inputs, &upstream, &gradients, workspace, &split)?
+            }
+            None => selective_scan::backward(packed, &variant, &inputs, &upstream, &gradients, workspace)?,
+        };
         from_gradient.map_or(Ok(()), |from| from.keep_state(model, l, sequences, End::First))
     }
 

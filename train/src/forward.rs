@@ -1,7 +1,9 @@
 //! The forward pass over a pack, an operator a line. Shapes are those of the table in `activations.rs`.
 
+use packscan_kernels::selective_scan::State;
+use packscan_kernels::selective_scan::split::{self, Split};
 use packscan_kernels::{causal_conv1d, embedding, rms_norm, selective_scan};
-use packscan_runtime::View;
+use packscan_runtime::{Segments, View};
 
 use crate::activations::Tensor::*;
 use crate::activations::{Activations, Recompute};
@@ -15,6 +17,7 @@ impl Model {
     /// # Errors
     /// For a pack of more tokens than there is room for, and whatever launching fails with.
     pub fn forward(&self, pack: &DevicePack, activations: &Activations, carry: Carry<'_>) -> Result<()> {
+        activations.cutting().take(self, pack.packed.packed())?;
         let pass = Pass::new(self, pack, activations, carry);
         let table = self.weights.io(self.layout.embedding)?;
         embedding::forward(&pack.packed, &self.variants.embedding, table, &pack.ids, pass.get(0, Hidden)?)?;
@@ -188,8 +191,22 @@ impl<'a> Pass<'a> {
             checkpoints: checkpoints.then(|| self.get(l, Checkpoints)).transpose()?,
         };
         let variant = if checkpoints { &self.scan } else { &self.scan_alone };
-        selective_scan::forward(&self.pack.packed, variant, None, &self.scan_inputs(l)?, &outputs)?;
+        let (packed, inputs) = (&self.pack.packed, self.scan_inputs(l)?);
+        match &self.activations.cutting().segments() {
+            Some(segments) => {
+                let state = State::for_forward(&self.scan, self.model.config.channels());
+                split::forward(packed, variant, None, &inputs, &outputs, &self.split(l, segments, state)?)?
+            }
+            None => selective_scan::forward(packed, variant, None, &inputs, &outputs)?,
+        };
         self.carry.to.map_or(Ok(()), |to| to.keep_state(self.model, l, sequences, End::Last))
+    }
+
+    /// How the scan of a block passes states between segments.
+    pub fn split<'s>(&'s self, l: usize, segments: &'s Segments, state: State) -> Result<Split<'s>> {
+        let entering = self.activations.entering(l, segments.pack().packed().sequences())?;
+        let (join, scratch) = (selective_scan::default_join(state.state), &self.activations.cutting().scratch);
+        Ok(Split { segments, state, join, entering, scratch })
     }
 
     /// Computes again what a block did not keep.

@@ -5,6 +5,7 @@ pub mod activations;
 mod backward;
 pub mod checkpoint;
 mod config;
+mod cutting;
 mod error;
 mod evaluate;
 mod files;
@@ -26,6 +27,7 @@ pub mod variants;
 
 pub use backward::{Edges, Gradients};
 pub use config::ModelConfig;
+pub use cutting::Cut;
 pub use error::Error;
 pub use evaluate::Evaluator;
 pub use forward::Carry;

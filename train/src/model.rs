@@ -7,7 +7,7 @@ use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, GemmContext, Packed,
 
 use crate::parameters::{Layout, Parameter, Slot, Weights, part};
 use crate::variants::{Carries, Ids, Variants};
-use crate::{ModelConfig, Result};
+use crate::{Cut, ModelConfig, Result};
 
 /// A model on a device.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Model {
     pub device: Device,
     /// Which kernels it runs.
     pub variants: Variants,
+    /// Whether its scan cuts sequences along time.
+    pub cut: Cut,
     pub(crate) gemm: GemmContext,
     /// `[layout.a_logs]` f32: A = -exp(A_log) of all blocks.
     a: Buffer,
@@ -69,6 +71,7 @@ impl Model {
             weights,
             device: device.clone(),
             variants: Variants::hand_picked(config, io, Carries { initial: false, last: false }),
+            cut: Cut::Auto,
             gemm: GemmContext::new(device)?,
             a: Buffer::unwritten(device, Dtype::F32, layout.a_logs.len())?,
             epsilon: Buffer::from_slice(device, &[config.epsilon])?,

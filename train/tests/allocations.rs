@@ -7,7 +7,7 @@ use packscan_kernels::cross_entropy::NO_TARGET;
 use packscan_runtime::{Device, Dtype, Packed};
 use packscan_train::activations::Recompute;
 use packscan_train::parameters::Layout;
-use packscan_train::{DevicePack, Learner, Model, Rates};
+use packscan_train::{Cut, DevicePack, Learner, Model, Rates};
 
 const TOKENS: usize = 40;
 const PACKS: usize = 3;
@@ -35,9 +35,15 @@ fn fill(rooms: &mut [DevicePack], packs: &[(&[usize], bool); PACKS], mut continu
 }
 
 fn check(device: &Device, io: Dtype, how: Recompute, flow: bool, steps: usize) {
+    check_cut(device, io, how, flow, steps, (Cut::Auto, TOKENS));
+}
+
+/// The same with sequences cut along time, and room for packs of more tokens than there are.
+fn check_cut(device: &Device, io: Dtype, how: Recompute, flow: bool, steps: usize, (cut, tokens): (Cut, usize)) {
     let config = config(true);
-    let model = Model::new(device, io, &config, &values(&Layout::of(&config))).unwrap();
-    let mut learner = Learner::new(model, TOKENS, PACKS, &vec![how; config.layers]).unwrap();
+    let mut model = Model::new(device, io, &config, &values(&Layout::of(&config))).unwrap();
+    model.cut = cut;
+    let mut learner = Learner::new(model, tokens, PACKS, &vec![how; config.layers]).unwrap();
     learner.let_gradients_flow(flow);
     learner.expect_cuts().unwrap();
     let room = |_| DevicePack::with_room(device, TOKENS, config.vocabulary).unwrap();
@@ -65,8 +71,15 @@ fn no_step_allocates() {
         }
     }
     check(&Device::emulator(1), Dtype::F32, Recompute::Cheap, true, 2);
+    // As many segments as there is room for are of longer packs.
+    let cut = (Cut::Into(7), 16 * TOKENS);
+    check_cut(&Device::emulator(1), Dtype::F32, Recompute::Scan, true, 2, cut);
+    check_cut(&Device::Cpu, Dtype::F32, Recompute::None, true, STEPS.len(), cut);
     match Device::cuda(0) {
-        Ok(device) => Recompute::ALL.into_iter().for_each(|how| check(&device, Dtype::Bf16, how, true, STEPS.len())),
+        Ok(device) => Recompute::ALL.into_iter().for_each(|how| {
+            check(&device, Dtype::Bf16, how, true, STEPS.len());
+            check_cut(&device, Dtype::Bf16, how, true, STEPS.len(), cut);
+        }),
         Err(error) => println!("skipped: {error}"),
     }
 }

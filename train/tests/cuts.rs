@@ -8,7 +8,7 @@ use packscan_reference::{Number, model as book};
 use packscan_runtime::{Device, Dtype, Packed};
 use packscan_train::activations::Recompute;
 use packscan_train::parameters::Layout;
-use packscan_train::{DevicePack, Learner, ModelConfig};
+use packscan_train::{Cut, DevicePack, Learner, ModelConfig};
 
 /// Documents of 7, 20 and 3 tokens in packs of 10: the second is in three of them.
 const LENGTHS: [usize; 3] = [7, 20, 3];
@@ -34,10 +34,14 @@ fn packs(device: &Device, config: &ModelConfig) -> (Vec<Vec<u32>>, Vec<DevicePac
 }
 
 fn learner_of(device: &Device, io: Dtype, how: Recompute, flow: bool) -> Learner {
+    learner_with_room(device, io, how, flow, TOKENS)
+}
+
+fn learner_with_room(device: &Device, io: Dtype, how: Recompute, flow: bool, tokens: usize) -> Learner {
     let config = config(true);
     let values = values(&Layout::of(&config));
     let model = packscan_train::Model::new(device, io, &config, &values).unwrap();
-    let mut learner = Learner::new(model, TOKENS, 3, &vec![how; config.layers]).unwrap();
+    let mut learner = Learner::new(model, tokens, 3, &vec![how; config.layers]).unwrap();
     learner.let_gradients_flow(flow);
     learner
 }
@@ -54,6 +58,22 @@ fn gradients_flow_through_cuts() {
         assert!((loss - want).abs() < 1e-6 * want, "the loss is {loss}, not {want}");
         let expected = Gradients::of_texts(&config, &layout, &values(&layout), &texts);
         expected.check(&layout, &gradients, &format!("on {device}"));
+    }
+}
+
+/// The same where the scan cuts each piece once more, along time: states come from the pack before, and gradients from the pack behind.
+#[test]
+fn gradients_flow_through_cuts_between_segments_too() {
+    let config = config(true);
+    let layout = Layout::of(&config);
+    let device = Device::emulator(3);
+    let (texts, packs) = packs(&device, &config);
+    let expected = Gradients::of_texts(&config, &layout, &values(&layout), &texts);
+    for how in [Recompute::None, Recompute::Scan] {
+        let mut learner = learner_with_room(&device, Dtype::F32, how, true, 16 * TOKENS);
+        learner.model.cut = Cut::Into(4);
+        let (_, gradients) = learner.gradients_of(&packs).unwrap();
+        expected.check(&layout, &gradients, &format!("in segments, recompute {how}"));
     }
 }
 

@@ -4,6 +4,7 @@ mod common;
 
 use common::{Gradients, book_parameters, book_run, config, learner, pack, texts, values};
 use packscan_runtime::{Device, Dtype};
+use packscan_train::Cut;
 use packscan_train::activations::Recompute;
 use packscan_train::parameters::Layout;
 
@@ -30,6 +31,41 @@ fn the_gradients_are_the_books_on_the_cpu() {
 #[test]
 fn the_gradients_are_the_books_on_the_emulator() {
     check(&Device::emulator(1), true);
+}
+
+/// Sequences that the scan cuts along time, as it does on a GPU where a pack is one long sequence. The CPU walks whole ones whatever it is told.
+#[test]
+fn the_gradients_of_cut_sequences_are_the_books() {
+    let config = config(true);
+    let layout = Layout::of(&config);
+    let values = values(&layout);
+    let texts = texts(&[9, 1, 0, 17, 2], config.vocabulary);
+    let expected = Gradients::of_texts(&config, &layout, &values, &texts);
+    let mut devices = vec![
+        (Device::emulator(1), Recompute::None),
+        (Device::emulator(2), Recompute::Full),
+        (Device::Cpu, Recompute::None),
+    ];
+    match Device::cuda(0) {
+        Ok(device) => devices.extend(Recompute::ALL.map(|how| (device.clone(), how))),
+        Err(error) => println!("skipped on a GPU: {error}"),
+    }
+    for (device, how) in devices {
+        // Room for more segments than a pack of so few tokens would be cut into.
+        let mut learner = learner(&device, Dtype::F32, &config, &values, 256, how);
+        learner.model.cut = Cut::Into(4);
+        let packs = [pack(&device, &texts, config.vocabulary)];
+        let (_, gradients) = learner.gradients_of(&packs).unwrap();
+        expected.check(&layout, &gradients, &format!("cut, recompute {how}, on {device}"));
+        assert!(learner.gradients_of(&packs).unwrap().1 == gradients, "{how} on {device}: not repeatable");
+        learner.model.cut = Cut::Auto;
+        let whole = learner.gradients_of(&packs).unwrap().1;
+        assert_eq!(
+            whole == gradients,
+            matches!(device, Device::Cpu),
+            "{how} on {device}: sums of other terms round differently"
+        );
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::workload::timing::{Times, times};
-use crate::workload::{Bench, Bound, Floor, Limit, Machine, Problem};
+use crate::workload::{Bench, Bound, Cut, Floor, Limit, Machine, Problem};
 
 /// Variants of one problem on one machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,7 +52,10 @@ pub struct Row {
     pub pass: String,
     /// The variant.
     pub id: String,
-    /// Its launches.
+    /// How the sequences of a scan were cut along time, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutInto>,
+    /// Its launches, everything that a pass over cut sequences launches in one.
     #[serde(flatten)]
     pub times: Times,
     /// What a machine needs at least.
@@ -64,6 +67,16 @@ pub struct Row {
     pub limit: Limit,
     /// The largest error of the slice that was compared with the book, as a share of its bound.
     pub worst_error: f64,
+}
+
+/// A [`Cut`], for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CutInto {
+    /// Tokens of a segment.
+    pub segment: usize,
+    /// What found the states that segments leave; none: the hand-picked variant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 impl From<&Problem> for Sizes {
@@ -83,12 +96,12 @@ impl From<&Problem> for Sizes {
 }
 
 impl Row {
-    /// Checks a variant, then times it.
+    /// Checks a variant, of a scan with sequences cut or not, then times it.
     ///
     /// # Errors
-    /// Those of [`Bench::workload`], and [`crate::Error::Wrong`].
-    pub fn measure(bench: &Rc<Bench>, id: &str, launches: usize, machine: &Machine) -> Result<Row> {
-        let mut workload = bench.workload(id)?;
+    /// Those of [`Bench::cut_workload`], and [`crate::Error::Wrong`].
+    pub fn measure(bench: &Rc<Bench>, id: &str, cut: Option<&Cut>, launches: usize, machine: &Machine) -> Result<Row> {
+        let mut workload = bench.cut_workload(id, cut)?;
         let worst_error = workload.check()?;
         let times = times(bench.device(), launches, || workload.run())?;
         let floor = workload.floor();
@@ -97,7 +110,9 @@ impl Row {
         let pass = PASSES.iter().find(|pass| pass.kernel == kernel);
         let (operator, pass) = pass.map_or((kernel, "forward"), |pass| (pass.operator, pass.name));
         let (operator, pass, id) = (operator.to_owned(), pass.to_owned(), id.to_owned());
-        Ok(Row { operator, pass, id, times, floor, floor_ms, limit, worst_error })
+        let state = |cut: &Cut| cut.state.map(|state| state.to_string());
+        let cut = cut.map(|cut| CutInto { segment: cut.segment, state: state(cut) });
+        Ok(Row { operator, pass, id, cut, times, floor, floor_ms, limit, worst_error })
     }
 
     /// The floor as a share of the time; 1 is as fast as the machine could be.

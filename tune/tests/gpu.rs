@@ -24,7 +24,7 @@ fn every_pass_is_timed_at_a_real_size_and_no_faster_than_the_machine_can() {
     let bench = Bench::new(&device, problem).unwrap();
     for pass in passes() {
         let id = bench.problem().hand_picked(pass.kernel).unwrap();
-        let row = Row::measure(&bench, &id, 5, &machine).unwrap_or_else(|error| panic!("{id}: {error}"));
+        let row = Row::measure(&bench, &id, None, 5, &machine).unwrap_or_else(|error| panic!("{id}: {error}"));
         // A kernel that only reads is faster than a copy, which is the measure of bandwidth; by a little.
         assert!(row.share() < 1.3, "{row:?}");
         assert!(row.times.least_ms > 0.0 && row.worst_error <= 1.0, "{row:?}");

@@ -1,9 +1,10 @@
 //! Every workload runs, agrees with the book on a slice, and says what it needs at least. At small sizes, on the CPU and on the emulator:
 //! what is checked is that each hands its operator and the book the same numbers.
 
+use packscan_kernels::selective_scan::{State, default_state};
 use packscan_runtime::{Device, Dtype};
 use packscan_tune::Error;
-use packscan_tune::workload::{Bench, Problem, natural_lengths, passes, read_lengths, timing};
+use packscan_tune::workload::{Bench, Cut, Problem, natural_lengths, passes, read_lengths, timing};
 
 /// Two sequences and an empty one, sizes that no tile divides.
 fn problem(io: Dtype) -> Problem {
@@ -31,6 +32,26 @@ fn every_pass_agrees_with_the_book_on_a_slice_also_after_it_ran() {
             assert!(workload.floor().bytes > 0.0, "{id}");
         }
     }
+}
+
+/// A scan over cut sequences is checked by the formula that it follows, whatever finds the states of its segments.
+#[test]
+fn cut_scans_agree_with_the_book_on_a_slice() {
+    let bench = Bench::new(&Device::emulator(0), problem(Dtype::Bf16)).unwrap();
+    for (kernel, reverse) in [("selective_scan_fwd", false), ("selective_scan_bwd", true)] {
+        let id = bench.problem().hand_picked(kernel).unwrap();
+        let picked = default_state(&bench.problem().scan(), 1, reverse);
+        for (segment, state) in [(7, None), (16, Some(State { chunk: 8, ..picked }))] {
+            let mut workload = bench.cut_workload(&id, Some(&Cut { segment, state })).unwrap();
+            workload.run().unwrap();
+            let worst = workload.check().unwrap_or_else(|error| panic!("{error}"));
+            assert!(worst > 0.0, "something was compared");
+        }
+        let other = Cut { segment: 7, state: Some(State { reverse: !reverse, gate: false, ..picked }) };
+        let told = bench.cut_workload(&id, Some(&other)).err().expect("it is refused").to_string();
+        assert!(told.contains("has reverse"), "{told}");
+    }
+    assert_eq!(bench.segment_for(&bench.problem().hand_picked("selective_scan_fwd").unwrap()).unwrap(), None, "no GPU");
 }
 
 /// States and histories of other packs are options that a variant may have, so a workload of it has them too.

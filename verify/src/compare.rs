@@ -47,6 +47,19 @@ impl fmt::Display for Mismatch {
     }
 }
 
+/// Compares those outputs that are given with the book's; returns the largest error as a share of its bound.
+///
+/// # Errors
+/// As [`agrees`].
+pub(crate) fn all_agree(
+    packed: &Packed,
+    outputs: &[Option<Tensor>],
+    book: &[Vec<Bounded>],
+) -> Result<f64, Box<Mismatch>> {
+    let compared = std::iter::zip(outputs, book).filter_map(|(got, want)| Some((got.as_ref()?, want)));
+    compared.map(|(got, want)| agrees(got, want, packed)).try_fold(0.0, |worst: f64, error| Ok(worst.max(error?)))
+}
+
 /// Compares with the book; returns the largest error as a share of its bound.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 
 use crate::case::cases;
 use crate::check::{Trouble, check};
-use crate::compare::agrees;
+use crate::compare::all_agree;
 use crate::{Call, Case, Failure, Mismatch, Operator, Property, Sizes, Tensor, documents};
 
 /// How much is checked.
@@ -261,9 +261,7 @@ impl<O: Operator> Job for Suite<O> {
     }
 
     fn agreement(&self, packed: &Packed, inputs: &[Tensor], outputs: &[Option<Tensor>]) -> Result<f64, Box<Mismatch>> {
-        let book = O::book(&self.variant, packed, inputs);
-        let compared = std::iter::zip(outputs, &book).filter_map(|(got, want)| Some((got.as_ref()?, want)));
-        compared.map(|(got, want)| agrees(got, want, packed)).try_fold(0.0, |worst: f64, error| Ok(worst.max(error?)))
+        all_agree(packed, outputs, &O::book(&self.variant, packed, inputs))
     }
 
     fn id(&self) -> String {

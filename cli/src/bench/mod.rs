@@ -1,5 +1,6 @@
 //! `packscan bench`: how fast kernels and whole steps are here.
 
+mod cuts;
 mod operators;
 mod roofline;
 mod step;
@@ -39,6 +40,10 @@ pub struct Bench {
     /// A file with the tokens of each sequence [default: lengths as of natural text].
     #[arg(long, value_name = "FILE", conflicts_with = "tokens")]
     lengths: Option<PathBuf>,
+    /// Cut the sequences of the scan along time: into segments of so many tokens, as the trainer would, or not; several are timed in
+    /// turn. Ids of selective_scan_state among the operators name what finds the states of segments.
+    #[arg(long, value_name = "auto|none|TOKENS", value_delimiter = ',', value_parser = cuts::parse)]
+    cut: Vec<cuts::Asked>,
     /// Launches of which the median is taken.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = parse::size)]
     launches: usize,
@@ -59,11 +64,11 @@ pub struct Bench {
 }
 
 /// What decides a measurement.
-const MEASURED: [&str; 10] =
-    ["what", "pass", "tokens", "channels", "state", "model", "dtype", "lengths", "launches", "step"];
+const MEASURED: [&str; 11] =
+    ["what", "pass", "tokens", "channels", "state", "model", "dtype", "lengths", "cut", "launches", "step"];
 
 /// What is asked of kernels alone.
-const OF_KERNELS: [&str; 7] = ["what", "pass", "channels", "state", "lengths", "launches", "svg"];
+const OF_KERNELS: [&str; 8] = ["what", "pass", "channels", "state", "lengths", "cut", "launches", "svg"];
 
 impl Bench {
     /// Times; bad if a result is not what the book says.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
+use packscan::kernels::selective_scan::State;
 use packscan::{Device, Dtype};
 use packscan_train::ModelConfig;
 use packscan_train::report::number::{fixed, percent};
@@ -11,6 +12,7 @@ use packscan_tune::report::{Report, Row};
 use packscan_tune::workload::{self, Machine, Problem, natural_lengths, read_lengths};
 use packscan_verify::operators;
 
+use super::cuts::{self, Cuts};
 use super::{Bench, gpu, roofline};
 use crate::error::{Error, Result};
 use crate::output::{self, thousands};
@@ -19,6 +21,8 @@ use crate::{Verdict, parse};
 
 /// Entries of the vocabulary of the published models.
 const VOCABULARY: usize = 50_277;
+/// How the ids begin of what finds the states of segments.
+const STATE: &str = "selective_scan_state-";
 
 impl Bench {
     /// Times kernels, or shows what was timed.
@@ -39,7 +43,8 @@ impl Bench {
     /// Everything that can be refused is refused before the GPU is asked for.
     fn measure(&self) -> Result<(Report, Verdict)> {
         let problem = self.problem()?;
-        let ids = self.ids(&problem)?;
+        let (ids, states) = self.ids(&problem)?;
+        let cuts = Cuts::new(&self.cut, states)?;
         let device = gpu()?;
         let Device::Cuda(cuda) = &device else { unreachable!("opened as a GPU") };
         let machine = Machine::of(cuda, &device)?;
@@ -57,12 +62,14 @@ impl Bench {
                     workload::Bench::new(&device, problem.clone())?
                 }
             };
-            match Row::measure(&bench, id, self.launches, &report.machine) {
-                Ok(row) => report.rows.push(row),
-                Err(error) => {
-                    wrong |= matches!(error, packscan_tune::Error::Wrong { .. });
-                    output::note(&format!("{} {id}: {error}", output::red_on_stderr("not timed:")));
-                    failure = Some(error);
+            for cut in cuts.of(id, &bench)? {
+                match Row::measure(&bench, id, cut.as_ref(), self.launches, &report.machine) {
+                    Ok(row) => report.rows.push(row),
+                    Err(error) => {
+                        wrong |= matches!(error, packscan_tune::Error::Wrong { .. });
+                        output::note(&format!("{} {id}: {error}", output::red_on_stderr("not timed:")));
+                        failure = Some(error);
+                    }
                 }
             }
             last = Some((operator, bench));
@@ -85,13 +92,18 @@ impl Bench {
         }
     }
 
-    /// The variants that were named, and the hand-picked ones of the operators that were.
-    fn ids(&self, problem: &Problem) -> Result<Vec<String>> {
+    /// The variants that were named, and the hand-picked ones of the operators that were; beside them what finds states where the scan cuts.
+    fn ids(&self, problem: &Problem) -> Result<(Vec<String>, Vec<State>)> {
         if let Some(pass) = &self.pass {
             parse::one_of("pass", pass, &passes())?;
         }
-        let mut ids = Vec::new();
+        let (mut ids, mut states) = (Vec::new(), Vec::new());
         for word in &self.what {
+            if word.starts_with(STATE) {
+                operators::job(word)?;
+                states.push(word.parse()?);
+                continue;
+            }
             let is_id = word.split_once('-').is_some_and(|(kernel, _)| workload::passes().any(|p| p.kernel == kernel));
             if is_id && !operators::names().contains(&word.as_str()) {
                 // Its rules, before the GPU is asked for.
@@ -100,12 +112,12 @@ impl Bench {
                 ids.extend(self.hand_picked(problem, &[&parse::operator(word)?])?);
             }
         }
-        if self.what.is_empty() {
+        if ids.is_empty() && states.len() == self.what.len() {
             ids = self.hand_picked(problem, &operators::names())?;
         }
         match ids.is_empty() {
             true => Err(Error::NothingToTime { pass: self.pass.clone().unwrap_or_default() }),
-            false => Ok(ids),
+            false => Ok((ids, states)),
         }
     }
 
@@ -161,7 +173,7 @@ fn table(report: &Report) -> String {
     for row in &report.rows {
         let times = &row.times;
         table.add_row([
-            row.id.clone(),
+            format!("{}{}", row.id, cuts::told(row.cut.as_ref())),
             fixed(times.median_ms, 3),
             format!("{} to {}", fixed(times.least_ms, 3), fixed(times.most_ms, 3)),
             fixed(row.floor_ms, 3),

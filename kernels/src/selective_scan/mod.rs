@@ -12,6 +12,7 @@
 //! [`split`] has the same for packs of few long sequences, which it cuts along time.
 
 mod backward;
+mod balance;
 mod cpu;
 mod faults;
 mod forward;
@@ -23,6 +24,7 @@ use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Device, DevicePacked, Error, Result, View};
 
 pub use backward::{Backward, Gradients, Upstream, Workspace, backward};
+pub use balance::{Balance, most_segments};
 pub use faults::{backward_faults, forward_faults, join_faults, state_faults};
 pub use forward::{Forward, Outputs, forward};
 pub use problem::{Problem, backward_variants, default_backward, default_variant, variants};

@@ -12,7 +12,7 @@
 //! [`Device::Cpu`] runs each sequence in one piece, which fills its threads by channels.
 
 use packscan_runtime::launch::{Launched, launch};
-use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed, Result, Segments, View};
+use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Result, Segments, View};
 
 use super::state::{Join, JoinArgs, State, StateArgs};
 use super::{Backward, Forward, Gradients, Inputs, Outputs, Upstream, check_continued};
@@ -59,37 +59,6 @@ impl Scratch {
             gradients: floats(segments * d * n)?,
         })
     }
-}
-
-/// Tokens of a segment for a pack that is worth cutting: several segments for each block of a large GPU where one sequence is the whole pack of 65,536
-/// tokens, and few enough that what passes between them costs nothing.
-pub const SEGMENT: usize = 1024;
-
-/// The most segments that [`segment_for`] says for a pack of so many tokens: what to make room for.
-pub const fn most_segments(tokens: usize) -> usize {
-    2 * tokens.div_ceil(SEGMENT)
-}
-
-/// Whether a pass over `packed` by `variant` is done sooner if its sequences are cut, and then into segments of how many tokens. Only a GPU
-/// is asked; elsewhere nothing is cut.
-///
-/// # Errors
-/// Whatever the GPU reports.
-pub fn segment_for(packed: &DevicePacked, variant: &Backward, d: usize) -> Result<Option<usize>> {
-    let Device::Cuda(cuda) = packed.device() else { return Ok(None) };
-    packed.device().check(variant)?;
-    let blocks = cuda.multiprocessors()? * cuda.blocks_per_multiprocessor(variant)?;
-    let groups = blocks / d.div_ceil(variant.channels as usize).max(1);
-    Ok(is_worth_cutting(packed.packed(), groups).then_some(SEGMENT))
-}
-
-/// Whether the longest sequence takes more than twice as long as an equal share of the pack in each of `groups` groups: a cut makes all
-/// groups equal, and adds a quarter of the time of a backward pass, two thirds of a forward pass. Of very many sequences the states that pass
-/// between segments would take more room than they are worth.
-fn is_worth_cutting(packed: &Packed, groups: usize) -> bool {
-    let longest = packed.lengths().into_iter().max().unwrap_or(0);
-    let segments: usize = packed.lengths().iter().map(|length| length.div_ceil(SEGMENT).max(1)).sum();
-    longest > 2 * SEGMENT && longest * groups > 2 * packed.tokens() && segments <= most_segments(packed.tokens())
 }
 
 /// [`super::forward`], with sequences cut as `split` says.
@@ -206,22 +175,5 @@ impl Walk<'_> {
         };
         launch(&join, segments.pack(), &args)?;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_long_sequences_are_cut() {
-        let worth = |lengths: &[usize], groups| is_worth_cutting(&Packed::from_lengths(lengths).unwrap(), groups);
-        assert!(worth(&[65_536], 11));
-        assert!(worth(&[60_000, 512, 0, 5_024], 11));
-        assert!(!worth(&[65_536], 1), "the channels alone fill the GPU");
-        assert!(!worth(&[5_958; 11], 11), "each group has its sequence");
-        assert!(!worth(&[2_000], 11), "there is little to share out");
-        assert!(!worth(&[0], 11));
-        assert!(!worth(&[vec![40_000], vec![10; 2_500]].concat(), 11), "too many sequences");
     }
 }

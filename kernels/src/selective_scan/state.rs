@@ -125,14 +125,18 @@ packscan_macros::kernel! {
     }
 }
 
-/// A variant that is sensible everywhere, for a pass that moves `vec` neighbouring channels a load: forward's lanes, 128 threads, chunks of 32.
+/// A variant that is sensible everywhere, for a pass that moves `vec` neighbouring channels a load: twice forward's lanes and half of its channels,
+/// 128 threads, chunks of 32. Special functions are the limit either way, and where few segments are walked twice as many blocks are done sooner.
+/// What is computed does not depend on it.
 pub fn default_state(problem: &Problem, vec: u32, reverse: bool) -> State {
     let like = default_variant(&Problem { checkpoints: false, ..*problem });
+    let ways = if 2 * like.lanes <= like.state.min(32) { 2 } else { 1 };
+    let lanes = ways * like.lanes;
     State {
         state: like.state,
         chunk: like.chunk,
-        lanes: like.lanes,
-        channels: like.channels.next_multiple_of(vec),
+        lanes,
+        channels: like.channels.div_ceil(ways).next_multiple_of((32 / lanes).max(vec)),
         resident: like.resident,
         vec,
         io: like.io,

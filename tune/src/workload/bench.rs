@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use packscan_kernels::cast;
+use packscan_kernels::selective_scan::Balance;
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed};
 
 use super::data::{Data, Pattern};
 use super::{
-    Problem, Workload, adamw, cast as casts, causal_conv1d, cross_entropy, embedding, grad_norm, neg_exp, rms_norm,
-    selective_scan, sum_rows,
+    Cut, Problem, Workload, adamw, cast as casts, causal_conv1d, cross_entropy, embedding, grad_norm, neg_exp,
+    rms_norm, selective_scan, sum_rows,
 };
 use crate::{Error, Result};
 
@@ -69,9 +70,17 @@ impl Bench {
     /// [`packscan_runtime::Error::Id`] and [`packscan_runtime::Error::Variant`] for an id that names none,
     /// [`Error::OtherProblem`] for one of another problem, [`Error::TooLarge`] where the device has no room.
     pub fn workload(self: &Rc<Self>, id: &str) -> Result<Box<dyn Workload>> {
+        self.cut_workload(id, None)
+    }
+
+    /// The same, with the sequences of a scan cut along time; other operators have nothing to cut.
+    ///
+    /// # Errors
+    /// As [`Bench::workload`], also for the variant that finds states.
+    pub fn cut_workload(self: &Rc<Self>, id: &str, cut: Option<&Cut>) -> Result<Box<dyn Workload>> {
         match id.split('-').next().unwrap_or_default() {
-            "selective_scan_fwd" => selective_scan::forward(self, id.parse()?),
-            "selective_scan_bwd" => selective_scan::backward(self, id.parse()?),
+            "selective_scan_fwd" => selective_scan::forward(self, id.parse()?, cut),
+            "selective_scan_bwd" => selective_scan::backward(self, id.parse()?, cut),
             "causal_conv1d_fwd" => causal_conv1d::forward(self, id.parse()?),
             "causal_conv1d_bwd" => causal_conv1d::backward(self, id.parse()?),
             "rms_norm_fwd" => rms_norm::forward(self, id.parse()?),
@@ -92,6 +101,19 @@ impl Bench {
                 .err()
                 .map_or_else(|| unreachable!("kernel of {id}"), Error::from)),
         }
+    }
+
+    /// Tokens of a segment with which a pass of the scan and the hand-picked other one are together done soonest, as in training; none if that
+    /// is with whole sequences.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    pub fn segment_for(&self, id: &str) -> Result<Option<usize>> {
+        let other = |kernel: &str| self.problem.hand_picked(kernel);
+        let forward = id.parse().or_else(|_| other("selective_scan_fwd")?.parse().map_err(Error::from))?;
+        let backward = id.parse().or_else(|_| other("selective_scan_bwd")?.parse().map_err(Error::from))?;
+        let balance = Balance::new(&self.device, self.problem.channels, &forward, &backward)?;
+        Ok(balance.and_then(|balance| balance.segment(self.packed.packed())))
     }
 
     /// How many sets of inputs and outputs of `bytes` each it takes that one is gone from the L2 when it is used again.

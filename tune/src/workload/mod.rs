@@ -50,6 +50,7 @@ pub use lengths::read_lengths;
 pub use packscan_verify::cost::natural_lengths;
 pub use problem::Problem;
 pub use product::Product;
+pub use selective_scan::Cut;
 
 /// The passes that have a workload: all but what only a scan runs that is cut along time.
 pub fn passes() -> impl Iterator<Item = &'static Pass> {

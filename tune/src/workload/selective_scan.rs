@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use packscan_kernels::selective_scan::{
-    self as scan, Backward, Forward, Gradients, Inputs, Outputs, Upstream, Workspace, default_variant,
+    self as scan, Backward, Forward, Gradients, Inputs, Outputs, State, Upstream, Workspace, default_variant, split,
 };
 use packscan_runtime::{Buffer, Dtype, Result as Ran};
 use packscan_verify::{Random, Rows, Tensor};
@@ -12,6 +12,11 @@ use super::data::Data;
 use super::slice::some;
 use super::{Bench, Floor, Problem, Workload};
 use crate::Result;
+
+mod cut;
+
+pub use cut::Cut;
+use cut::Kept;
 
 /// What decides which inputs a pass has.
 #[derive(Clone, Copy)]
@@ -172,6 +177,7 @@ struct ScanForward {
     out: Vec<Rc<Buffer>>,
     final_state: Option<Rc<Buffer>>,
     checkpoints: Option<Rc<Buffer>>,
+    cut: Option<Kept>,
 }
 
 /// `(ceil(T / L), D, N)` f32
@@ -181,7 +187,7 @@ fn checkpoints(bench: &Bench, chunk: u32) -> Result<Rc<Buffer>> {
     bench.room("checkpoints", 0, Dtype::F32, chunks * p.channels * p.state)
 }
 
-pub(super) fn forward(bench: &Rc<Bench>, variant: Forward) -> Result<Box<dyn Workload>> {
+pub(super) fn forward(bench: &Rc<Bench>, variant: Forward, cut: Option<&Cut>) -> Result<Box<dyn Workload>> {
     let p = bench.problem();
     bench.device().check(&variant)?;
     p.same(&variant, "state", variant.state as usize, p.state)?;
@@ -196,6 +202,7 @@ pub(super) fn forward(bench: &Rc<Bench>, variant: Forward) -> Result<Box<dyn Wor
         out: (0..scan.turns.len()).map(out).collect::<Result<_>>()?,
         final_state: variant.last.then(|| bench.room("final_state", 0, Dtype::F32, states)).transpose()?,
         checkpoints: variant.checkpoints.then(|| checkpoints(bench, variant.chunk)).transpose()?,
+        cut: cut.map(|cut| Kept::new(bench, cut, State::for_forward(&variant, p.channels))).transpose()?,
         scan,
     }))
 }
@@ -213,7 +220,12 @@ impl ScanForward {
                 .map(|c| c.rows(t.div_ceil(self.variant.chunk as usize)))
                 .transpose()?,
         };
-        scan::forward(bench.packed(), &self.variant, None, &self.scan.inputs(turn)?, &outputs).map(drop)
+        let (packed, inputs) = (bench.packed(), self.scan.inputs(turn)?);
+        match &self.cut {
+            Some(cut) => split::forward(packed, &self.variant, None, &inputs, &outputs, &cut.split()?),
+            None => scan::forward(packed, &self.variant, None, &inputs, &outputs),
+        }
+        .map(drop)
     }
 }
 
@@ -231,7 +243,8 @@ impl Workload for ScanForward {
         self.launch(0)?;
         let (bench, channels) = (&self.scan.bench, some(self.scan.bench.problem().channels));
         let out = bench.columns_from(self.out[0].rows(bench.problem().tokens())?, "out", &channels)?;
-        bench.agrees(&self.id(), bench.packed().packed(), &self.scan.slice(&channels), &[Some(out)])
+        let segment = self.cut.as_ref().map(Kept::tokens);
+        bench.scan_agrees(&self.id(), segment, &self.scan.slice(&channels), &[Some(out)])
     }
 
     /// u, delta and z read, out written, B and C read. Of each state an exponential and four operations: its argument, delta*u*B, the
@@ -261,9 +274,10 @@ struct ScanBackward {
     of_initial: Option<Rc<Buffer>>,
     checkpoints: Rc<Buffer>,
     workspace: Workspace,
+    cut: Option<Kept>,
 }
 
-pub(super) fn backward(bench: &Rc<Bench>, variant: Backward) -> Result<Box<dyn Workload>> {
+pub(super) fn backward(bench: &Rc<Bench>, variant: Backward, cut: Option<&Cut>) -> Result<Box<dyn Workload>> {
     let p = bench.problem();
     bench.device().check(&variant)?;
     p.same(&variant, "state", variant.state as usize, p.state)?;
@@ -282,13 +296,16 @@ pub(super) fn backward(bench: &Rc<Bench>, variant: Backward) -> Result<Box<dyn W
         ])
     };
     let states = Data { name: "d_final_state", ..initial_state(p) };
+    let cut = cut.map(|cut| Kept::new(bench, cut, State::for_backward(&variant, d))).transpose()?;
+    let walked = cut.as_ref().map_or(bench.packed(), Kept::pack);
     let workload = ScanBackward {
         gradients: (0..scan.turns.len()).map(turn).collect::<Result<_>>()?,
         of_parameters: [bench.sums("da", 0, d * n)?, bench.sums("dd_skip", 0, d)?, bench.sums("ddelta_bias", 0, d)?],
         of_states: last.then(|| bench.input(&states, 0)).transpose()?,
         of_initial: initial.then(|| bench.room("d_initial_state", 0, Dtype::F32, states.len())).transpose()?,
         checkpoints: checkpoints(bench, variant.chunk)?,
-        workspace: Workspace::new(bench.packed(), &variant, d, None)?,
+        workspace: Workspace::new(walked, &variant, d, None)?,
+        cut,
         scan,
         variant,
     };
@@ -307,7 +324,14 @@ impl ScanBackward {
         let out = bench.room("out", 0, variant.io, t * p.channels)?;
         let checkpoints = Some(self.checkpoints.rows(t.div_ceil(chunk as usize))?);
         let outputs = Outputs { out: out.rows(t)?, final_state: None, checkpoints };
-        scan::forward(bench.packed(), &variant, None, &self.scan.inputs(0)?, &outputs)?;
+        let (packed, inputs) = (bench.packed(), self.scan.inputs(0)?);
+        match &self.cut {
+            Some(cut) => {
+                let split = cut.split_by(State::for_forward(&variant, p.channels))?;
+                split::forward(packed, &variant, None, &inputs, &outputs, &split)?
+            }
+            None => scan::forward(packed, &variant, None, &inputs, &outputs)?,
+        };
         Ok(())
     }
 
@@ -335,7 +359,13 @@ impl ScanBackward {
             initial_state: self.of_initial.as_ref().map(|states| states.rows(sequences)).transpose()?,
         };
         let inputs = self.scan.inputs(turn)?;
-        scan::backward(bench.packed(), &self.variant, &inputs, &upstream, &gradients, &mut self.workspace).map(drop)
+        let (packed, variant, workspace) = (bench.packed(), &self.variant, &mut self.workspace);
+        match &self.cut {
+            Some(cut) => {
+                split::backward(packed, variant, &inputs, &upstream, &gradients, workspace, &cut.split()?).map(drop)
+            }
+            None => scan::backward(packed, variant, &inputs, &upstream, &gradients, workspace).map(drop),
+        }
     }
 
     /// The slice's incoming gradients beside its inputs.
@@ -393,7 +423,7 @@ impl Workload for ScanBackward {
         let z: Vec<usize> = channels.iter().map(|channel| p.channels + channel).collect();
         let dz = || bench.columns_from(dxz.rows(t)?, "dz", &z);
         outputs.extend(gate.then(dz).transpose()?.map(Some));
-        bench.agrees(&self.id(), bench.packed().packed(), &self.slice(&channels), &outputs)
+        bench.scan_agrees(&self.id(), self.cut.as_ref().map(Kept::tokens), &self.slice(&channels), &outputs)
     }
 
     /// u, delta, z and g read, three gradients written, B and C read and their gradients written. Of each state an exponential and eleven

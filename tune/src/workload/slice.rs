@@ -71,4 +71,18 @@ impl Bench {
         let compared = operators::job(id)?.agreement(packed, inputs, outputs);
         compared.map_err(|mismatch| Error::Wrong { id: id.to_owned(), mismatch })
     }
+
+    /// The same for a scan of the bench's pack, whose sequences were cut into segments of so many tokens if there is a number.
+    pub(super) fn scan_agrees(
+        &self,
+        id: &str,
+        segment: Option<usize>,
+        inputs: &[Tensor],
+        outputs: &[Option<Tensor>],
+    ) -> Result<f64> {
+        let packed = self.packed().packed();
+        let Some(segment) = segment else { return self.agrees(id, packed, inputs, outputs) };
+        let compared = operators::agreement_in_segments(id, segment, packed, inputs, outputs)?;
+        compared.map_err(|mismatch| Error::Wrong { id: id.to_owned(), mismatch })
+    }
 }

@@ -21,7 +21,7 @@ mod rms_norm;
 mod selective_scan;
 mod sum_rows;
 
-pub use selective_scan::{SelectiveScan, option_jobs};
+pub use selective_scan::{SelectiveScan, agreement_in_segments, option_jobs};
 
 /// One pass of an operator, as the suites see it.
 #[derive(Debug)]

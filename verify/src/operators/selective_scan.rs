@@ -16,6 +16,7 @@ mod split;
 
 pub(super) use backward::BACKWARD;
 use split::Cut;
+pub use split::agreement_in_segments;
 pub(super) use split::{JOIN, STATE};
 
 /// The forward pass and its faults.

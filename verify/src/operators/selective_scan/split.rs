@@ -10,9 +10,10 @@ use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Packed, Result, Segm
 
 use super::backward::{self, SelectiveScanBackward};
 use super::{SelectiveScan, of_model, problem};
+use crate::compare::all_agree;
 use crate::operators::{Pass, checked, suite_of};
 use crate::suite::Suite;
-use crate::{Call, Case, Job, Level, Operator, Plan, Sizes, Tensor};
+use crate::{Call, Case, Job, Level, Mismatch, Operator, Plan, Sizes, Tensor};
 
 /// What each segment does by itself, and its faults.
 pub(in crate::operators) const STATE: Pass = Pass {
@@ -35,6 +36,24 @@ pub(in crate::operators) const JOIN: Pass = Pass {
     job: suite_of::<OfJoin>,
     faults: scan::join_faults,
 };
+
+/// [`Job::agreement`] of a scan with this id over sequences that were cut into segments of so many tokens, by the formula that it followed.
+///
+/// # Errors
+/// [`Error::Id`](packscan_runtime::Error::Id) for what is no id of a scan; inside, the first element outside its bound.
+pub fn agreement_in_segments(
+    id: &str,
+    segment: usize,
+    packed: &Packed,
+    inputs: &[Tensor],
+    outputs: &[Option<Tensor>],
+) -> Result<Result<f64, Box<Mismatch>>> {
+    let book = match id.parse::<Backward>() {
+        Ok(variant) => backward::book(&variant, packed, inputs, Some(segment)),
+        Err(_) => super::book(&id.parse()?, packed, inputs, Some(segment)),
+    };
+    Ok(all_agree(packed, outputs, &book))
+}
 
 /// How a run cuts sequences.
 pub(super) struct Cut {

@@ -1,0 +1,255 @@
+//! Whether passes over a pack are done sooner if its sequences are cut along time, and into segments of how many tokens.
+//!
+//! A model of two facts: a GPU runs so many blocks at once, each a tile of channels of some tokens, and is done when the last block is; and
+//! what a cut adds is counted by what it costs for each token. Nothing is measured for a pack, so the same GPU says the same of it in every run.
+//!
+//! The constants are fitted to what 4096 x 4096 in five sequences and one sequence of 65,536 x 1536 take on an H200, whole and cut. Of cut packs the
+//! model is off by a tenth at most, but for a backward pass in few long segments, of which it expects a sixth less than it takes; of both
+//! passes together it finds the length that measured best.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use packscan_runtime::{Device, Packed, Result};
+
+use super::{Backward, Forward, State, blocks_at_once};
+
+/// What each kernel takes for a token and channel of 16 states where it fills a GPU, in forward passes: 65,536 x 4096 in 1.74 ms on an H200.
+const FORWARD: f64 = 1.0;
+/// Of the backward pass.
+const BACKWARD: f64 = 3.2;
+/// Of what finds the states that segments leave.
+const FORWARD_STATE: f64 = 0.75;
+/// The same of gradients.
+const BACKWARD_STATE: f64 = 0.7;
+/// Tokens times channels of a forward pass that take as long as the two launches that a cut adds to a pass, some 6 us.
+const LAUNCHES: f64 = (1 << 20) as f64;
+/// What a block takes beside its tokens, in tokens: its first loads and its last sums.
+const BLOCK_TOKENS: f64 = 32.0;
+/// What a sequence or segment takes beside its tokens: chunks of which it fills a part.
+const PIECE_TOKENS: u64 = 12;
+
+/// Of blocks a third as many as fit a multiprocessor each is faster by this power of three: warps alone wait for their own results.
+const ROOMY: f64 = 0.5;
+
+/// The lengths of segments that are considered. Results depend on the choice by rounding.
+const SEGMENTS: [usize; 6] = [256, 512, 1024, 2048, 4096, 8192];
+/// Blocks of all segments of a pack, of tiles of [`TILE`] channels, at most: several for each that any GPU runs at once, and more would share
+/// the work out no better.
+const MOST_BLOCKS: usize = 2048;
+/// Channels of such a block.
+const TILE: usize = 64;
+/// Tokens of a segment on average, at least, whole sequences included.
+const FEWEST_TOKENS: usize = 16;
+/// A cut pays if it takes no more than this share of the time of whole sequences: the model is no better than that.
+const WORTH: f64 = 0.9;
+
+/// Both passes over a pack on a GPU, whose times are added.
+#[derive(Clone, Debug)]
+pub struct Balance {
+    passes: [Pass; 2],
+    /// Channels.
+    d: usize,
+    /// The same, where there are 16 states.
+    elements: f64,
+}
+
+/// A pass, and what finds the states of its segments.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    whole: Grid,
+    state: Grid,
+}
+
+/// How a GPU takes up the blocks of a kernel.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    /// Blocks of a sequence.
+    tiles: usize,
+    /// Blocks that run at once.
+    slots: usize,
+    /// On so many multiprocessors.
+    multiprocessors: usize,
+    /// What a token and channel costs, in forward passes.
+    cost: f64,
+}
+
+/// The most segments into which a pack of so many tokens and channels is cut: what to make room for.
+pub const fn most_segments(tokens: usize, d: usize) -> usize {
+    let tiles = if d > TILE { d.div_ceil(TILE) } else { 1 };
+    let (by_blocks, by_tokens) = (MOST_BLOCKS / tiles, tokens.div_ceil(FEWEST_TOKENS));
+    if by_blocks < by_tokens { by_blocks } else { by_tokens }
+}
+
+impl Balance {
+    /// No sequence is cut of a pack without a longer one.
+    pub const SHORTEST: usize = SEGMENTS[0];
+
+    /// Of these variants for `d` channels. None where there is no GPU, and nothing is cut.
+    ///
+    /// # Errors
+    /// Whatever the GPU reports.
+    pub fn new(device: &Device, d: usize, forward: &Forward, backward: &Backward) -> Result<Option<Balance>> {
+        let Device::Cuda(cuda) = device else { return Ok(None) };
+        let multiprocessors = cuda.multiprocessors()?;
+        let grid = |channels: u32, slots, cost| Grid {
+            tiles: d.div_ceil(channels as usize).max(1),
+            slots,
+            multiprocessors,
+            cost,
+        };
+        // As many as their registers are limited for: nothing is compiled that may not run.
+        let state = |v: State, cost| grid(v.channels, multiprocessors * v.resident as usize, cost);
+        let slots = [blocks_at_once(device, forward)?, blocks_at_once(device, backward)?];
+        let [forward_slots, backward_slots] = slots.map(|slots| slots.unwrap_or(1));
+        let passes = [
+            Pass {
+                whole: grid(forward.channels, forward_slots, FORWARD),
+                state: state(State::for_forward(forward, d), FORWARD_STATE),
+            },
+            Pass {
+                whole: grid(backward.channels, backward_slots, BACKWARD),
+                state: state(State::for_backward(backward, d), BACKWARD_STATE),
+            },
+        ];
+        Ok(Some(Balance { passes, d, elements: d as f64 * f64::from(forward.state) / 16.0 }))
+    }
+
+    /// Tokens of a segment with which the passes are done soonest; none if that is with whole sequences.
+    pub fn segment(&self, packed: &Packed) -> Option<usize> {
+        let lengths = packed.lengths();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let whole = self.time(&lengths, None);
+        // If every slot is busy to the end, nothing is to be gained.
+        let least: f64 = self.passes.iter().map(|pass| pass.whole.cost * packed.tokens() as f64 * self.elements).sum();
+        if least >= WORTH * whole {
+            return None;
+        }
+        let fits = |segment: usize| lengths.iter().map(|length| pieces(*length, segment)).sum::<usize>();
+        let most = most_segments(packed.tokens(), self.d);
+        let tried = SEGMENTS.into_iter().filter(|&segment| segment < longest && fits(segment) <= most);
+        let timed = tried.map(|segment| (segment, self.time(&lengths, Some(segment))));
+        let best = timed.min_by(|(_, one), (_, other)| one.total_cmp(other));
+        best.filter(|&(_, time)| time <= WORTH * whole).map(|(segment, _)| segment)
+    }
+
+    /// What the passes take over sequences of these lengths, cut or not: in tokens times channels of a forward pass that fills the GPU.
+    fn time(&self, lengths: &[usize], segment: Option<usize>) -> f64 {
+        let Some(segment) = segment else {
+            return self.passes.iter().map(|pass| pass.whole.time(lengths.to_vec()) * self.elements).sum();
+        };
+        let (mut all, mut inner) = (Vec::new(), Vec::new());
+        for &length in lengths {
+            let pieces = pieces(length, segment);
+            // The segment at the end of a sequence hands nothing on.
+            inner.extend(std::iter::repeat_n(segment, pieces - 1));
+            all.extend(std::iter::repeat_n(segment, pieces - 1));
+            all.push(length - (pieces - 1) * segment);
+        }
+        let of_pass = |pass: &Pass| {
+            let kernels = pass.whole.time(all.clone()) + pass.state.time(inner.clone());
+            kernels * self.elements + LAUNCHES
+        };
+        self.passes.iter().map(of_pass).sum()
+    }
+}
+
+/// Segments of a sequence.
+fn pieces(length: usize, segment: usize) -> usize {
+    length.div_ceil(segment).max(1)
+}
+
+impl Grid {
+    /// What the kernel takes for pieces of these lengths, the longest first, in tokens of a forward pass that fills the GPU.
+    fn time(&self, mut lengths: Vec<usize>) -> f64 {
+        lengths.retain(|&length| length > 0);
+        lengths.sort_unstable_by_key(|&length| Reverse(length));
+        // How many blocks begin and end when, in tokens of a block: few times, since the tiles of a piece take equally long.
+        let mut changes = BTreeMap::<u64, i64>::new();
+        let mut free = BTreeMap::from([(0, self.slots.max(1))]);
+        for length in lengths {
+            let mut tiles = self.tiles;
+            while let Some(mut slot) = free.first_entry().filter(|_| tiles > 0) {
+                let (start, count) = (*slot.key(), tiles.min(*slot.get()));
+                *slot.get_mut() -= count;
+                if *slot.get() == 0 {
+                    slot.remove();
+                }
+                let end = start + length as u64 + PIECE_TOKENS;
+                *free.entry(end).or_insert(0) += count;
+                *changes.entry(start).or_insert(0) += count as i64;
+                *changes.entry(end).or_insert(0) -= count as i64;
+                tiles -= count;
+            }
+        }
+        let mut tokens = if changes.is_empty() { 0.0 } else { BLOCK_TOKENS };
+        let (mut last, mut blocks) = (0, 0);
+        for (time, change) in changes {
+            tokens += (time - last) as f64 / self.speed(blocks);
+            (last, blocks) = (time, blocks + change);
+        }
+        self.cost * tokens * self.slots as f64 / self.tiles as f64
+    }
+
+    /// How fast each of so many blocks is, where each of as many as fit the GPU is 1.
+    fn speed(&self, blocks: i64) -> f64 {
+        let a_multiprocessor = (blocks as f64 / self.multiprocessors as f64).max(1.0);
+        (self.slots as f64 / self.multiprocessors as f64 / a_multiprocessor).max(1.0).powf(ROOMY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tiles of 64 channels on 132 multiprocessors, four blocks of the forward pass on each and two of the backward pass.
+    fn h200(d: usize) -> Balance {
+        let grid =
+            |blocks: usize, cost| Grid { tiles: d.div_ceil(64), slots: 132 * blocks, multiprocessors: 132, cost };
+        let state = |cost| Grid { tiles: d.div_ceil(32), ..grid(4, cost) };
+        let forward = Pass { whole: grid(4, FORWARD), state: state(FORWARD_STATE) };
+        let backward = Pass { whole: grid(2, BACKWARD), state: state(BACKWARD_STATE) };
+        Balance { passes: [forward, backward], d, elements: d as f64 }
+    }
+
+    fn segment(d: usize, lengths: &[usize]) -> Option<usize> {
+        h200(d).segment(&Packed::from_lengths(lengths).unwrap())
+    }
+
+    #[test]
+    fn few_long_sequences_are_cut() {
+        // As long as measured best.
+        assert_eq!(segment(1536, &[65_536]), Some(1024), "one sequence keeps 24 blocks busy");
+        assert!(segment(1536, &[60_000, 512, 0, 5_024]).is_some());
+        assert_eq!(segment(4096, &[617, 477, 685, 1827, 490]), Some(512), "the longest is almost half of the pack");
+    }
+
+    #[test]
+    fn what_fills_the_gpu_is_left_whole() {
+        assert_eq!(segment(64 * 400, &[65_536]), None, "the channels alone fill the GPU");
+        assert_eq!(segment(1536, &[1000; 160]), None, "each block has its sequences");
+        assert_eq!(segment(1536, &[150]), None, "there is little to share out");
+        assert_eq!(segment(1536, &[0]), None);
+        assert_eq!(segment(1536, &[vec![40_000], vec![10; 2_500]].concat()), None, "there would be no room");
+    }
+
+    #[test]
+    fn blocks_take_the_first_slot_that_is_free() {
+        let grid = Grid { tiles: 2, slots: 3, multiprocessors: 3, cost: 1.0 };
+        let tokens = |lengths: &[usize]| grid.time(lengths.to_vec()) * 2.0 / 3.0;
+        let (block, piece) = (BLOCK_TOKENS, PIECE_TOKENS as f64);
+        assert_eq!(tokens(&[]), 0.0);
+        assert_eq!(tokens(&[100]), block + piece + 100.0);
+        // The third slot takes one tile of the second, the other waits.
+        assert_eq!(tokens(&[100, 100]), block + 2.0 * (piece + 100.0));
+        assert_eq!(tokens(&[10, 100, 10]), block + piece + 100.0, "short ones run beside the longest");
+    }
+
+    #[test]
+    fn blocks_with_room_are_faster() {
+        let of = |tiles, slots| Grid { tiles, slots, multiprocessors: 1, cost: 1.0 };
+        let per_tile = |grid: Grid| grid.time(vec![1000]) / grid.slots as f64 * grid.tiles as f64;
+        let (alone, both) = (per_tile(of(1, 2)), per_tile(of(2, 2)));
+        assert!(alone < both && both < 2.0 * alone, "{alone} {both}");
+    }
+}
