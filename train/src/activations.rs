@@ -20,9 +20,9 @@ pub enum Recompute {
     None,
     /// The norm, the convolution and delta, as `mamba_ssm` does.
     Cheap,
-    /// Also the scan and the small products between: everything but the residual stream and the input projection.
+    /// Also the scan: everything but the residual stream, the input projection and `x_dbl`.
     Scan,
-    /// Everything but the residual stream.
+    /// Everything but the residual stream and `x_dbl`, a product over many columns for few.
     Full,
 }
 
@@ -202,7 +202,7 @@ impl Sizes {
 /// Whether a block keeps a tensor of its own.
 fn kept(tensor: Tensor, recompute: Recompute) -> bool {
     match tensor {
-        Residual | Rstd => true,
+        Residual | Rstd | XDbl => true,
         Normed | U | Delta => recompute == Recompute::None,
         Xz => recompute < Recompute::Full,
         _ => recompute < Recompute::Scan,

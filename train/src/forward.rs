@@ -201,9 +201,6 @@ impl<'a> Pass<'a> {
             self.xz(l)?;
         }
         self.conv(l)?;
-        if kind >= Recompute::Scan {
-            self.x_dbl(l)?;
-        }
         self.delta(l)?;
         if kind >= Recompute::Scan {
             self.scan(l, true)?;
