@@ -109,8 +109,13 @@ fn a_gradient_that_does_not_fit_is_refused_by_tensor() {
         dr: None,
     };
     let dweight = Buffer::from_f32(&Device::Cpu, Dtype::F32, &[0.0; M]).unwrap();
-    let gradients =
-        Gradients { residual: None, x: Some(buffers.rows(2)), weight: dweight.view(), parts: buffers.rows(3) };
+    let gradients = Gradients {
+        residual: None,
+        x: Some(buffers.rows(2)),
+        weight: dweight.view(),
+        add: true,
+        parts: buffers.rows(3),
+    };
     let variant: Backward = norm::default_backward(&Problem { io: Dtype::F32, ..problem(M) }, false, false, true);
     let run = |gradients: &Gradients<'_>| norm::backward(&buffers.packed, &variant, &incoming, gradients);
     run(&gradients).unwrap();

@@ -220,6 +220,7 @@ impl NormBackward {
             residual: v.dresidual.then(|| turn.dresidual.rows(t)).transpose()?,
             x: v.dx.then(|| turn.dx.rows(t)).transpose()?,
             weight: self.dweight.view(),
+            add: true,
             parts: self.parts.rows(self.parts_rows)?,
         };
         norm::backward(self.bench.packed(), v, &given, &gradients).map(drop)

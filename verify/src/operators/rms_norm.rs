@@ -244,6 +244,7 @@ impl Operator for NormBackward {
             residual: run.get("dresidual"),
             x: run.get("dx"),
             weight: run.view("dweight"),
+            add: true,
             parts: parts.rows(parts_rows)?,
         };
         for _ in 0..call.rounds {
