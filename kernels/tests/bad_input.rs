@@ -310,7 +310,8 @@ fn a_norm_without_room_for_its_sums_is_refused() {
         let filled = |len| halves(&device, len);
         let (dy, r, dx, rstd, weight, dweight) =
             (filled(T * D), filled(T * D), filled(T * D), filled(T), filled(D), filled(D));
-        let problem = rms_norm::Problem { width: D, io: Dtype::F32, residual: false, sum: true, stats: true };
+        let problem =
+            rms_norm::Problem { width: D, io: Dtype::F32, residual: false, sum: true, stats: true, alone: false };
         let variant = rms_norm::default_backward(&problem, false, false, true);
         let none = Buffer::unwritten(&device, Dtype::F32, 0).unwrap();
         let incoming = rms_norm::Incoming {

@@ -203,7 +203,7 @@ impl Checker {
         let access = self.access(&from.access);
         let element = self.element(&from.element);
         if let Some(flag) = &from.flag {
-            self.known(flag, "flag", &self.flags.clone());
+            self.known(&flag.ident, "flag", &self.flags.clone());
         }
         for (span, message) in self.letters.faults(&from.shape) {
             self.report(span, message);

@@ -5,7 +5,7 @@ use quote::{ToTokens, format_ident, quote};
 use syn::{Expr, Ident};
 
 use crate::scope;
-use crate::spec::{Access, Dim, Element, Rows, Spec, Tensor};
+use crate::spec::{Access, Dim, Element, Flag, Rows, Spec, Tensor};
 
 /// The argument struct and the methods that check, print and launch a variant.
 pub fn expand(spec: &Spec) -> TokenStream {
@@ -79,7 +79,7 @@ fn details(tensor: &Tensor) -> String {
         text += &format!(", start and stride in multiples of `{}` elements", multiple.to_token_stream());
     }
     if let Some(flag) = &tensor.flag {
-        text += &format!("; given exactly when `{flag}` is on");
+        text += &format!("; given exactly when `{}` is {}", flag.ident, if flag.on { "on" } else { "off" });
     }
     text + "."
 }
@@ -163,7 +163,8 @@ fn bound(args: &Ident, index: usize, tensor: &Tensor) -> TokenStream {
     let Tensor { ident, others, .. } = tensor;
     let (view, wanted) = match &tensor.flag {
         None => (quote!(::std::option::Option::Some(#args.#ident)), quote!(true)),
-        Some(flag) => (quote!(#args.#ident), quote!(self.#flag)),
+        Some(Flag { ident: flag, on: true }) => (quote!(#args.#ident), quote!(self.#flag)),
+        Some(Flag { ident: flag, on: false }) => (quote!(#args.#ident), quote!(!self.#flag)),
     };
     let dtype = match &tensor.element {
         Element::Fixed(dtype) => dtype.to_token_stream(),

@@ -83,7 +83,14 @@ pub struct Tensor {
     pub shape: Vec<Expr>,
     pub shape_span: Span,
     pub strided: Option<Strided>,
-    pub flag: Option<Ident>,
+    pub flag: Option<Flag>,
+}
+
+/// `gate` or `!gate`.
+pub struct Flag {
+    pub ident: Ident,
+    /// Whether it is asked to be on.
+    pub on: bool,
 }
 
 /// `strided` or `strided by vec`.
@@ -253,7 +260,10 @@ impl Parse for Tensor {
             })
             .transpose()?;
         let flag = match input.parse::<Option<Token![if]>>()? {
-            Some(_) => Some(input.parse()?),
+            Some(_) => {
+                let on = input.parse::<Option<Token![!]>>()?.is_none();
+                Some(Flag { ident: input.parse()?, on })
+            }
             None => None,
         };
         if !input.is_empty() && !input.peek(Token![,]) {

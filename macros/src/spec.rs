@@ -2,6 +2,7 @@
 //!
 //! What generates code ([`crate::variant`], [`crate::launch`]) sees only this.
 
+pub use crate::parse::Flag;
 use crate::parse::Message;
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -101,7 +102,7 @@ pub struct Tensor {
     /// What start, stride and columns must be multiples of.
     pub multiple: Option<Expr>,
     /// The flag that calls for it; `None` where every call needs it.
-    pub flag: Option<Ident>,
+    pub flag: Option<Flag>,
 }
 
 /// What a kernel does with a tensor.

@@ -80,8 +80,6 @@ pub enum Tensor {
     Out,
     /// `(T, M)` io: what a block adds to the residual stream; afterwards the gradient of that.
     Hidden,
-    /// `(T, M)` io: zeros, to norm a residual stream again without adding to it.
-    Zeros,
     /// `(T, M)` f32: the residual stream that the last norm norms.
     LastResidual,
     /// `(T)` f32: the reciprocal of its root mean square.
@@ -115,9 +113,8 @@ use Tensor::*;
 /// What every block has, its own or shared.
 const OF_BLOCKS: [Tensor; 9] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Out];
 /// What there is once: the last norm's, and what is only passed through.
-const ONCE: [Tensor; 15] = [
+const ONCE: [Tensor; 14] = [
     Hidden,
-    Zeros,
     LastResidual,
     LastRstd,
     LastNormed,
@@ -178,7 +175,7 @@ impl Sizes {
     fn cols(&self, tensor: Tensor) -> usize {
         let (m, d) = (self.config.width, self.config.channels());
         match tensor {
-            Residual | Normed | LastResidual | LastNormed | Hidden | Zeros | DResidual | DResidual2 | DNormed => m,
+            Residual | Normed | LastResidual | LastNormed | Hidden | DResidual | DResidual2 | DNormed => m,
             Rstd | LastRstd | Losses => 1,
             Xz | DXz => 2 * d,
             U | Delta | Out | DU | DDelta | DOut => d,
@@ -301,9 +298,7 @@ impl Activations {
         let place = |rooms: Vec<Room>| rooms.into_iter().map(|room| room.on(device)).collect::<Result<Vec<_>>>();
         let blocks = sizes.recompute.iter().map(|&recompute| place(sizes.own(recompute))).collect::<Result<_>>()?;
         let shared = place(sizes.shared())?;
-        let activations = Activations { sizes, blocks, shared };
-        activations.buffer(0, Zeros).zero()?;
-        Ok(activations)
+        Ok(Activations { sizes, blocks, shared })
     }
 
     /// What they were made for.

@@ -192,7 +192,8 @@ fn run_norm(placed: &Placed<'_>) {
     let unwritten = |len| Buffer::unwritten(device, Dtype::F32, len).expect("there is room");
     let (r, rstd, dweight) = (unwritten(t * D), unwritten(t), zeros(device, D));
     let r = r.rows(t).expect("rows");
-    let inputs = norm::Inputs { x: placed.view("x"), residual: None, weight: weight.view(), epsilon: epsilon.view() };
+    let inputs =
+        norm::Inputs { x: Some(placed.view("x")), residual: None, weight: weight.view(), epsilon: epsilon.view() };
     let outputs = norm::Outputs { y: placed.view("y"), residual: Some(r), rstd: Some(rstd.view()) };
     let problem = norm::Problem::of(&inputs, &outputs);
     norm::forward(packed, &norm::default_variant(&problem), &inputs, &outputs).expect("it runs");

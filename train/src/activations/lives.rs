@@ -34,7 +34,7 @@ const FORWARD: [(&str, &[Tensor], &[Tensor]); 7] = [
 
 /// What it computes again, from what step on.
 const AGAIN: [(&str, Recompute, &[Tensor], &[Tensor]); 5] = [
-    ("norm again", Recompute::Cheap, &[Zeros, Residual], &[Normed]),
+    ("norm again", Recompute::Cheap, &[Residual], &[Normed]),
     ("in_proj again", Recompute::Full, &[Normed], &[Xz]),
     ("conv again", Recompute::Cheap, &[Xz], &[U]),
     ("dt_proj again", Recompute::Cheap, &[XDbl], &[Delta]),
@@ -109,7 +109,7 @@ fn steps(recompute: &[Recompute]) -> Vec<Step> {
 fn walk<P: std::hash::Hash + Eq>(recompute: &[Recompute], place: impl Fn(At) -> P) -> Result<(), String> {
     // What there is once is the same for all blocks.
     let named = |(l, t): At| if ONCE.contains(&t) { (0, t) } else { (l, t) };
-    let mut holds: HashMap<P, At> = HashMap::from([(place((0, Zeros)), (0, Zeros))]);
+    let mut holds: HashMap<P, At> = HashMap::new();
     for Step { what, reads, writes } in steps(recompute) {
         for &read in &reads {
             match holds.get(&place(read)) {
