@@ -92,6 +92,7 @@ impl Scan {
             c: self.projections[3].rows(T).unwrap(),
             d_skip: None,
             delta_bias: None,
+            add: true,
             z: None,
             initial_state: None,
         }
@@ -208,7 +209,8 @@ fn a_convolution_backward_that_does_not_fit_is_refused_by_tensor() {
         (filled(T * D), filled(T * D), filled(T * D), filled(D * K), filled(D * K), filled(2 * (K - 1) * D));
     let inputs = conv::Inputs { x: x.rows(T).unwrap(), w: w.rows(D).unwrap(), b: None, history: None };
     let upstream = conv::Upstream { out: g.rows(T).unwrap(), history: None };
-    let gradients = conv::Gradients { x: dx.rows(T).unwrap(), w: dw.rows(D).unwrap(), b: None, history: None };
+    let gradients =
+        conv::Gradients { x: dx.rows(T).unwrap(), w: dw.rows(D).unwrap(), b: None, add: true, history: None };
     let (silu, bias, initial, last) = (true, false, false, false);
     let problem = conv::Problem { channels: D, width: K, io: Dtype::F32, silu, bias, initial, last };
     let variant = conv::default_backward(&problem);
@@ -308,7 +310,8 @@ fn a_norm_without_room_for_its_sums_is_refused() {
         let filled = |len| halves(&device, len);
         let (dy, r, dx, rstd, weight, dweight) =
             (filled(T * D), filled(T * D), filled(T * D), filled(T), filled(D), filled(D));
-        let problem = rms_norm::Problem { width: D, io: Dtype::F32, residual: false, sum: true, stats: true };
+        let problem =
+            rms_norm::Problem { width: D, io: Dtype::F32, residual: false, sum: true, stats: true, alone: false };
         let variant = rms_norm::default_backward(&problem, false, false, true);
         let none = Buffer::unwritten(&device, Dtype::F32, 0).unwrap();
         let incoming = rms_norm::Incoming {
@@ -322,6 +325,7 @@ fn a_norm_without_room_for_its_sums_is_refused() {
             residual: None,
             x: Some(dx.rows(T).unwrap()),
             weight: dweight.view(),
+            add: true,
             parts: none.view(),
         };
         let error = refusal(rms_norm::backward(&packed, &variant, &incoming, &gradients));

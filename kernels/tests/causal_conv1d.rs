@@ -170,8 +170,13 @@ fn a_workspace_that_is_too_small_is_refused() {
     let packed = call.packed(false);
     let gradient = Buffer::from_f32(&call.device, Dtype::F32, &[0.5; T * D]).unwrap();
     let upstream = conv::Upstream { out: gradient.rows(T).unwrap(), history: None };
-    let gradients =
-        conv::Gradients { x: call.out.rows(T).unwrap(), w: call.dw.rows(D).unwrap(), b: None, history: None };
+    let gradients = conv::Gradients {
+        x: call.out.rows(T).unwrap(),
+        w: call.dw.rows(D).unwrap(),
+        b: None,
+        add: true,
+        history: None,
+    };
     // A tile of fewer tokens has more partial sums.
     let smaller = Backward { run: 4, ways: 1, ..variant };
     let run = |variant: &Backward, mut workspace: Workspace| {

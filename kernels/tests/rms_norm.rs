@@ -8,7 +8,7 @@ const T: usize = 5;
 const M: usize = 6;
 
 fn problem(width: usize) -> Problem {
-    Problem { width, io: Dtype::Bf16, residual: true, sum: true, stats: true }
+    Problem { width, io: Dtype::Bf16, residual: true, sum: true, stats: true, alone: false }
 }
 
 #[test]
@@ -77,7 +77,7 @@ impl Buffers {
 fn a_norm_that_does_not_fit_is_refused_by_tensor() {
     let buffers = Buffers::new();
     let inputs = Inputs {
-        x: buffers.rows(0),
+        x: Some(buffers.rows(0)),
         residual: Some(buffers.rows(1)),
         weight: buffers.weight.view(),
         epsilon: buffers.epsilon.view(),
@@ -92,7 +92,9 @@ fn a_norm_that_does_not_fit_is_refused_by_tensor() {
     assert!(error.starts_with("weight [width]"), "{error}");
     let error = refusal(&Inputs { residual: None, ..inputs }, &outputs);
     assert!(error.starts_with("residual [T, width]") && error.contains("it was left out"), "{error}");
-    let error = refusal(&inputs, &Outputs { y: inputs.x, ..outputs });
+    let error = refusal(&Inputs { x: None, ..inputs }, &outputs);
+    assert!(error.starts_with("x [T, width]") && error.contains("it was left out"), "{error}");
+    let error = refusal(&inputs, &Outputs { y: buffers.rows(0), ..outputs });
     assert!(error.starts_with("y [T, width]") && error.contains("it overlaps x"), "{error}");
     let error = refusal(&inputs, &Outputs { rstd: Some(buffers.epsilon.view()), ..outputs });
     assert!(error.starts_with("rstd [T]"), "{error}");
@@ -109,8 +111,13 @@ fn a_gradient_that_does_not_fit_is_refused_by_tensor() {
         dr: None,
     };
     let dweight = Buffer::from_f32(&Device::Cpu, Dtype::F32, &[0.0; M]).unwrap();
-    let gradients =
-        Gradients { residual: None, x: Some(buffers.rows(2)), weight: dweight.view(), parts: buffers.rows(3) };
+    let gradients = Gradients {
+        residual: None,
+        x: Some(buffers.rows(2)),
+        weight: dweight.view(),
+        add: true,
+        parts: buffers.rows(3),
+    };
     let variant: Backward = norm::default_backward(&Problem { io: Dtype::F32, ..problem(M) }, false, false, true);
     let run = |gradients: &Gradients<'_>| norm::backward(&buffers.packed, &variant, &incoming, gradients);
     run(&gradients).unwrap();

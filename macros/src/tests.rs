@@ -34,6 +34,8 @@ const SCALE: &str = r#"
             weight: in f32 [S],
             /// Bias.
             bias_of: in f32 [D] if bias,
+            /// What there is in its place.
+            scale: in f32 [D] if !bias,
             /// Boundaries.
             cu_seqlens: structure u32 [S + 1],
             /// States.

@@ -1,10 +1,13 @@
 //! The table of activations: what a pass over a pack keeps, and what it only passes through.
 //!
 //! Everything is allocated once, for the most tokens that a pack can have. What the backward pass needs of a block is either the
-//! block's own, or shared by all blocks and computed again before it is needed ([`Recompute`]).
+//! block's own, or shared by all blocks and computed again before it is needed ([`Recompute`]). Of what there is once, tensors that never
+//! hold anything at the same time lie in one room: [`TURNS`] says which, and `lives.rs` shows that they may.
+
+#[cfg(test)]
+mod lives;
 
 use std::fmt;
-use std::rc::Rc;
 use std::str::FromStr;
 
 use packscan_runtime::{Buffer, Device, Dtype, View};
@@ -22,9 +25,9 @@ pub enum Recompute {
     None,
     /// The norm, the convolution and delta, as `mamba_ssm` does.
     Cheap,
-    /// Also the scan and the small products between: everything but the residual stream and the input projection.
+    /// Also the scan: everything but the residual stream, the input projection and `x_dbl`.
     Scan,
-    /// Everything but the residual stream.
+    /// Everything but the residual stream and `x_dbl`, a product over many columns for few.
     Full,
 }
 
@@ -57,9 +60,9 @@ impl FromStr for Recompute {
 }
 
 /// One row of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tensor {
-    /// `(T, M)` f32: the residual stream that a block norms; the last norm's too.
+    /// `(T, M)` f32: the residual stream that a block norms.
     Residual,
     /// `(T)` f32: the reciprocal of its root mean square.
     Rstd,
@@ -81,8 +84,12 @@ pub enum Tensor {
     Out,
     /// `(T, M)` io: what a block adds to the residual stream; afterwards the gradient of that.
     Hidden,
-    /// `(T, M)` io: zeros, to norm a residual stream again without adding to it.
-    Zeros,
+    /// `(T, M)` f32: the residual stream that the last norm norms.
+    LastResidual,
+    /// `(T)` f32: the reciprocal of its root mean square.
+    LastRstd,
+    /// `(T, M)` io: the last norm.
+    LastNormed,
     /// `(T)` f32: the loss of each token.
     Losses,
     /// `(tokens at a time, V)` io: logits, afterwards their gradients.
@@ -110,8 +117,25 @@ use Tensor::*;
 /// What every block has, its own or shared.
 const OF_BLOCKS: [Tensor; 10] = [Residual, Rstd, Normed, Xz, U, XDbl, Delta, Checkpoints, Entering, Out];
 /// What there is once: the last norm's, and what is only passed through.
-const ONCE: [Tensor; 12] =
-    [Hidden, Zeros, Losses, Logits, DResidual, DResidual2, DNormed, DXz, DU, DXDbl, DDelta, DOut];
+const ONCE: [Tensor; 14] = [
+    Hidden,
+    LastResidual,
+    LastRstd,
+    LastNormed,
+    Losses,
+    Logits,
+    DResidual,
+    DResidual2,
+    DNormed,
+    DXz,
+    DU,
+    DXDbl,
+    DDelta,
+    DOut,
+];
+/// Tensors that take turns in one room; those of blocks only where they are not the block's own.
+const TURNS: [&[Tensor]; 5] =
+    [&[DXz, Logits], &[DOut, DNormed], &[DDelta, Out, LastNormed], &[DU, Hidden], &[LastResidual, Checkpoints]];
 
 /// Bytes of logits that exist at a time, at most.
 const LOGITS_BYTES: usize = 256 << 20;
@@ -155,8 +179,8 @@ impl Sizes {
     fn cols(&self, tensor: Tensor) -> usize {
         let (m, d) = (self.config.width, self.config.channels());
         match tensor {
-            Residual | Normed | Hidden | Zeros | DResidual | DResidual2 | DNormed => m,
-            Rstd | Losses => 1,
+            Residual | Normed | LastResidual | LastNormed | Hidden | DResidual | DResidual2 | DNormed => m,
+            Rstd | LastRstd | Losses => 1,
             Xz | DXz => 2 * d,
             U | Delta | Out | DU | DDelta | DOut => d,
             XDbl | DXDbl => self.config.dbl(),
@@ -177,26 +201,44 @@ impl Sizes {
 
     fn dtype(&self, tensor: Tensor) -> Dtype {
         match tensor {
-            Residual | Rstd | Checkpoints | Entering | Losses | DResidual | DResidual2 => Dtype::F32,
+            Residual | Rstd | LastResidual | LastRstd | Checkpoints | Entering | Losses | DResidual | DResidual2 => {
+                Dtype::F32
+            }
             _ => self.io,
         }
     }
 
-    fn bytes(&self, tensor: Tensor) -> usize {
-        self.rows(tensor, self.tokens) * self.cols(tensor) * self.dtype(tensor).bytes()
+    fn elements(&self, tensor: Tensor) -> usize {
+        self.rows(tensor, self.tokens) * self.cols(tensor)
+    }
+
+    /// What each block of a kind keeps.
+    fn own(&self, recompute: Recompute) -> Vec<Room> {
+        OF_BLOCKS.into_iter().filter(|&t| kept(t, recompute)).map(|t| self.room(&[t])).collect()
+    }
+
+    /// What there is once, each room as large as the largest of those who take turns in it.
+    fn shared(&self) -> Vec<Room> {
+        let of_blocks = OF_BLOCKS.into_iter().filter(|&t| self.recompute.iter().any(|&r| !kept(t, r)));
+        let all: Vec<Tensor> = ONCE.into_iter().chain(of_blocks).collect();
+        let alone = all.iter().filter(|&t| !TURNS.iter().any(|turns| turns.contains(t))).map(std::slice::from_ref);
+        let in_turns = TURNS.iter().map(|turns| turns.iter().copied().filter(|t| all.contains(t)).collect::<Vec<_>>());
+        in_turns.map(|turns| self.room(&turns)).chain(alone.map(|t| self.room(t))).collect()
+    }
+
+    fn room(&self, tensors: &[Tensor]) -> Room {
+        let elements = tensors.iter().map(|&t| self.elements(t)).max().unwrap_or(0);
+        Room { tensors: tensors.to_vec(), dtype: self.dtype(tensors[0]), elements }
     }
 
     /// Bytes that each block of a kind keeps.
     pub fn block_bytes(&self, recompute: Recompute) -> usize {
-        OF_BLOCKS.into_iter().filter(|&t| kept(t, recompute)).map(|t| self.bytes(t)).sum()
+        self.own(recompute).iter().map(Room::bytes).sum()
     }
 
     /// Bytes that there are once.
     pub fn shared_bytes(&self) -> usize {
-        let shared = OF_BLOCKS.into_iter().filter(|&t| self.recompute.iter().any(|&r| !kept(t, r)));
-        let last = [Residual, Rstd, Normed];
-        let tensors: usize = ONCE.into_iter().chain(shared).chain(last).map(|t| self.bytes(t)).sum();
-        tensors + Cutting::bytes(&self.config, self.tokens)
+        self.shared().iter().map(Room::bytes).sum::<usize>() + Cutting::bytes(&self.config, self.tokens)
     }
 
     /// Bytes of all activations.
@@ -208,10 +250,39 @@ impl Sizes {
 /// Whether a block keeps a tensor of its own.
 fn kept(tensor: Tensor, recompute: Recompute) -> bool {
     match tensor {
-        Residual | Rstd => true,
+        Residual | Rstd | XDbl => true,
         Normed | U | Delta => recompute == Recompute::None,
         Xz => recompute < Recompute::Full,
         _ => recompute < Recompute::Scan,
+    }
+}
+
+/// What the last norm has in the place of a block's.
+fn of_last_norm(tensor: Tensor) -> Tensor {
+    match tensor {
+        Residual => LastResidual,
+        Rstd => LastRstd,
+        Normed => LastNormed,
+        once => once,
+    }
+}
+
+/// Where tensors lie, one at a time.
+#[derive(Debug)]
+struct Room {
+    /// All of one type.
+    tensors: Vec<Tensor>,
+    dtype: Dtype,
+    elements: usize,
+}
+
+impl Room {
+    fn bytes(&self) -> usize {
+        self.elements * self.dtype.bytes()
+    }
+
+    fn on(self, device: &Device) -> Result<(Vec<Tensor>, Buffer)> {
+        Ok((self.tensors, Buffer::unwritten(device, self.dtype, self.elements)?))
     }
 }
 
@@ -219,9 +290,10 @@ fn kept(tensor: Tensor, recompute: Recompute) -> bool {
 #[derive(Debug)]
 pub struct Activations {
     sizes: Sizes,
-    /// Of each block, and of the last norm, which has only the first three.
-    blocks: Vec<Vec<Rc<Buffer>>>,
-    once: Vec<Buffer>,
+    /// What is each block's own.
+    blocks: Vec<Vec<(Vec<Tensor>, Buffer)>>,
+    /// What there is once.
+    shared: Vec<(Vec<Tensor>, Buffer)>,
     cutting: Cutting,
 }
 
@@ -231,27 +303,11 @@ impl Activations {
     /// # Errors
     /// Where the device has no room.
     pub fn new(device: &Device, sizes: Sizes) -> Result<Activations> {
-        let room =
-            |t| Ok::<_, Error>(Buffer::unwritten(device, sizes.dtype(t), sizes.bytes(t) / sizes.dtype(t).bytes())?);
-        let mut shared: Vec<Option<Rc<Buffer>>> = vec![None; OF_BLOCKS.len()];
-        let mut blocks = Vec::with_capacity(sizes.recompute.len() + 1);
-        for &recompute in &sizes.recompute {
-            let mut block = Vec::with_capacity(OF_BLOCKS.len());
-            for (shared, &tensor) in shared.iter_mut().zip(&OF_BLOCKS) {
-                block.push(match (kept(tensor, recompute), &shared) {
-                    (true, _) => Rc::new(room(tensor)?),
-                    (false, Some(shared)) => shared.clone(),
-                    (false, None) => shared.insert(Rc::new(room(tensor)?)).clone(),
-                });
-            }
-            blocks.push(block);
-        }
-        blocks.push([Residual, Rstd, Normed].into_iter().map(|t| Ok(Rc::new(room(t)?))).collect::<Result<_>>()?);
-        let once = ONCE.into_iter().map(room).collect::<Result<Vec<_>>>()?;
+        let place = |rooms: Vec<Room>| rooms.into_iter().map(|room| room.on(device)).collect::<Result<Vec<_>>>();
+        let blocks = sizes.recompute.iter().map(|&recompute| place(sizes.own(recompute))).collect::<Result<_>>()?;
+        let shared = place(sizes.shared())?;
         let cutting = Cutting::new(device, &sizes.config, sizes.tokens)?;
-        let activations = Activations { sizes, blocks, once, cutting };
-        activations.all(Zeros).zero()?;
-        Ok(activations)
+        Ok(Activations { sizes, blocks, shared, cutting })
     }
 
     /// What they were made for.
@@ -259,16 +315,13 @@ impl Activations {
         &self.sizes
     }
 
+    /// Where a tensor of a block lies, or of the last norm, which counts as one more block.
     fn buffer(&self, block: usize, tensor: Tensor) -> &Buffer {
-        match OF_BLOCKS.iter().position(|&t| t == tensor) {
-            Some(i) => &self.blocks[block][i],
-            None => &self.once[ONCE.iter().position(|&t| t == tensor).expect("a tensor is in one of the lists")],
-        }
-    }
-
-    /// The whole of a tensor that there is once.
-    pub(crate) fn all(&self, tensor: Tensor) -> &Buffer {
-        self.buffer(0, tensor)
+        let own = self.blocks.get(block);
+        let tensor = if own.is_none() { of_last_norm(tensor) } else { tensor };
+        let mut rooms = own.into_iter().flatten().chain(&self.shared);
+        let (_, buffer) = rooms.find(|(tensors, _)| tensors.contains(&tensor)).expect("every tensor has a room");
+        buffer
     }
 
     /// How the scan cuts sequences along time, and what it keeps for that.
@@ -289,8 +342,8 @@ impl Activations {
     /// # Errors
     /// For more tokens than there is room for.
     pub fn view(&self, block: usize, tensor: Tensor, tokens: usize) -> Result<View<'_>> {
-        let (rows, cols) = (self.sizes.rows(tensor, tokens), self.sizes.cols(tensor));
-        Ok(self.buffer(block, tensor).part(0, rows, cols)?)
+        let (rows, most) = (self.sizes.rows(tensor, tokens), self.sizes.rows(tensor, self.sizes.tokens));
+        Ok(self.buffer(block, tensor).part(0, most, self.sizes.cols(tensor))?.rows_at(0, rows)?)
     }
 }
 

@@ -17,20 +17,22 @@ use crate::{DevicePack, Model, Result, linear};
 /// Where gradients go.
 #[derive(Debug)]
 pub struct Gradients {
-    /// `[layout.elements]` f32: added to.
+    /// `[layout.elements]` f32; what lies between parameters is 0.
     pub flat: Buffer,
+    /// Whether the next pack's are added to what is there. If not, they are written over it, whatever it is.
+    pub add: bool,
     workspaces: Workspaces,
 }
 
 impl Model {
-    /// Room for gradients of passes over packs of up to `tokens`; zeroed.
+    /// Room for gradients of passes over packs of up to `tokens`; the first pack's are written over what is there.
     ///
     /// # Errors
     /// Where the device has no room.
     pub fn gradients(&self, tokens: usize) -> Result<Gradients> {
         let flat = Buffer::unwritten(&self.device, packscan_runtime::Dtype::F32, self.layout.elements)?;
         flat.zero()?;
-        Ok(Gradients { flat, workspaces: self.workspaces(tokens)? })
+        Ok(Gradients { flat, add: false, workspaces: self.workspaces(tokens)? })
     }
 
     /// The logits of a pack's tokens after [`Model::forward`], `(T, V)`, on the host.
@@ -90,14 +92,15 @@ impl Model {
             cross_entropy::forward(&piece, &self.variants.loss, &tensors)?;
             if let Some(gradients) = gradients {
                 linear::backward_input(&self.gemm, logits, head, dnormed.rows_at(start, rows)?, false)?;
-                linear::backward_weight(&self.gemm, logits, normed, part(&gradients.flat, self.layout.head)?)?;
+                let (dhead, add) = (part(&gradients.flat, self.layout.head)?, gradients.add || start > 0);
+                linear::backward_weight(&self.gemm, logits, normed, dhead, add)?;
             }
         }
         Ok(())
     }
 
-    /// Adds the gradients of every parameter, after [`Model::loss`]. Those of A are where those of A_log belong: what makes them
-    /// that is done once a step. `done` is called with each range of the flat buffer to which nothing more will be added.
+    /// Makes the gradients of every parameter, after [`Model::loss`]; those of the next pack add to them. Those of A are where those of
+    /// A_log belong: what makes them that is done once a step. `done` is called with each range of the flat buffer to which nothing more will be added.
     ///
     /// # Errors
     /// Whatever launching fails with.
@@ -109,9 +112,9 @@ impl Model {
         edges: Edges<'_>,
         done: &mut dyn FnMut(View<'_>) -> Result<()>,
     ) -> Result<()> {
-        let Gradients { flat, workspaces } = gradients;
+        let Gradients { flat, add, workspaces } = gradients;
         let carry = Carry { from: edges.from, to: None };
-        let pass = Backward { pass: Pass::new(self, pack, activations, carry), flat, edges };
+        let pass = Backward { pass: Pass::new(self, pack, activations, carry), flat, add: *add, edges };
         pass.norm(self.config.layers, workspaces)?;
         for l in (0..self.config.layers).rev() {
             pass.pass.recompute(l)?;
@@ -124,8 +127,13 @@ impl Model {
             done(range(flat, self.layout.matrices(l))?)?;
         }
         let table = part(flat, self.layout.embedding)?;
+        // Rows of ids that do not occur stay as they are. Where the head is the same table, the loss has written all of it.
+        if !*add && !self.config.tied {
+            table.zero()?;
+        }
         embedding::backward(&pack.packed, &self.variants.embedding_bwd, pass.pass.get(0, Hidden)?, &pack.by_id, table)?;
         done(range(flat, 0..self.layout.matrices(0).start)?)?;
+        *add = true;
         done(range(flat, self.layout.products..self.layout.elements)?)
     }
 }
@@ -149,6 +157,7 @@ pub struct Edges<'a> {
 struct Backward<'a> {
     pass: Pass<'a>,
     flat: &'a Buffer,
+    add: bool,
     edges: Edges<'a>,
 }
 
@@ -179,6 +188,7 @@ impl<'a> Backward<'a> {
             residual: Some(self.get(l, to)?),
             x: Some(self.get(l, Hidden)?),
             weight: self.gradient(layout.blocks.get(l).map_or(layout.norm_f, |block| block.norm))?,
+            add: self.add,
             parts: workspaces.norm.part(0, rows, config.width)?,
         };
         let variant = if last { &variants.last_norm_bwd } else { &variants.norm_bwd };
@@ -191,7 +201,7 @@ impl<'a> Backward<'a> {
         let Model { layout, weights, gemm, .. } = self.pass.model;
         let (slot, dhidden) = (layout.blocks[l].out_proj, self.get(l, Hidden)?);
         linear::backward_input(gemm, dhidden, weights.io(slot)?, self.get(l, DOut)?, false)?;
-        linear::backward_weight(gemm, dhidden, self.get(l, Out)?, self.gradient(slot)?)
+        linear::backward_weight(gemm, dhidden, self.get(l, Out)?, self.gradient(slot)?, self.add)
     }
 
     /// Of the scan: u, delta, and in place B, C in `dx_dbl` and z in `dxz`.
@@ -218,6 +228,7 @@ impl<'a> Backward<'a> {
             c: dx_dbl.columns(r + n, n)?,
             d_skip: Some(self.gradient(block.d_skip)?),
             delta_bias: Some(self.gradient(block.dt_bias)?),
+            add: self.add,
             z: Some(self.get(l, DXz)?.columns(d, d)?),
             initial_state: from_gradient.map(|from| from.states(l, sequences)).transpose()?,
         };
@@ -241,9 +252,9 @@ impl<'a> Backward<'a> {
         let (block, ddelta, dx_dbl) = (&layout.blocks[l], self.get(l, DDelta)?, self.get(l, DXDbl)?);
         let (dt, ddt) = (self.get(l, XDbl)?.columns(0, config.rank)?, dx_dbl.columns(0, config.rank)?);
         linear::backward_input(gemm, ddelta, weights.io(block.dt_proj)?, ddt, false)?;
-        linear::backward_weight(gemm, ddelta, dt, self.gradient(block.dt_proj)?)?;
+        linear::backward_weight(gemm, ddelta, dt, self.gradient(block.dt_proj)?, self.add)?;
         linear::backward_input(gemm, dx_dbl, weights.io(block.x_proj)?, self.get(l, DU)?, true)?;
-        linear::backward_weight(gemm, dx_dbl, self.get(l, U)?, self.gradient(block.x_proj)?)
+        linear::backward_weight(gemm, dx_dbl, self.get(l, U)?, self.gradient(block.x_proj)?, self.add)
     }
 
     /// Of `u = silu(conv(x))`: x in the first half of `dxz`
@@ -261,6 +272,7 @@ impl<'a> Backward<'a> {
             x: self.get(l, DXz)?.columns(0, config.channels())?,
             w: self.gradient(block.conv)?,
             b: Some(self.gradient(block.conv_bias)?),
+            add: self.add,
             history: from_gradient.map(|from| from.histories(l, sequences)).transpose()?,
         };
         let (initial, last) = (from_gradient.is_some(), to_gradient.is_some());
@@ -275,6 +287,6 @@ impl<'a> Backward<'a> {
         let Model { layout, weights, gemm, .. } = self.pass.model;
         let (slot, dxz) = (layout.blocks[l].in_proj, self.get(l, DXz)?);
         linear::backward_input(gemm, dxz, weights.io(slot)?, self.get(l, DNormed)?, false)?;
-        linear::backward_weight(gemm, dxz, self.get(l, Normed)?, self.gradient(slot)?)
+        linear::backward_weight(gemm, dxz, self.get(l, Normed)?, self.gradient(slot)?, self.add)
     }
 }

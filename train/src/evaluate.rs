@@ -15,9 +15,7 @@ impl Model {
     pub fn losses(&self, pack: &DevicePack, activations: &Activations, carry: Carry<'_>) -> Result<Vec<f32>> {
         self.forward(pack, activations, carry)?;
         self.loss(pack, activations, self.unit.view(), None)?;
-        let mut losses = activations.all(Losses).to_vec::<f32>()?;
-        losses.truncate(pack.tokens());
-        Ok(losses)
+        Ok(activations.view(0, Losses, pack.tokens())?.to_vec()?)
     }
 }
 

@@ -89,7 +89,7 @@ impl<'a> Pass<'a> {
     fn norm(&self, l: usize) -> Result<()> {
         let Model { variants, epsilon, .. } = self.model;
         let inputs = rms_norm::Inputs {
-            x: self.get(0, Hidden)?,
+            x: Some(self.get(0, Hidden)?),
             residual: (l > 0).then(|| self.get(l - 1, Residual)).transpose()?,
             weight: self.norm_weight(l)?,
             epsilon: epsilon.view(),
@@ -104,11 +104,11 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// `normed = norm(residual + 0)`, bit for bit what it was.
+    /// `normed = norm(residual)`, bit for bit what it was.
     fn norm_again(&self, l: usize) -> Result<()> {
         let Model { variants, epsilon, .. } = self.model;
         let inputs = rms_norm::Inputs {
-            x: self.get(0, Zeros)?,
+            x: None,
             residual: Some(self.get(l, Residual)?),
             weight: self.norm_weight(l)?,
             epsilon: epsilon.view(),
@@ -220,9 +220,6 @@ impl<'a> Pass<'a> {
             self.xz(l)?;
         }
         self.conv(l)?;
-        if kind >= Recompute::Scan {
-            self.x_dbl(l)?;
-        }
         self.delta(l)?;
         if kind >= Recompute::Scan {
             self.scan(l, true)?;

@@ -179,9 +179,7 @@ impl<'a> Generator<'a> {
         let model = self.model;
         let logits = self.activations.view(0, Logits, 1)?;
         linear::forward(&model.gemm, normed, model.weights.io(model.layout.head)?, logits)?;
-        let mut all = self.activations.all(Logits).to_f32()?;
-        all.truncate(model.config.vocabulary);
-        Ok(all)
+        Ok(logits.to_f32()?)
     }
 }
 

@@ -24,9 +24,15 @@ pub(crate) fn backward_input(
     Ok(Gemm { m, n, k, a, b, c: dx, alpha: 1.0, accumulate }.run(context)?)
 }
 
-/// `dw += dy^T * x`
-pub(crate) fn backward_weight(context: &GemmContext, dy: View<'_>, x: View<'_>, dw: View<'_>) -> Result<()> {
+/// `dw = dy^T * x`, or `dw += dy^T * x`
+pub(crate) fn backward_weight(
+    context: &GemmContext,
+    dy: View<'_>,
+    x: View<'_>,
+    dw: View<'_>,
+    accumulate: bool,
+) -> Result<()> {
     let ((k, m), n) = (dy.shape(), x.shape().1);
     let (a, b) = (Operand::transposed(dy), Operand::plain(x));
-    Ok(Gemm { m, n, k, a, b, c: dw, alpha: 1.0, accumulate: true }.run(context)?)
+    Ok(Gemm { m, n, k, a, b, c: dw, alpha: 1.0, accumulate }.run(context)?)
 }

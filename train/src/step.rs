@@ -182,7 +182,11 @@ impl Learner {
     fn gradients(&mut self, packs: &[DevicePack]) -> Result<f64> {
         let mut predicted = [packs.iter().map(|pack| pack.predicted as f64).sum()];
         self.ranks.all_reduce_f64(&mut predicted)?;
-        self.gradients.flat.zero()?;
+        // The first pack's are written over those of the step before, finite or not.
+        self.gradients.add = false;
+        if packs.is_empty() {
+            self.gradients.flat.zero()?;
+        }
         self.accumulate(packs, predicted[0])?;
         self.ranks.wait()?;
         self.model.decay_gradients(&self.gradients.flat)?;

@@ -65,7 +65,7 @@ impl Variants {
     /// The hand-picked variants for a model with activations of type `io`.
     pub fn hand_picked(config: &ModelConfig, io: Dtype, carries: Carries) -> Variants {
         let Carries { initial, last } = carries;
-        let norm = rms_norm::Problem { width: config.width, io, residual: true, sum: true, stats: true };
+        let norm = rms_norm::Problem { width: config.width, io, residual: true, sum: true, stats: true, alone: false };
         let conv = causal_conv1d::Problem {
             channels: config.channels(),
             width: config.taps,
@@ -96,7 +96,7 @@ impl Variants {
             embedding_bwd: embedding::default_backward(config.width, io),
             first_norm: rms_norm::default_variant(&rms_norm::Problem { residual: false, ..norm }),
             norm: rms_norm::default_variant(&norm),
-            norm_again: rms_norm::default_variant(&rms_norm::Problem { sum: false, stats: false, ..norm }),
+            norm_again: rms_norm::default_variant(&rms_norm::Problem { sum: false, stats: false, alone: true, ..norm }),
             last_norm_bwd: rms_norm::default_backward(&norm, false, true, true),
             norm_bwd: rms_norm::default_backward(&norm, true, true, true),
             conv: causal_conv1d::default_variant(&conv),

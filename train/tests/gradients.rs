@@ -7,6 +7,7 @@ use packscan_runtime::{Device, Dtype};
 use packscan_train::Cut;
 use packscan_train::activations::Recompute;
 use packscan_train::parameters::Layout;
+use packscan_train::{Learner, Rates};
 
 fn check(device: &Device, tied: bool) {
     let config = config(tied);
@@ -121,6 +122,42 @@ fn a_packed_step_is_the_sum_of_the_unpacked_ones() {
     let expected = Gradients::of_texts(&config, &layout, &values, &texts);
     for (name, got) in [("packed", &packed), ("in two packs", &two_packs), ("alone", &alone)] {
         expected.check(&layout, got, name);
+    }
+}
+
+/// What a step finds where gradients go is no part of its own, not even where that is not finite.
+#[test]
+fn a_step_begins_without_the_gradients_of_the_one_before() {
+    for (device, tied, packs) in [(Device::Cpu, true, 1), (Device::Cpu, false, 2), (Device::emulator(1), false, 1)] {
+        let config = config(tied);
+        let layout = Layout::of(&config);
+        let values = values(&layout);
+        let texts = texts(&[9, 1, 5], config.vocabulary);
+        let packs: Vec<_> = (0..packs).map(|_| pack(&device, &texts, config.vocabulary)).collect();
+        let fresh = || learner(&device, Dtype::F32, &config, &values, 64, Recompute::None);
+        let want = fresh().gradients_of(&packs).unwrap().1;
+
+        let mut learner = fresh();
+        let norm = learner.model.weights.values(layout.norm_f).unwrap();
+        let set = |learner: &Learner, values: &[f32]| {
+            learner.model.weights.f32(layout.norm_f).unwrap().write(values).unwrap();
+        };
+        set(&learner, &vec![f32::NAN; norm.len()]);
+        // Ids that the packs do not have.
+        let other: Vec<u32> = (0..config.vocabulary as u32).collect();
+        let other = pack(&device, &[other], config.vocabulary);
+        assert!(learner.step(&[other], &Rates::default(), 1e-3).unwrap().skipped);
+        set(&learner, &norm);
+        let got = learner.gradients_of(&packs).unwrap().1;
+        let mut between = got.clone();
+        for p in &layout.table {
+            let bits = |all: &[f32]| all[p.slot.range()].iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let what = format!("{} of {} packs on {device}, tied {tied}", p.name, packs.len());
+            assert!(bits(&got) == bits(&want), "{what}");
+            between[p.slot.range()].fill(0.0);
+        }
+        assert!(between.iter().all(|&x| x == 0.0), "what lies between parameters");
+        assert!(learner.gradients_of(&[]).unwrap().1.iter().all(|&x| x == 0.0), "no pack has no gradients");
     }
 }
 

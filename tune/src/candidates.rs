@@ -58,15 +58,15 @@ pub fn slot(name: &str, hand_picked: &str, shape: &Problem, arch: Arch) -> Resul
             (words, causal_conv1d::backward_variants(&problem))
         }),
         "rms_norm_fwd" => one.alone(|v: &rms_norm::Forward| {
-            let rms_norm::Forward { io, residual, sum, stats, .. } = *v;
-            let problem = rms_norm::Problem { width: v.width as usize, io, residual, sum, stats };
-            let options = [("residual", residual), ("sum", sum), ("stats", stats)];
+            let rms_norm::Forward { io, residual, sum, stats, alone, .. } = *v;
+            let problem = rms_norm::Problem { width: v.width as usize, io, residual, sum, stats, alone };
+            let options = [("residual", residual), ("sum", sum), ("stats", stats), ("alone", alone)];
             (words(&[("m", v.width as usize)], io, &options), rms_norm::variants(&problem))
         }),
         "rms_norm_bwd" => one.alone(|v: &rms_norm::Backward| {
             let rms_norm::Backward { io, incoming, dresidual, dx, .. } = *v;
             let width = v.width as usize;
-            let problem = rms_norm::Problem { width, io, residual: true, sum: true, stats: true };
+            let problem = rms_norm::Problem { width, io, residual: true, sum: true, stats: true, alone: false };
             let all = rms_norm::backward_variants(&problem, incoming, dresidual, dx);
             let options = [("incoming", incoming), ("dresidual", dresidual), ("dx", dx)];
             (words(&[("m", width)], io, &options), all)

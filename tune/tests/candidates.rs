@@ -29,7 +29,7 @@ fn scan(state: usize, channels: usize) -> selective_scan::Problem {
 /// The hand-picked variants of a model of 1.4B.
 fn hand_picked() -> Vec<String> {
     let scan = scan(16, 4096);
-    let norm = rms_norm::Problem { width: 2048, io: Dtype::Bf16, residual: true, sum: true, stats: true };
+    let norm = rms_norm::Problem { width: 2048, io: Dtype::Bf16, residual: true, sum: true, stats: true, alone: false };
     vec![
         selective_scan::default_variant(&scan).to_string(),
         selective_scan::default_backward(&scan).to_string(),

@@ -150,8 +150,18 @@ fn run_scan(placed: &Placed<'_>) {
     let upstream = scan::Upstream { out: g, final_state: None, checkpoints: checkpoints.view() };
     let [u, delta, z, b, c] = ["du", "ddelta", "dz", "db", "dc"].map(|name| placed.view(name));
     let a = da.rows(D).expect("rows");
-    let gradients =
-        scan::Gradients { u, delta, a, b, c, d_skip: None, delta_bias: None, z: Some(z), initial_state: None };
+    let gradients = scan::Gradients {
+        u,
+        delta,
+        a,
+        b,
+        c,
+        d_skip: None,
+        delta_bias: None,
+        add: true,
+        z: Some(z),
+        initial_state: None,
+    };
     let mut workspace = scan::Workspace::new(packed, &backward, D, None).expect("there is room");
     scan::backward(packed, &backward, &inputs, &upstream, &gradients, &mut workspace).expect("it runs");
     device.synchronize().expect("it ran");
@@ -167,7 +177,8 @@ fn run_conv(placed: &Placed<'_>) {
     conv::forward(packed, &conv::default_variant(&problem), &inputs, &outputs).expect("it runs");
     let variant = conv::default_backward(&problem);
     let upstream = conv::Upstream { out: placed.view("g"), history: None };
-    let gradients = conv::Gradients { x: placed.view("dx"), w: dw.rows(D).expect("rows"), b: None, history: None };
+    let gradients =
+        conv::Gradients { x: placed.view("dx"), w: dw.rows(D).expect("rows"), b: None, add: true, history: None };
     let mut workspace = conv::Workspace::new(packed, &variant, D).expect("there is room");
     conv::backward(packed, &variant, &inputs, &upstream, &gradients, &mut workspace).expect("it runs");
     device.synchronize().expect("it ran");
@@ -181,7 +192,8 @@ fn run_norm(placed: &Placed<'_>) {
     let unwritten = |len| Buffer::unwritten(device, Dtype::F32, len).expect("there is room");
     let (r, rstd, dweight) = (unwritten(t * D), unwritten(t), zeros(device, D));
     let r = r.rows(t).expect("rows");
-    let inputs = norm::Inputs { x: placed.view("x"), residual: None, weight: weight.view(), epsilon: epsilon.view() };
+    let inputs =
+        norm::Inputs { x: Some(placed.view("x")), residual: None, weight: weight.view(), epsilon: epsilon.view() };
     let outputs = norm::Outputs { y: placed.view("y"), residual: Some(r), rstd: Some(rstd.view()) };
     let problem = norm::Problem::of(&inputs, &outputs);
     norm::forward(packed, &norm::default_variant(&problem), &inputs, &outputs).expect("it runs");
@@ -193,6 +205,7 @@ fn run_norm(placed: &Placed<'_>) {
         residual: None,
         x: Some(placed.view("dx")),
         weight: dweight.view(),
+        add: true,
         parts: parts.rows(parts_rows).expect("rows"),
     };
     norm::backward(packed, &variant, &incoming, &gradients).expect("it runs");
@@ -330,6 +343,7 @@ impl States {
             c: whole(&dc),
             d_skip: None,
             delta_bias: None,
+            add: true,
             z: None,
             initial_state: None,
         };

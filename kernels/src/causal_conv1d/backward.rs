@@ -96,15 +96,17 @@ pub struct Upstream<'a> {
     pub history: Option<View<'a>>,
 }
 
-/// What the backward pass writes; what belongs to parameters it adds to.
+/// What the backward pass writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Gradients<'a> {
     /// `(T, D)` io: gradient of `x`.
     pub x: View<'a>,
-    /// `(D, K)` f32: added to.
+    /// `(D, K)` f32: gradient of `w`.
     pub w: View<'a>,
-    /// `(D)` f32: added to.
+    /// `(D)` f32: gradient of `b`.
     pub b: Option<View<'a>>,
+    /// Whether those of parameters are added to what is there, or written over it.
+    pub add: bool,
     /// `(S, K - 1, D)` io: gradient of the histories, zero for fresh sequences.
     pub history: Option<View<'a>>,
 }
@@ -180,7 +182,13 @@ pub fn backward(
     for (parts, out, columns) in parameters {
         if let (Some(parts), Some(out)) = (parts, out) {
             let sizes = sum_rows::Sizes { groups: 1, rows: args.parts, columns };
-            sum_rows::forward(packed, &sum_rows::default_variant(&sizes, Dtype::F32, true), &sizes, parts, out)?;
+            sum_rows::forward(
+                packed,
+                &sum_rows::default_variant(&sizes, Dtype::F32, gradients.add),
+                &sizes,
+                parts,
+                out,
+            )?;
         }
     }
     Ok(launched)

@@ -82,15 +82,17 @@ pub struct Incoming<'a> {
     pub dr: Option<View<'a>>,
 }
 
-/// What the backward pass writes: gradients of activations whole, that of the weight by addition.
+/// What the backward pass writes: gradients of activations whole, that of the weight whole or by addition.
 #[derive(Clone, Copy, Debug)]
 pub struct Gradients<'a> {
     /// `(T, M)` f32: gradient of the residual.
     pub residual: Option<View<'a>>,
     /// `(T, M)` io: gradient of x.
     pub x: Option<View<'a>>,
-    /// `(M)` f32: gradient of the weight, added to.
+    /// `(M)` f32: gradient of the weight.
     pub weight: View<'a>,
+    /// Whether it is added to what `weight` holds, or written over it.
+    pub add: bool,
     /// `(P, M)` f32: workspace for partial sums of the weight's gradient; [`parts_rows`] says how many rows fill the device.
     pub parts: View<'a>,
 }
@@ -125,7 +127,7 @@ pub fn parts_rows(packed: &DevicePacked, variant: &Backward) -> Result<usize> {
 }
 
 /// Runs the backward pass on the device of `packed`, as `variant`, whose options must be those of `incoming` and `gradients`, and
-/// adds the partial sums of the weight's gradient to it.
+/// adds up the partial sums of the weight's gradient.
 ///
 /// # Errors
 /// [`packscan_runtime::Error::Tensor`] for an argument that does not fit, and whatever launching fails with.
@@ -165,7 +167,7 @@ pub fn backward(
         }
         Device::Cuda(_) | Device::Emulator(_) => launch(variant, packed, &args)?,
     };
-    let sum = sum_rows::default_variant(&sizes, Dtype::F32, true);
+    let sum = sum_rows::default_variant(&sizes, Dtype::F32, gradients.add);
     sum_rows::forward(packed, &sum, &sizes, gradients.parts, gradients.weight)?;
     Ok(launched)
 }

@@ -36,7 +36,7 @@ pub(super) fn backward(packed: &Packed, variant: &Backward, args: &BackwardArgs<
 fn norm<T: Element>(packed: &Packed, variant: &Forward, args: &ForwardArgs<'_>) {
     let m = variant.width as usize;
     // SAFETY: `check_call` has found that what is written overlaps nothing, and each row is written by one thread.
-    let (x, y) = unsafe { (Rows::<T>::of(args.x, m), Rows::<T>::of(args.y, m)) };
+    let (x, y) = unsafe { (args.x.map(|x| Rows::<T>::of(x, m)), Rows::<T>::of(args.y, m)) };
     // SAFETY: as above.
     let floats = |view, cols| unsafe { Rows::<f32>::of(view, cols) };
     let wide = |view| floats(view, m);
@@ -50,7 +50,10 @@ fn norm<T: Element>(packed: &Packed, variant: &Forward, args: &ForwardArgs<'_>) 
             || {
                 let mut r = vec![0.0f32; m];
                 for t in piece * TOKENS..packed.tokens().min((piece + 1) * TOKENS) {
-                    r.iter_mut().zip(x.row(t)).for_each(|(r, x)| *r = x.to_f32());
+                    match x {
+                        Some(x) => r.iter_mut().zip(x.row(t)).for_each(|(r, x)| *r = x.to_f32()),
+                        None => r.fill(0.0),
+                    }
                     if let Some(residual) = residual {
                         r.iter_mut().zip(residual.row(t)).for_each(|(r, residual)| *r += residual);
                     }

@@ -1,6 +1,6 @@
 // Forward pass of the residual addition and the root-mean-square norm, in one kernel.
 //
-// What. r = residual + x, y = r * rstd * weight with rstd = 1/sqrt(mean(r^2) + epsilon), row by row. Shapes and options are in mod.rs, the
+// What. r = residual + x, or the residual alone, y = r * rstd * weight with rstd = 1/sqrt(mean(r^2) + epsilon), row by row. Shapes and options are in mod.rs, the
 // derivation of both passes in README.md.
 //
 // How. A block takes ROWS rows, LANES threads each (rows.cuh has the cut and the sum). A thread first starts all its loads of x and
@@ -28,7 +28,7 @@ __device__ inline void rms_norm_fwd(const Args& args) {
 #pragma unroll
         for (unsigned i = 0; i < VEC; ++i) r[k][i] = 0.0f;
         if (!exists || !is_column(k)) continue;
-        x[k] = load<VEC>(row_at(args.x + column_of(k), t, args.x_stride));
+        if constexpr (!ALONE) x[k] = load<VEC>(row_at(args.x + column_of(k), t, args.x_stride));
         if constexpr (RESIDUAL) get<VEC>(args.residual + row + column_of(k), r[k]);
     }
     float squares = 0.0f;

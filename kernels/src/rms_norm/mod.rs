@@ -1,7 +1,7 @@
 //! The residual addition and the root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467), one kernel each way.
 //!
 //! ```text
-//! r    = residual + x                      residual optional
+//! r    = residual + x                      one of them optional
 //! rstd = 1 / sqrt(mean over M of r^2 + epsilon)
 //! y    = r * rstd * weight
 //! ```
@@ -43,6 +43,8 @@ packscan_macros::kernel! {
             sum: flag "sum",
             /// Write rstd, for the backward pass.
             stats: flag "stats",
+            /// The residual is all there is: nothing is added to it.
+            alone: flag "alone",
         }
         derived {
             threads = lanes * rows,
@@ -54,11 +56,12 @@ packscan_macros::kernel! {
             vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();
             kept <= 64, lanes: "a thread keeps its {kept} numbers of a row in registers, 64 at most", "take at least {}", width.div_ceil(64).next_power_of_two();
             threads <= 1024, rows: "a block has at most 1024 threads, lanes * rows", "take {}", 1024 / lanes;
+            residual || !alone, residual: "a norm of the residual alone has one", "take residual";
         }
         dims {}
         tensors {
             /// What is added to the residual stream.
-            x: in io [T, width] strided by vec,
+            x: in io [T, width] strided by vec if !alone,
             /// The residual stream so far.
             residual: in f32 [T, width] if residual,
             /// Weight of the norm.
@@ -79,8 +82,8 @@ packscan_macros::kernel! {
 /// What the forward pass reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// `(T, M)` io: what is added to the residual stream.
-    pub x: View<'a>,
+    /// `(T, M)` io: what is added to the residual stream; none where that is normed as it is.
+    pub x: Option<View<'a>>,
     /// `(T, M)` f32: the residual stream so far; none before the first block.
     pub residual: Option<View<'a>>,
     /// `(M)` f32: weight of the norm.

@@ -18,24 +18,27 @@ pub struct Problem {
     pub sum: bool,
     /// rstd is asked for.
     pub stats: bool,
+    /// There is only the residual.
+    pub alone: bool,
 }
 
 impl Problem {
     /// The problem that a call with these arguments is.
     pub fn of(inputs: &Inputs<'_>, outputs: &Outputs<'_>) -> Problem {
         Problem {
-            width: inputs.x.shape().1,
-            io: inputs.x.buffer().dtype(),
+            width: outputs.y.shape().1,
+            io: outputs.y.buffer().dtype(),
             residual: inputs.residual.is_some(),
             sum: outputs.residual.is_some(),
             stats: outputs.rstd.is_some(),
+            alone: inputs.x.is_none(),
         }
     }
 
     /// The variant of this problem with a given mapping onto the machine, whether or not it keeps every rule.
     pub fn variant(&self, lanes: u32, rows: u32, vec: u32) -> Forward {
-        let Problem { width, io, residual, sum, stats } = *self;
-        Forward { width: u32::try_from(width).unwrap_or(u32::MAX), lanes, rows, vec, io, residual, sum, stats }
+        let Problem { width, io, residual, sum, stats, alone } = *self;
+        Forward { width: u32::try_from(width).unwrap_or(u32::MAX), lanes, rows, vec, io, residual, sum, stats, alone }
     }
 
     /// Lanes, rows and vec of the hand-picked variants: four columns a load where M allows, about 16 numbers a thread, 128 threads

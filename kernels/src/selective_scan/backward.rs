@@ -147,23 +147,25 @@ pub struct Upstream<'a> {
     pub checkpoints: View<'a>,
 }
 
-/// What the backward pass writes; what belongs to parameters it adds to.
+/// What the backward pass writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Gradients<'a> {
     /// `(T, D)` io: gradient of `u`.
     pub u: View<'a>,
     /// `(T, D)` io: gradient of `delta`.
     pub delta: View<'a>,
-    /// `(D, N)` f32: added to.
+    /// `(D, N)` f32: gradient of `a`.
     pub a: View<'a>,
     /// `(T, N)` io: gradient of `b`.
     pub b: View<'a>,
     /// `(T, N)` io: gradient of `c`.
     pub c: View<'a>,
-    /// `(D)` f32: added to.
+    /// `(D)` f32: gradient of `d_skip`.
     pub d_skip: Option<View<'a>>,
-    /// `(D)` f32: added to.
+    /// `(D)` f32: gradient of `delta_bias`.
     pub delta_bias: Option<View<'a>>,
+    /// Whether those of parameters are added to what is there, or written over it.
+    pub add: bool,
     /// `(T, D)` io: gradient of `z`.
     pub z: Option<View<'a>>,
     /// `(S, D, N)` f32: gradient of the initial states, zero for fresh sequences.
@@ -287,7 +289,8 @@ pub fn backward(
     for (parts, out, columns) in parameters {
         if let (Some(parts), Some(out)) = (parts, out) {
             let sizes = sum_rows::Sizes { groups: 1, rows: groups, columns };
-            sum_rows::forward(packed, &sum_rows::default_variant(&sizes, Dtype::F32, true), &sizes, parts, out)?;
+            let variant = sum_rows::default_variant(&sizes, Dtype::F32, gradients.add);
+            sum_rows::forward(packed, &variant, &sizes, parts, out)?;
         }
     }
     Ok(launched)

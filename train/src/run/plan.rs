@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn too_little_memory_names_what_would_fit() {
         let config = ModelConfig::named("2.8b").unwrap().for_vocabulary(50_277).unwrap();
-        let error = request(&config, hand_picked(&config)).choose(Some(49 << 30)).unwrap_err().to_string();
+        let error = request(&config, hand_picked(&config)).choose(Some(47 << 30)).unwrap_err().to_string();
         assert!(error.contains("--tokens 2048") || error.contains("--tokens 4096"), "{error}");
         let error = request(&config, hand_picked(&config)).choose(Some(8 << 30)).unwrap_err().to_string();
         assert!(error.contains("smaller model"), "{error}");

@@ -203,6 +203,7 @@ impl ConvBackward {
             x: self.dxz[turn].rows(t)?.columns(0, p.channels)?,
             w: self.dw.rows(p.channels)?,
             b: self.variant.bias.then(|| self.db.view()),
+            add: true,
             history: self.of_read.as_ref().map(|h| h.rows(p.lengths.len())).transpose()?,
         };
         let inputs = self.conv.inputs(turn)?;

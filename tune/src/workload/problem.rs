@@ -92,7 +92,7 @@ impl Problem {
 
     /// The norm between two blocks in training.
     pub fn norm(&self) -> rms_norm::Problem {
-        rms_norm::Problem { width: self.width, io: self.io, residual: true, sum: true, stats: true }
+        rms_norm::Problem { width: self.width, io: self.io, residual: true, sum: true, stats: true, alone: false }
     }
 
     /// The loss.

@@ -98,7 +98,7 @@ impl NormForward {
         let (t, v) = (self.bench.problem().tokens(), &self.variant);
         let Turn { x, residual, y, r } = &self.turns[turn];
         let inputs = Inputs {
-            x: x.rows(t)?,
+            x: (!v.alone).then(|| x.rows(t)).transpose()?,
             residual: v.residual.then(|| residual.rows(t)).transpose()?,
             weight: self.weight.view(),
             epsilon: self.epsilon.view(),
@@ -127,11 +127,9 @@ impl Workload for NormForward {
         let (bench, p, v) = (&self.bench, self.bench.problem(), &self.variant);
         let (t, rows) = (p.tokens(), some(p.tokens()));
         let (tokens, one) = (Rows::Tokens, Rows::Shared(1));
-        let mut inputs = vec![
-            bench.rows_of(&x(p), "x", tokens, &rows),
-            bench.rows_of(&weight(p), "weight", one, &[0]),
-            bench.rows_of(&epsilon(), "epsilon", one, &[0]),
-        ];
+        let mut inputs =
+            vec![bench.rows_of(&weight(p), "weight", one, &[0]), bench.rows_of(&epsilon(), "epsilon", one, &[0])];
+        inputs.extend((!v.alone).then(|| bench.rows_of(&x(p), "x", tokens, &rows)));
         inputs.extend(v.residual.then(|| bench.rows_of(&residual(p), "residual", tokens, &rows)));
         let Turn { y, r, .. } = &self.turns[0];
         let mut outputs = vec![Some(bench.rows_from(y.rows(t)?, "y", tokens, &rows)?)];
@@ -146,9 +144,9 @@ impl Workload for NormForward {
     fn floor(&self) -> Floor {
         let v = &self.variant;
         let (tm, t) = (x(self.bench.problem()).len() as f64, self.bench.problem().tokens() as f64);
-        let f32s = [v.residual, v.sum].into_iter().filter(|&moved| moved).count() as f64;
+        let moved = |options: [bool; 2]| options.into_iter().filter(|&moved| moved).count() as f64;
         let stats = if v.stats { 4.0 } else { 0.0 };
-        let bytes = tm * (2.0 * v.io.bytes() as f64 + 4.0 * f32s) + stats * t;
+        let bytes = tm * (moved([true, !v.alone]) * v.io.bytes() as f64 + 4.0 * moved([v.residual, v.sum])) + stats * t;
         Floor { bytes, operations: 4.0 * tm, special_results: t }
     }
 }
@@ -220,6 +218,7 @@ impl NormBackward {
             residual: v.dresidual.then(|| turn.dresidual.rows(t)).transpose()?,
             x: v.dx.then(|| turn.dx.rows(t)).transpose()?,
             weight: self.dweight.view(),
+            add: true,
             parts: self.parts.rows(self.parts_rows)?,
         };
         norm::backward(self.bench.packed(), v, &given, &gradients).map(drop)

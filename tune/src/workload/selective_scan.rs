@@ -355,6 +355,7 @@ impl ScanBackward {
             c: dx_dbl.columns(p.rank + n, n)?,
             d_skip: self.variant.skip.then(|| dd_skip.view()),
             delta_bias: self.variant.bias.then(|| ddelta_bias.view()),
+            add: true,
             z: self.variant.gate.then(|| dxz.rows(t)?.columns(d, d)).transpose()?,
             initial_state: self.of_initial.as_ref().map(|states| states.rows(sequences)).transpose()?,
         };

@@ -150,13 +150,16 @@ impl Operator for SumTokens {
     }
 }
 
-/// For each type: narrow and wide loads, few and many ways; where the type allows, one that adds.
+/// For each type: narrow and wide loads, few and many ways; where the type allows, one that adds, and then also one that does not.
 fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     let mut jobs: Vec<Box<dyn Job>> = Vec::new();
     for &io in &plan.dtypes {
         let add = io == Dtype::F32;
         for (ways, packets, vec) in [(1, 32, 1), (4, 8, 4), (32, 2, 2)] {
             jobs.push(Box::new(Suite::<SumRows>::new(Forward { ways, packets, vec, io, add })));
+        }
+        if add {
+            jobs.push(Box::new(Suite::<SumRows>::new(Forward { ways: 4, packets: 8, vec: 4, io, add: false })));
         }
     }
     jobs

@@ -62,6 +62,7 @@ impl Operator for CausalConv1dBackward {
             x: arguments.view("dx"),
             w: arguments.view("dw"),
             b: arguments.get("db"),
+            add: true,
             history: arguments.get("d_history"),
         };
         let mut workspace = Workspace::new(call.packed, v, d)?;

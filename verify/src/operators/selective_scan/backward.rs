@@ -104,6 +104,7 @@ pub(super) fn run(call: &Call<'_, Backward>, inputs: &[Tensor], cut: Option<&Cut
         c: arguments.view("dc"),
         d_skip: arguments.get("dd_skip"),
         delta_bias: arguments.get("ddelta_bias"),
+        add: true,
         z: arguments.get("dz"),
         initial_state: arguments.get("d_initial_state"),
     };
