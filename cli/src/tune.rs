@@ -75,7 +75,11 @@ impl Tune {
             true => Product::kinds(&launches.problem).into_iter().map(|(name, _)| name).collect(),
             false => Vec::new(),
         };
-        let products = launches.tune_products(&device, &products)?;
+        // Whatever becomes of them, what the kernels took a minute to find is kept.
+        let products = launches.tune_products(&device, &products).unwrap_or_else(|error| {
+            output::note(&format!("no product was tuned: {error}"));
+            Vec::new()
+        });
         let mut good: Vec<Tuned> = found.iter().filter_map(|found| found.tuned.as_ref().ok().cloned()).collect();
         good.extend(products.iter().map(|found| found.tuned.clone()));
         if let Some(path) = &self.write_shipped {

@@ -36,11 +36,11 @@ pub struct FoundProduct {
     pub timed: usize,
 }
 
-/// Tunes the products of these names within about `seconds`, those that take longest first; what is not reached is left out. Nothing on a
-/// device without cuBLASLt.
+/// Tunes the products of these names within about `seconds`, in their order; what is not reached is left out, and what fails is told and left
+/// to cuBLASLt. Nothing on a device without it.
 ///
 /// # Errors
-/// Where there is no room, or multiplying fails.
+/// Where cuBLASLt cannot be opened.
 pub fn products(
     device: &Device,
     problem: &Problem,
@@ -61,7 +61,11 @@ pub fn products(
             break;
         }
         watch.step(name);
-        found.extend(tune(&context, Product::new(&bench, name)?, problem.tokens(), end, watch)?);
+        let one = Product::new(&bench, name).and_then(|product| tune(&context, product, problem.tokens(), end, watch));
+        match one {
+            Ok(one) => found.extend(one),
+            Err(error) => watch.note(&format!("{name} was not tuned: {error}")),
+        }
     }
     Ok(found)
 }
