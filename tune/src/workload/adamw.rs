@@ -56,9 +56,10 @@ pub(super) fn forward(bench: &Rc<Bench>, variant: Forward) -> Result<Box<dyn Wor
     let mut rests = None;
     if variant.split {
         params = of_parameters(p, "rounded", Dtype::Bf16, params.value);
-        let any = |r: &mut Random| r.between(0.0, 4e9).floor();
-        let words = Data::new("rests", Dtype::U32, (p.parameters.div_ceil(2), 1), any);
-        rests = Some(bench.input(&words, 0)?);
+        // Every word is the lower half of some parameter, so any will do.
+        let words = bench.room("rests", 0, Dtype::U32, p.parameters.div_ceil(2))?;
+        words.zero()?;
+        rests = Some(words);
     }
     Ok(Box::new(AdamW {
         state: [bench.input(&params, 0)?, bench.input(&m, 0)?, bench.input(&v, 0)?],
