@@ -37,6 +37,10 @@ fn a_run_learns_and_leaves_its_files() {
     let held_out: Vec<u64> = all.iter().filter(|m| m.held_out_loss.is_some()).map(|m| m.step).collect();
     assert_eq!(held_out, [20, 40]);
     assert!(all.iter().all(|m| m.tokens > 0 && m.tokens_per_second > 0.0 && m.elapsed_s > 0.0 && !m.skipped));
+    // Each step is told of when it is over: none seems to take no time because another one was waited for.
+    let fastest = all.iter().map(|m| m.tokens_per_second).fold(0.0, f64::max);
+    let mean = all.iter().map(|m| m.tokens_per_second).sum::<f64>() / all.len() as f64;
+    assert!(fastest < 20.0 * mean, "{fastest:.0} of {mean:.0} tokens/s");
     let page = fs::read_to_string(bench.path("run/run.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("width = 32"), "the page has pictures and the settings");
 }

@@ -121,8 +121,9 @@ impl Steps {
         let mut room = DevicePack::with_room(&device, asked.tokens, config.vocabulary)?;
         let Timed { times, losses, tokens, rows } = self.time(&mut learner, &mut source, &mut room, &rates)?;
         let launched_ms = launched(&mut learner, &mut source, &mut room, &rates)?;
-        let tokens_per_second = tokens as f64 / times.iter().sum::<f64>() * 1e3;
+        let tokens_of_step = tokens as f64 / times.len() as f64;
         let times = Times::of(times);
+        let tokens_per_second = tokens_of_step / times.median_ms * 1e3;
         let operations = config.flops_per_token() * tokens_per_second;
         let measured = Measured {
             model: asked.model.to_owned(),

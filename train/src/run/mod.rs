@@ -159,9 +159,10 @@ impl<'a> Run<'a> {
     }
 
     /// Launches step after step. One is waited for when the next is under way, so that the device does not wait for the host in between; at
-    /// once only where what follows needs its end.
+    /// once only where what follows needs its end, and where nothing is left to wait for.
     fn steps(&mut self) -> Result<Ending> {
         let (steps, first) = (self.settings.rates.steps, self.step);
+        let is_done = !matches!(self.learner.model.device, Device::Cuda(_));
         let mut saved = first;
         while self.step < steps {
             self.ranks.progress(self.step.into())?;
@@ -177,7 +178,7 @@ impl<'a> Run<'a> {
             let last = self.step == steps;
             let saves = last || self.step.is_multiple_of(self.settings.save_every);
             let evaluates = last || self.step.is_multiple_of(self.settings.eval_every);
-            if saves || evaluates {
+            if saves || evaluates || is_done {
                 self.finish_step(evaluates)?;
             }
             if saves && self.save(last)? {
