@@ -82,10 +82,11 @@ fn scan_forward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {
     let (lanes, channels, vec) = shape.mapping(picked.lanes, picked.channels, picked.vec);
     // Registers are asked for where the block is the one that was picked for them.
     let resident = if (lanes, channels) == (picked.lanes, picked.channels) { picked.resident } else { 1 };
-    checked(
-        &scan::Forward { chunk: shape.chunk.unwrap_or(picked.chunk), lanes, channels, resident, vec, ..picked },
-        arch,
-    )
+    let chunk = shape.chunk.unwrap_or(picked.chunk);
+    // States where they were picked, if the chunk is a whole number of their distance.
+    let picked_fits = picked.checkpoints && chunk.is_multiple_of(picked.distance);
+    let distance = if picked_fits { picked.distance } else { chunk };
+    checked(&scan::Forward { chunk, distance, lanes, channels, resident, vec, ..picked }, arch)
 }
 
 fn scan_backward(shape: &Shape, width: usize, arch: Arch) -> Result<String> {

@@ -44,8 +44,8 @@ impl Launches {
     /// Those of a model on packs of these lengths.
     pub fn new(config: &ModelConfig, io: Dtype, lengths: Vec<usize>) -> Launches {
         let hand_picked = Variants::hand_picked(config, io, Carries { initial: false, last: false });
-        let (tokens, chunk) = (lengths.iter().sum(), hand_picked.scan.chunk as usize);
-        let sizes = Sizes { config: config.clone(), io, tokens, chunk, recompute: Vec::new() };
+        let (tokens, distance) = (lengths.iter().sum(), hand_picked.scan.distance as usize);
+        let sizes = Sizes { config: config.clone(), io, tokens, distance, recompute: Vec::new() };
         let problem = Problem {
             lengths,
             width: config.width,

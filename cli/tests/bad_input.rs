@@ -114,14 +114,14 @@ fn ids_of_variants_that_cannot_be_built() {
     refused(&run("gen --op sum-rows --pass backward"), &["backward", "forward, tokens"]);
     refused(&run("gen --op rms-norm --lanes 32"), &["--lanes", "selective scan", "rms-norm", "--id"]);
     refused(&run("gen --op rms-norm --width 100000"), &["width is 100000", "take 65536"]);
-    refused(&run("gen --id selective_scan_fwd-n16-l32-s32-c64-b1-v2-bf16"), &["lanes is 32", "only 16 states"]);
-    let id = "selective_scan_fwd-n1025-l32-s32-c8-b1-v1-bf16";
+    refused(&run("gen --id selective_scan_fwd-n16-l32-k32-s32-c64-b1-v2-bf16"), &["lanes is 32", "only 16 states"]);
+    let id = "selective_scan_fwd-n1025-l32-k32-s32-c8-b1-v1-bf16";
     refused(&run(&format!("verify --variant {id}")), &["state is 1025", "take 1024"]);
 }
 
 #[test]
 fn cases_that_are_none() {
-    let id = "selective_scan_fwd-n1-l8-s1-c32-b1-v1-f32";
+    let id = "selective_scan_fwd-n1-l8-k8-s1-c32-b1-v1-f32";
     let with = |case: &str| run(&format!("verify --device cpu --variant {id} --case {case}"));
     refused(&with("tuesday"), &["tuesday", "3,0,17+/d70/g2/p1/x42"]);
     refused(&with("3/d0/g1/p0/x1"), &["3/d0/g1/p0/x1"]);

@@ -24,7 +24,7 @@ fn an_id_round_trips() {
     for variant in variants(&problem(24, 70, true)).iter().chain(&variants(&problem(1, 8, false))) {
         assert_eq!(variant.to_string().parse::<Forward>().unwrap(), *variant);
     }
-    let id = "selective_scan_fwd-n16-l32-s2-c64-b1-v4-bf16-softplus-bias-skip-gate-checkpoints";
+    let id = "selective_scan_fwd-n16-l32-k8-s2-c64-b1-v4-bf16-softplus-bias-skip-gate-checkpoints";
     assert_eq!(id.parse::<Forward>().unwrap().to_string(), id);
 }
 
@@ -32,10 +32,11 @@ fn an_id_round_trips() {
 fn a_text_that_is_no_id_is_refused_with_the_place() {
     for (id, place) in [
         ("scan-n16", "must start with selective_scan_fwd"),
-        ("selective_scan_fwd-n16-l32", "where lanes (s) belongs"),
-        ("selective_scan_fwd-n016-l32-s2-c64-b1-v4-bf16", "\"n016\""),
-        ("selective_scan_fwd-n16-l32-s2-c64-b1-v4-int8", "\"int8\""),
-        ("selective_scan_fwd-n16-l32-s2-c64-b1-v4-bf16-gate-softplus", "\"softplus\""),
+        ("selective_scan_fwd-n16-l32", "where distance (k) belongs"),
+        ("selective_scan_fwd-n16-l32-s2-c64-b1-v4-bf16", "where distance (k) belongs"),
+        ("selective_scan_fwd-n016-l32-k32-s2-c64-b1-v4-bf16", "\"n016\""),
+        ("selective_scan_fwd-n16-l32-k32-s2-c64-b1-v4-int8", "\"int8\""),
+        ("selective_scan_fwd-n16-l32-k32-s2-c64-b1-v4-bf16-gate-softplus", "\"softplus\""),
     ] {
         let error = id.parse::<Forward>().unwrap_err().to_string();
         assert!(error.contains(place), "{error}");
@@ -71,7 +72,10 @@ fn broken_rules_are_named_with_value_and_cure() {
         (Forward { channels: 1024, ..good }, "at most 1024 threads"),
         (Forward { vec: 8, io: Dtype::F32, ..good }, "one load moves at most 16 bytes"),
         (Forward { chunk: 30, ..good }, "chunk is 30"),
-        (Forward { chunk: 1024, ..good }, "a shorter chunk or a smaller block"),
+        (Forward { chunk: 1024, distance: 1024, ..good }, "a shorter chunk or a smaller block"),
+        (Forward { distance: 8, ..good }, "without checkpoints has the distance of its chunk, but distance is 8; take 32"),
+        (good.saving_every(12), "the 8 tokens that are summed at once, but distance is 12; take 16"),
+        (Forward { chunk: 40, ..good.saving_every(16) }, "whole number of distances, but distance is 16; take 8"),
     ] {
         let error = refusal(variant);
         assert!(error.contains(words), "{error}");
@@ -80,7 +84,7 @@ fn broken_rules_are_named_with_value_and_cure() {
 
 #[test]
 fn the_generated_text_is_as_reviewed() {
-    let variant: Forward = "selective_scan_fwd-n24-l16-s4-c32-b1-v2-f16-softplus-gate-final".parse().unwrap();
+    let variant: Forward = "selective_scan_fwd-n24-l16-k16-s4-c32-b1-v2-f16-softplus-gate-final".parse().unwrap();
     let text = kernel::source(&variant);
     // The bodies are files of their own; what is generated stands around them.
     let generated: Vec<&str> = text.split("#line 1 \"").filter(|part| !part.contains(".cuh\"\n")).collect();

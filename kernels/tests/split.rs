@@ -31,7 +31,7 @@ fn run(device: &Device, segment: Option<usize>) -> Result<[Vec<f32>; 3]> {
     let variant = variant();
     let packed = Packed::from_lengths(&LENGTHS)?;
     let floats = |len| Buffer::unwritten(device, Dtype::F32, len);
-    let chunks = T.div_ceil(variant.chunk as usize);
+    let chunks = T.div_ceil(variant.distance as usize);
     let (out, last, checkpoints) = (floats(T * D)?, floats(LENGTHS.len() * D * N)?, floats(chunks * D * N)?);
     let outputs =
         scan::Outputs { out: out.rows(T)?, final_state: Some(last.view()), checkpoints: Some(checkpoints.view()) };
@@ -68,7 +68,7 @@ fn variant() -> Forward {
         last: true,
         checkpoints: true,
     };
-    Forward { chunk: 8, ..default_variant(&problem) }
+    Forward { chunk: 16, ..default_variant(&problem) }.saving_every(8)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

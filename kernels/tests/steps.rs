@@ -117,7 +117,7 @@ impl Scan {
         };
         let outputs = scan::Outputs { out: out.rows(t).unwrap(), final_state: Some(last.view()), checkpoints: None };
         let picked = scan::default_variant(&scan::Problem::of(&inputs, &outputs, true));
-        let variant = scan::Forward { chunk, ..picked };
+        let variant = scan::Forward { chunk, distance: chunk, ..picked };
         scan::forward(&packed.on(device).unwrap(), &variant, None, &inputs, &outputs).unwrap();
         (out, last)
     }

@@ -151,8 +151,8 @@ pub struct Sizes {
     pub io: Dtype,
     /// The most tokens of a pack.
     pub tokens: usize,
-    /// Tokens between saved states, L.
-    pub chunk: usize,
+    /// Tokens between saved states.
+    pub distance: usize,
     /// Of each block.
     pub recompute: Vec<Recompute>,
 }
@@ -164,7 +164,7 @@ impl Sizes {
             config: model.config.clone(),
             io: model.io,
             tokens,
-            chunk: model.variants.scan.chunk as usize,
+            distance: model.variants.scan.distance as usize,
             recompute: vec![Recompute::Full; model.config.layers],
         }
     }
@@ -192,7 +192,7 @@ impl Sizes {
     /// Rows for a pack of `tokens`.
     fn rows(&self, tensor: Tensor, tokens: usize) -> usize {
         match tensor {
-            Checkpoints => tokens.div_ceil(self.chunk),
+            Checkpoints => tokens.div_ceil(self.distance),
             Entering => cutting::most(&self.config, tokens),
             Logits => self.logits_rows().min(tokens),
             _ => tokens,
@@ -358,7 +358,7 @@ mod tests {
         for kinds in [[Recompute::None; 3], [Recompute::None, Recompute::Scan, Recompute::Full]] {
             let device = Device::emulator(1);
             let (config, recompute) = (config.clone(), kinds.to_vec());
-            let sizes = Sizes { config, io: Dtype::Bf16, tokens: 300, chunk: 16, recompute };
+            let sizes = Sizes { config, io: Dtype::Bf16, tokens: 300, distance: 16, recompute };
             let planned = sizes.total_bytes();
             let _activations = Activations::new(&device, sizes).unwrap();
             assert_eq!(device.allocated_bytes(), planned, "{kinds:?}");

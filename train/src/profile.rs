@@ -152,12 +152,12 @@ mod tests {
         let launch =
             |label: &str, start_ms, end_ms, host_ms| Traced { label: label.to_owned(), start_ms, end_ms, host_ms };
         let traced = [
-            launch("selective_scan_fwd-n16-l16", 1.0, 3.0, 0.5),
+            launch("selective_scan_fwd-n16-l16-k16", 1.0, 3.0, 0.5),
             launch("selective_scan_bwd-n16-l16", 3.5, 7.0, 0.6),
             // Launched half a millisecond after the GPU had nothing left to do.
-            launch("selective_scan_fwd-n16-l16", 7.6, 8.6, 7.5),
+            launch("selective_scan_fwd-n16-l16-k16", 7.6, 8.6, 7.5),
             launch("embedding_fwd-s128", 8.6, 8.6, 7.5),
-            launch("selective_scan_fwd-n16-l16", 8.6, 8.6, 7.5),
+            launch("selective_scan_fwd-n16-l16-k16", 8.6, 8.6, 7.5),
             launch("fill", 8.6, 8.7, 7.6),
         ];
         let profile = Profile::of(&traced, &config());

@@ -78,7 +78,7 @@ impl Learner {
             config: model.config.clone(),
             io: model.io,
             tokens,
-            chunk: model.variants.scan.chunk as usize,
+            distance: model.variants.scan.distance as usize,
             recompute: recompute.to_vec(),
         };
         let device = model.device.clone();

@@ -37,7 +37,7 @@ pub struct Variants {
     pub conv_bwd: causal_conv1d::Backward,
     /// The scan; saves states at the distance at which its backward pass wants them.
     pub scan: selective_scan::Forward,
-    /// The scan of a block that computes it again before its gradient: saves no states, so its chunks are as long as is best.
+    /// The scan of a block that computes it again before its gradient: saves no states.
     pub scan_alone: selective_scan::Forward,
     /// The gradient of the scan.
     pub scan_bwd: selective_scan::Backward,
@@ -101,8 +101,8 @@ impl Variants {
             norm_bwd: rms_norm::default_backward(&norm, true, true, true),
             conv: causal_conv1d::default_variant(&conv),
             conv_bwd: causal_conv1d::default_backward(&conv),
-            scan: selective_scan::Forward { chunk: scan_bwd.chunk, ..scan },
-            scan_alone: selective_scan::Forward { checkpoints: false, ..scan },
+            scan: scan.saving_every(scan_bwd.chunk),
+            scan_alone: scan.saving_none(),
             scan_bwd,
             loss: cross_entropy::default_variant(&cross_entropy::Problem { vocabulary: config.vocabulary, io }),
             grad_norm: grad_norm::default_variant(Dtype::F32),
@@ -137,7 +137,7 @@ impl Variants {
         take(&mut all.loss, ids.get("loss"))?;
         take(&mut all.grad_norm, ids.get("grad_norm"))?;
         take(&mut all.adamw, in_halves(io, ids.get("adamw"))?.as_ref())?;
-        if all.scan.chunk != all.scan_bwd.chunk {
+        if all.scan.distance != all.scan_bwd.chunk {
             let rule = format!("its backward pass {} wants states {} tokens apart", all.scan_bwd, all.scan_bwd.chunk);
             return Err(Error::Config { field: "variants", got: all.scan.to_string(), rule });
         }
@@ -148,7 +148,7 @@ impl Variants {
     /// soon gone: they can lie close together, which takes the backward pass an eighth less time.
     pub fn computing_again(mut self, recompute: &[Recompute]) -> Variants {
         if recompute.iter().all(|&how| how >= Recompute::Scan) {
-            self.scan.chunk = self.scan.chunk.min(CLOSE);
+            self.scan = self.scan.saving_every(self.scan.distance.min(CLOSE));
             self.scan_bwd.chunk = self.scan_bwd.chunk.min(CLOSE);
             self.scan_bwd.kept = self.scan_bwd.kept.min(CLOSE);
         }
@@ -239,10 +239,11 @@ mod tests {
         let id = "cross_entropy-b512-k8-v8-bf16";
         assert_eq!(with("loss", id).unwrap().ids()["loss"], id);
         let picked = Variants::of(&config(), Dtype::Bf16, &Ids::new()).unwrap();
-        let scan = selective_scan::Forward { chunk: 8, ..picked.scan }.to_string();
+        let scan = selective_scan::Forward { distance: 8, ..picked.scan }.to_string();
         let scan_bwd = selective_scan::Backward { chunk: 8, ..picked.scan_bwd }.to_string();
         let both = [("scan".to_owned(), scan), ("scan_bwd".to_owned(), scan_bwd)].into();
-        assert_eq!(Variants::of(&config(), Dtype::Bf16, &both).unwrap().scan.chunk, 8);
+        let scan = Variants::of(&config(), Dtype::Bf16, &both).unwrap().scan;
+        assert_eq!((scan.distance, scan.chunk), (8, picked.scan.chunk));
     }
 
     #[test]
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn what_a_launch_cannot_run_is_refused() {
         let scan = Variants::of(&config(), Dtype::Bf16, &Ids::new()).unwrap().scan;
-        let other_distance = selective_scan::Forward { chunk: 2 * scan.chunk, ..scan }.to_string();
+        let other_distance = selective_scan::Forward { distance: 8, ..scan }.to_string();
         for (name, id, word) in [
             ("loss", "cross_entropy-b512-k8-v8-f16", "its io is not that of cross_entropy"),
             ("loss", "adamw-b256-v4-f32-bf16-split-clip", "it must start with cross_entropy"),

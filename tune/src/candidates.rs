@@ -178,7 +178,7 @@ fn scan(one: Maker<'_>, shape: &Problem) -> Result<Slot> {
             all.retain(|v| starts_aligned(shape, state, v.vec) && carries(v, one.arch));
             (scan_words(&problem, shape), all)
         },
-        |v| v.chunk,
+        |v| v.distance,
     )
 }
 

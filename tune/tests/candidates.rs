@@ -72,10 +72,15 @@ fn every_candidate_keeps_the_rules_and_answers_the_same_problem() {
 fn neighbours_come_before_strangers() {
     let hand = selective_scan::default_variant(&scan(16, 4096));
     let candidates = slot("scan", &hand.to_string(), &shape(4096, 128), Arch::new(90)).unwrap().candidates;
-    // Doublings of the lanes, of the channels and of the chunk.
+    // Doublings of the lanes, of the channels, of the chunk and of the distance.
     let apart = |id: &str| {
         let v: selective_scan::Forward = id.parse().unwrap();
-        let pairs = [(v.lanes, hand.lanes), (v.channels, hand.channels), (v.chunk, hand.chunk)];
+        let pairs = [
+            (v.lanes, hand.lanes),
+            (v.channels, hand.channels),
+            (v.chunk, hand.chunk),
+            (v.distance, hand.distance),
+        ];
         pairs.map(|(a, b)| (f64::from(a) / f64::from(b)).log2().abs()).iter().sum::<f64>()
     };
     let (near, far) = (&candidates[1..6], &candidates[candidates.len() - 5..]);
@@ -88,9 +93,9 @@ fn the_group_of_a_scan_is_the_distance_of_its_checkpoints() {
     let scan = scan(24, 4096);
     let forward = selective_scan::default_variant(&scan).to_string();
     let backward = selective_scan::default_backward(&scan).to_string();
-    for hand in [forward, backward] {
+    for (hand, tag) in [(forward, 'k'), (backward, 'l')] {
         let candidates = slot("scan", &hand, &shape(4096, 128), Arch::new(90)).unwrap().candidates;
-        assert!(candidates.iter().all(|c| c.id.contains(&format!("-l{}-", c.group))));
+        assert!(candidates.iter().all(|c| c.id.contains(&format!("-{tag}{}-", c.group))));
         let groups: std::collections::BTreeSet<u32> = candidates.iter().map(|c| c.group).collect();
         assert!(groups.contains(&8) && groups.contains(&16), "{groups:?}");
     }

@@ -239,13 +239,18 @@ fn any(id: &str) -> f64 {
     if id.starts_with("cross_entropy") { by_block(id) } else { passes(id) }
 }
 
-/// Forward likes long chunks, backward short ones; together 16 is the best.
+/// Of the states that forward saves, or that backward looks for.
+fn distance(id: &str) -> f64 {
+    number(id, if id.starts_with("selective_scan_fwd") { 'k' } else { 'l' })
+}
+
+/// Forward likes long distances, backward short ones; together 16 is the best.
 fn passes(id: &str) -> f64 {
-    let chunk = number(id, 'l');
+    let distance = distance(id);
     let other = (number(id, 'c') / 64.0).log2().abs() * 0.1 + (number(id, 's') / 4.0).log2().abs() * 0.1;
     let of_pass = match id.starts_with("selective_scan_fwd") {
-        true => 3.0 - chunk / 32.0,
-        false => 7.0 + ((chunk - 8.0) / 8.0).powi(2) * 0.2,
+        true => 3.0 - distance / 32.0,
+        false => 7.0 + ((distance - 8.0) / 8.0).powi(2) * 0.2,
     };
     of_pass + other + 0.01 * number(id, 'v')
 }
@@ -254,17 +259,17 @@ fn passes(id: &str) -> f64 {
 fn the_passes_of_the_scan_get_the_same_distance() {
     let fake = Fake::new(passes);
     let (found, notes) = run(&fake, &scans());
-    let chunks: Vec<f64> = found.iter().map(|f| number(&f.tuned.as_ref().unwrap().id, 'l')).collect();
-    assert_eq!(chunks, [16.0, 16.0]);
+    let distances: Vec<f64> = found.iter().map(|f| distance(&f.tuned.as_ref().unwrap().id)).collect();
+    assert_eq!(distances, [16.0, 16.0]);
     assert!(notes.iter().all(|line| !line.contains("checkpoints")), "time alone decided: {notes:?}");
 }
 
 /// The same, but distance 8 is a little faster than 16, and much faster than 32.
 fn short(id: &str) -> f64 {
-    let chunk = number(id, 'l');
+    let distance = distance(id);
     let of_pass = match id.starts_with("selective_scan_fwd") {
         true => 2.0,
-        false => 7.0 + 0.1 * (chunk / 8.0 - 1.0).powi(2),
+        false => 7.0 + 0.1 * (distance / 8.0 - 1.0).powi(2),
     };
     of_pass + (number(id, 'c') / 64.0).log2().abs() * 0.1
 }
@@ -272,8 +277,8 @@ fn short(id: &str) -> f64 {
 #[test]
 fn a_short_distance_must_be_worth_its_memory() {
     let (found, notes) = run(&Fake::new(short), &scans());
-    let chunks: Vec<f64> = found.iter().map(|f| number(&f.tuned.as_ref().unwrap().id, 'l')).collect();
-    assert_eq!(chunks, [16.0, 16.0], "1.1 % slower");
+    let distances: Vec<f64> = found.iter().map(|f| distance(&f.tuned.as_ref().unwrap().id)).collect();
+    assert_eq!(distances, [16.0, 16.0], "1.1 % slower");
     let said = notes.iter().find(|line| line.contains("checkpoints 16 tokens apart")).expect("it is said");
     assert!(said.contains("instead of 8") && said.contains("1.1 % faster") && said.contains("2.0 times"), "{said}");
 }

@@ -59,7 +59,7 @@ fn cut_scans_agree_with_the_book_on_a_slice() {
 fn variants_with_every_option_are_workloads() {
     let bench = Bench::new(&Device::Cpu, problem(Dtype::F32)).unwrap();
     for id in [
-        "selective_scan_fwd-n16-l8-s2-c16-b1-v1-f32-initial-final",
+        "selective_scan_fwd-n16-l8-k8-s2-c16-b1-v1-f32-initial-final",
         "selective_scan_bwd-n16-l8-k8-s2-w1-c16-b1-v1-f32-softplus-bias-skip-gate-initial-final",
         "causal_conv1d_fwd-k4-l8-a4-w4-p8-v4-b1-f32-silu-bias-initial-final",
         "causal_conv1d_bwd-k4-l8-a4-w4-p8-v4-b1-f32-silu-bias-initial-final",
@@ -90,7 +90,7 @@ fn a_result_that_is_wrong_is_told_and_not_timed() {
 fn variants_of_other_problems_are_refused() {
     let bench = Bench::new(&Device::Cpu, problem(Dtype::Bf16)).unwrap();
     let refused = |id: &str| bench.workload(id).err().expect("it is refused").to_string();
-    let told = refused("selective_scan_fwd-n24-l32-s4-c64-b1-v4-bf16-softplus");
+    let told = refused("selective_scan_fwd-n24-l32-k32-s4-c64-b1-v4-bf16-softplus");
     assert!(told.contains("has state 24") && told.contains("what is timed has 16"), "{told}");
     let told = refused("rms_norm_fwd-m768-s32-r4-v4-bf16");
     assert!(told.contains("has width 768") && told.contains("12"), "{told}");

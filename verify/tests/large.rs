@@ -141,7 +141,7 @@ fn run_scan(placed: &Placed<'_>) {
         checkpoints: true,
     };
     let backward = scan::default_backward(&problem);
-    let forward = scan::Forward { chunk: backward.chunk, ..scan::default_variant(&problem) };
+    let forward = scan::default_variant(&problem);
     let chunks = packed.packed().tokens().div_ceil(backward.chunk as usize);
     let checkpoints = Buffer::unwritten(device, Dtype::F32, chunks * D * N).expect("there is room");
     let saved = Some(checkpoints.view());
@@ -329,7 +329,7 @@ impl States {
             checkpoints: true,
         };
         let backward = scan::default_backward(&problem);
-        let forward = scan::Forward { chunk: backward.chunk, ..scan::default_variant(&problem) };
+        let forward = scan::default_variant(&problem);
         let checkpoints = room(Dtype::F32, t.div_ceil(backward.chunk as usize) * self.d * self.n);
         let outputs = scan::Outputs { out: whole(&out), final_state: None, checkpoints: Some(checkpoints.view()) };
         scan::forward(packed, &forward, None, &inputs, &outputs).expect("it runs");
@@ -416,7 +416,7 @@ const PASSES: [(&str, &str); 4] = [
 #[test]
 fn seventy_thousand_channels_on_the_emulator() {
     for id in [
-        "selective_scan_fwd-n1-l8-s1-c128-b1-v4-f32",
+        "selective_scan_fwd-n1-l8-k8-s1-c128-b1-v4-f32",
         "selective_scan_bwd-n1-l8-k8-s1-w1-c128-b1-v4-f32",
         "causal_conv1d_fwd-k2-l32-a4-w4-p32-v4-b1-f32",
         "causal_conv1d_bwd-k2-l64-a4-w4-p32-v4-b1-f32",

@@ -12,7 +12,7 @@ packscan_macros::kernel! {
         variant {
             /// State size, N.
             state: "n" in 1..=1024,
-            /// Chunk length, L: tokens whose states are recomputed at a time. Forward must have saved a state each L tokens.
+            /// Chunk length, L: tokens whose states are recomputed at a time. Forward must have saved a state each L tokens: its distance.
             chunk: "l" in 8..=64,
             /// Tokens of a chunk whose states a lane keeps at a time; of more than one such part, the states before each are computed first.
             kept: "k" in [2, 4, 8, 16, 32, 64],
@@ -143,7 +143,7 @@ pub struct Upstream<'a> {
     pub out: View<'a>,
     /// `(S, D, N)` f32: gradient of the final states.
     pub final_state: Option<View<'a>>,
-    /// `(ceil(T / L), D, N)` f32: what forward saved, with the chunk length of the backward variant.
+    /// `(ceil(T / L), D, N)` f32: what forward saved at a distance of the backward variant's chunk.
     pub checkpoints: View<'a>,
 }
 

@@ -27,14 +27,7 @@ pub fn forward_faults() -> Vec<Edit> {
             "lost-carry",
             &[("#pragma unroll 1\n        for (unsigned g = 0;", 0, "clear(h);\n        for (unsigned g = 0;")],
         ),
-        edit(
-            "late-state",
-            &[(
-                "scanner.advance(base);\n                scanner.save(scanner.h, args.checkpoints, base / CHUNK);",
-                0,
-                "scanner.save(scanner.h, args.checkpoints, base / CHUNK);",
-            )],
-        ),
+        edit("late-state", &[("advance(t);\n        save(h, args.checkpoints,", 0, "save(h, args.checkpoints,")]),
         edit("group-over-boundary", &[("base + g + GROUP + LAST <= ends", 0, "base + g <= ends")]),
         edit("first-run-alone", &[("run < last_run; ++run)", 0, "run < last_run; run = last_run)")]),
         edit("lane-lost", &[("fold<LANES / 2, 1, SWAPS>(sums);", 0, "fold<LANES / 2, 2, SWAPS>(sums);")]),

@@ -5,7 +5,7 @@
 //
 // How. A block owns CHANNELS channels of one group of whole sequences (grid x: channel tiles, grid y: groups) and walks
 // the group's runs of neighbouring sequences in chunks of CHUNK tokens, aligned to absolute multiples of CHUNK so that checkpoints do not
-// depend on the grouping. For each chunk
+// depend on the grouping. A checkpoint is what every DISTANCE-th token receives, saved between two groups of tokens by the block that has the token. For each chunk
 //   1. every thread turns the words that it loaded during the previous chunk into (delta, delta*u), B and C in shared memory,
 //   2. the loads of the next chunk are issued, to be waited for one chunk later,
 //   3. LANES neighbouring lanes share a channel and keep LANE_STATES states each in registers: they walk the tokens,
@@ -22,7 +22,7 @@
 // choice: at a fresh start neither the old state nor its decay enters an instruction. Nothing else branches on data.
 //
 // Cost an element (t, d, n): 4 float instructions and 1 exponential, plus (LANES-1)/LANES/LANE_STATES shuffles and their selects, plus
-// 3 shared loads for each 4 states. Bytes an element (t, d): u, delta, z read, out written, 4*N/CHUNK for a checkpoint.
+// 3 shared loads for each 4 states. Bytes an element (t, d): u, delta, z read, out written, 4*N/DISTANCE for a checkpoint.
 // The limit is the special-function pipe: 16 exponentials a clock and multiprocessor.
 //
 // A load whose result is only taken under a condition is waited for at once, by the move that takes it. So loads here have no condition: a
@@ -205,10 +205,18 @@ struct Scanner : Walk {
         if (LAST && t + 1 == ends) save(h, args.final_state, seq);
     }
 
+    // Saves what token `t` receives, if the run has it.
+    __device__ void save_checkpoint(unsigned t) {
+        if (t - begin >= end - begin) return;
+        advance(t);
+        save(h, args.checkpoints, t / DISTANCE);
+    }
+
     // Step 3: the tokens of the chunk at `base`. A boundary is looked for once a group.
     __device__ void scan(Staged& shared, unsigned base) {
 #pragma unroll 1
         for (unsigned g = 0; g < CHUNK; g += GROUP) {
+            if (CHECKPOINTS && g % DISTANCE == 0) save_checkpoint(base + g);
             const bool inside = base + g >= begin && base + g + GROUP + LAST <= ends && !fresh;
             if (inside) {
                 scan_inside<false, GROUP>(shared, g);
@@ -240,10 +248,6 @@ __device__ inline void selective_scan_fwd(const Args& args) {
             __syncthreads();
             if (base + CHUNK < end) mover.prefetch(base + CHUNK);
             mover.prefetch_gate(base);
-            if (CHECKPOINTS && base >= begin) {
-                scanner.advance(base);
-                scanner.save(scanner.h, args.checkpoints, base / CHUNK);
-            }
             scanner.scan(shared, base);
             __syncthreads();
             mover.finish(shared, base);

@@ -11,8 +11,10 @@ packscan_macros::kernel! {
         variant {
             /// State size, N.
             state: "n" in 1..=1024,
-            /// Chunk length, L: tokens that a block stages at a time, and the distance of checkpoints.
+            /// Chunk length, L: tokens that a block stages at a time.
             chunk: "l" in 8..=1024,
+            /// Distance of checkpoints: a state is saved each so many tokens. The chunk where none are saved.
+            distance: "k" in 8..=1024,
             /// Lanes of a warp that share a channel.
             lanes: "s" in [1, 2, 4, 8, 16, 32],
             /// Channels of a block.
@@ -35,7 +37,7 @@ packscan_macros::kernel! {
             initial: flag "initial",
             /// Write the state after each sequence.
             last: flag "final",
-            /// Write the state that enters each chunk, for the backward pass.
+            /// Write the state that enters each distance, for the backward pass.
             checkpoints: flag "checkpoints",
         }
         derived {
@@ -57,6 +59,9 @@ packscan_macros::kernel! {
             lane_states <= 64, lanes: "a lane keeps its {lane_states} states in registers, 64 at most", "take at least {} lanes", state.div_ceil(64).next_power_of_two();
             chunk.is_multiple_of(2), chunk: "a chunk is even, so that what is staged stays aligned", "take {}", chunk + 1;
             chunk.is_multiple_of(group), chunk: "a chunk is a whole number of the {group} tokens that are summed at once", "take {}", chunk.next_multiple_of(group);
+            distance.is_multiple_of(group), distance: "states are saved before a group of the {group} tokens that are summed at once", "take {}", distance.next_multiple_of(group);
+            chunk.is_multiple_of(distance), distance: "a chunk of {chunk} tokens is a whole number of distances", "take {}", if chunk.is_multiple_of(8) { 8 } else { chunk };
+            checkpoints || distance == chunk, distance: "a variant without checkpoints has the distance of its chunk", "take {chunk}";
             channels.is_multiple_of(vec), channels: "a block's channels are a whole number of loads of {vec}", "take {}", channels.next_multiple_of(vec);
             vec * io.bytes() <= 16, vec: "one load moves at most 16 bytes, {} elements of {io}", 16 / io.bytes(), "take {}", 16 / io.bytes();
             threads.is_multiple_of(32), channels: "a block has whole warps, so channels * lanes is a multiple of 32", "take {}", channels.next_multiple_of(32 / lanes);
@@ -101,8 +106,8 @@ packscan_macros::kernel! {
             out: out io [T, D] strided by vec,
             /// State after the last token of each sequence; of an empty one, what it started from.
             final_state: out f32 [S, D, state] if last,
-            /// State that token k * chunk receives: zero where it starts a fresh sequence.
-            checkpoints: out f32 [T / chunk, D, state] if checkpoints,
+            /// State that token k * distance receives: zero where it starts a fresh sequence.
+            checkpoints: out f32 [T / distance, D, state] if checkpoints,
         }
         launch { grid: [D.div_ceil(channels), G], threads: threads, shared: shared_bytes, resident: resident }
     }
@@ -115,7 +120,7 @@ pub struct Outputs<'a> {
     pub out: View<'a>,
     /// `(S, D, N)` f32: state after each sequence.
     pub final_state: Option<View<'a>>,
-    /// `(ceil(T / L), D, N)` f32: state that enters each chunk.
+    /// `(ceil(T / distance), D, N)` f32: state that enters each distance of the variant.
     pub checkpoints: Option<View<'a>>,
 }
 

@@ -47,11 +47,12 @@ impl Problem {
         }
     }
 
-    /// The variant of this problem with a given mapping onto the machine, whether or not it keeps every rule.
+    /// The variant of this problem with a given mapping onto the machine, whether or not it keeps every rule; it saves a state for each chunk.
     pub fn variant(&self, chunk: u32, lanes: u32, channels: u32, vec: u32) -> Forward {
         Forward {
             state: u32::try_from(self.state).unwrap_or(u32::MAX),
             chunk,
+            distance: chunk,
             lanes,
             channels,
             resident: 1,
@@ -74,7 +75,7 @@ const THREADS: u32 = 128;
 const SHARED_BYTES: usize = 72 * 1024;
 
 /// A variant that is sensible everywhere: about eight states a lane, 128 threads and registers for four such blocks, the longest chunk up to 32
-/// that leaves room for other blocks, four channels a load where D allows. `docs/performance.md` has what it reaches.
+/// that leaves room for other blocks, four channels a load where D allows, states saved where [`default_backward`] wants them. `docs/performance.md` has what it reaches.
 pub fn default_variant(problem: &Problem) -> Forward {
     let state = problem.state.clamp(1, 1024) as u32;
     let lanes = (state / 8).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
@@ -82,7 +83,8 @@ pub fn default_variant(problem: &Problem) -> Forward {
     let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
     let channels = (THREADS / lanes).min(width);
     let resident = if state.div_ceil(lanes) <= 8 { 4 } else { 1 };
-    Forward { resident, ..problem.variant(8, lanes, channels, vec) }.in_long_chunks()
+    let variant = Forward { resident, ..problem.variant(8, lanes, channels, vec) }.in_long_chunks();
+    if problem.checkpoints { variant.saving_every(default_backward(problem).chunk) } else { variant }
 }
 
 /// The backward variant for a problem: about four states a lane, two channels walked together, 128 threads, chunks of 16 of which a lane keeps
@@ -128,8 +130,27 @@ impl Forward {
     /// The same in the longest chunks up to 32 that leave room for other blocks.
     fn in_long_chunks(self) -> Forward {
         use packscan_runtime::kernel::Variant as _;
-        let chunks = [32, 16, 8].map(|chunk| Forward { chunk, ..self });
+        let chunks = [32, 16, 8].map(|chunk| Forward { chunk, distance: chunk, ..self });
         *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2])
+    }
+
+    /// The same with a state saved each `distance` tokens; a chunk that is no whole number of them is made longer.
+    pub fn saving_every(self, distance: u32) -> Forward {
+        Forward { checkpoints: true, distance, chunk: self.chunk.next_multiple_of(distance), ..self }
+    }
+
+    /// The same at each distance of saved states that some backward pass wants, if it saves any.
+    fn at_distances(self) -> Vec<Forward> {
+        if !self.checkpoints {
+            return vec![self];
+        }
+        let fits = |distance: &u32| self.chunk.is_multiple_of(*distance);
+        [8, 16, 32].into_iter().filter(fits).map(|distance| self.saving_every(distance)).collect()
+    }
+
+    /// The same without saved states.
+    pub fn saving_none(self) -> Forward {
+        Forward { checkpoints: false, distance: self.chunk, ..self }
     }
 }
 
@@ -156,12 +177,14 @@ pub fn variants(problem: &Problem) -> Vec<Forward> {
                 for (vec, resident) in
                     [1, 2, 4, 8].into_iter().flat_map(|vec| residents.map(|resident| (vec, resident)))
                 {
-                    let variant = Forward { resident, ..problem.variant(chunk, lanes, channels, vec) };
                     let wasteful = channels as usize >= 2 * problem.channels.max(8)
+                        || !problem.channels.is_multiple_of(vec as usize)
                         || (lanes < 32 && problem.state.div_ceil(lanes as usize) > 16);
-                    let new = !out.contains(&variant) && broken(&variant).is_empty();
-                    if !wasteful && problem.channels.is_multiple_of(vec as usize) && new {
-                        out.push(variant);
+                    let mapping = Forward { resident, ..problem.variant(chunk, lanes, channels, vec) };
+                    for variant in mapping.at_distances() {
+                        if !wasteful && !out.contains(&variant) && broken(&variant).is_empty() {
+                            out.push(variant);
+                        }
                     }
                 }
             }

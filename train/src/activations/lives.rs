@@ -138,7 +138,7 @@ fn mixes() -> impl Iterator<Item = [Recompute; 3]> {
 
 fn sizes(recompute: &[Recompute]) -> Sizes {
     let config = ModelConfig::of(12, recompute.len()).for_vocabulary(24).expect("the sizes are legal");
-    Sizes { config, io: Dtype::Bf16, tokens: 40, chunk: 8, recompute: recompute.to_vec() }
+    Sizes { config, io: Dtype::Bf16, tokens: 40, distance: 8, recompute: recompute.to_vec() }
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Request<'_> {
             config: self.config.clone(),
             io: self.io,
             tokens: self.tokens,
-            chunk: self.variants.computing_again(recompute).scan.chunk as usize,
+            distance: self.variants.computing_again(recompute).scan.distance as usize,
             recompute: recompute.to_vec(),
         }
     }
@@ -172,13 +172,13 @@ mod tests {
     fn checkpoints_closer_together_take_more() {
         let config = ModelConfig::named("1.4b").unwrap().for_vocabulary(50_277).unwrap();
         let far = hand_picked(&config);
-        let scan = selective_scan::Forward { chunk: 8, ..far.scan }.to_string();
+        let scan = selective_scan::Forward { distance: 8, ..far.scan }.to_string();
         let scan_bwd = selective_scan::Backward { chunk: 8, ..far.scan_bwd }.to_string();
         let ids = Ids::from([("scan", scan), ("scan_bwd", scan_bwd)].map(|(name, id)| (name.to_owned(), id)));
         let near = Variants::of(&config, Dtype::Bf16, &ids).unwrap();
         let bytes = |variants| request(&config, variants).plan(&[Recompute::None; 48]).bytes();
         let states = |distance: u32| 48 * 16_384 / distance as usize * 4096 * 16 * 4;
-        assert_eq!(bytes(near) - bytes(far), states(8) - states(far.scan.chunk));
+        assert_eq!(bytes(near) - bytes(far), states(8) - states(far.scan.distance));
     }
 
     #[test]

@@ -123,10 +123,8 @@ impl Problem {
     pub fn hand_picked(&self, kernel: &str) -> Result<String> {
         let id = match kernel {
             "selective_scan_fwd" => {
-                // States are saved where the backward pass looks for them.
-                let chunk = selective_scan::default_backward(&self.scan()).chunk;
                 let v = selective_scan::default_variant(&self.scan());
-                named(&selective_scan::Forward { chunk, vec: self.load_of_columns(v.vec), ..v })?
+                named(&selective_scan::Forward { vec: self.load_of_columns(v.vec), ..v })?
             }
             "selective_scan_bwd" => {
                 let v = selective_scan::default_backward(&self.scan());

@@ -180,11 +180,11 @@ struct ScanForward {
     cut: Option<Kept>,
 }
 
-/// `(ceil(T / L), D, N)` f32
-fn checkpoints(bench: &Bench, chunk: u32) -> Result<Rc<Buffer>> {
+/// `(ceil(T / distance), D, N)` f32
+fn checkpoints(bench: &Bench, distance: u32) -> Result<Rc<Buffer>> {
     let p = bench.problem();
-    let chunks = p.tokens().div_ceil(chunk as usize);
-    bench.room("checkpoints", 0, Dtype::F32, chunks * p.channels * p.state)
+    let rows = p.tokens().div_ceil(distance as usize);
+    bench.room("checkpoints", 0, Dtype::F32, rows * p.channels * p.state)
 }
 
 pub(super) fn forward(bench: &Rc<Bench>, variant: Forward, cut: Option<&Cut>) -> Result<Box<dyn Workload>> {
@@ -201,7 +201,7 @@ pub(super) fn forward(bench: &Rc<Bench>, variant: Forward, cut: Option<&Cut>) ->
         variant,
         out: (0..scan.turns.len()).map(out).collect::<Result<_>>()?,
         final_state: variant.last.then(|| bench.room("final_state", 0, Dtype::F32, states)).transpose()?,
-        checkpoints: variant.checkpoints.then(|| checkpoints(bench, variant.chunk)).transpose()?,
+        checkpoints: variant.checkpoints.then(|| checkpoints(bench, variant.distance)).transpose()?,
         cut: cut.map(|cut| Kept::new(bench, cut, State::for_forward(&variant, p.channels))).transpose()?,
         scan,
     }))
@@ -217,7 +217,7 @@ impl ScanForward {
             checkpoints: self
                 .checkpoints
                 .as_ref()
-                .map(|c| c.rows(t.div_ceil(self.variant.chunk as usize)))
+                .map(|c| c.rows(t.div_ceil(self.variant.distance as usize)))
                 .transpose()?,
         };
         let (packed, inputs) = (bench.packed(), self.scan.inputs(turn)?);
@@ -320,7 +320,7 @@ impl ScanBackward {
         let (p, t) = (bench.problem(), bench.problem().tokens());
         let problem = scan::Problem { softplus, bias, skip, gate, initial, ..p.scan() };
         let picked = default_variant(&problem);
-        let variant = Forward { chunk, vec: p.load_of_columns(picked.vec), ..picked };
+        let variant = Forward { vec: p.load_of_columns(picked.vec), ..picked }.saving_every(chunk);
         let out = bench.room("out", 0, variant.io, t * p.channels)?;
         let checkpoints = Some(self.checkpoints.rows(t.div_ceil(chunk as usize))?);
         let outputs = Outputs { out: out.rows(t)?, final_state: None, checkpoints };

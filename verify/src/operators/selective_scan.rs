@@ -107,7 +107,7 @@ fn book(v: &Forward, packed: &Packed, inputs: &[Tensor], segment: Option<usize>)
         out.push(book.final_state.clone());
     }
     if v.checkpoints {
-        out.push(book.checkpoints(v.chunk as usize));
+        out.push(book.checkpoints(v.distance as usize));
     }
     out
 }
@@ -257,7 +257,7 @@ fn outputs(v: &Forward, d: usize) -> Vec<Tensor> {
         out.push(Tensor::shaped("final_state", Dtype::F32, Rows::Sequences, d * n));
     }
     if v.checkpoints {
-        out.push(Tensor::shaped("checkpoints", Dtype::F32, Rows::Chunks(v.chunk as usize), d * n));
+        out.push(Tensor::shaped("checkpoints", Dtype::F32, Rows::Chunks(v.distance as usize), d * n));
     }
     out
 }

@@ -88,7 +88,7 @@ impl<'a, T: Element> Scan<'a, T> {
     #[inline(always)]
     fn run_tile(&self, s: usize, channels: Range<usize>) {
         let n = self.variant.state as usize;
-        let chunk = self.variant.chunk as usize;
+        let distance = self.variant.distance as usize;
         let states = channels.start * n..channels.end * n;
         let (mut a2, mut h) = (vec![ZEROS; n], vec![ZEROS; n]);
         for (lane, d) in channels.clone().enumerate() {
@@ -106,8 +106,8 @@ impl<'a, T: Element> Scan<'a, T> {
         let vector = |row: Option<Rows<'_, f32>>| row.map_or(ZEROS, |row| load(row.row(0), &channels));
         let (bias, skip) = (vector(self.delta_bias), vector(self.d_skip));
         for t in self.packed.range(s) {
-            if let (true, Some(checkpoints)) = (t % chunk == 0, self.checkpoints) {
-                save(checkpoints, t / chunk, &h);
+            if let (true, Some(checkpoints)) = (t % distance == 0, self.checkpoints) {
+                save(checkpoints, t / distance, &h);
             }
             let (mut delta, u) = (load(self.delta.row(t), &channels), load(self.u.row(t), &channels));
             zip(&mut delta, &bias).for_each(|(delta, bias)| *delta += bias);

@@ -168,7 +168,8 @@ fn outputs(v: &Backward, d: usize) -> Vec<Tensor> {
 fn forward_for(v: &Backward, d: usize) -> scan::Forward {
     let bits = [v.softplus, v.bias, v.skip, v.gate, v.initial, false, true];
     let chosen = scan::default_variant(&problem(v.state, v.io, d, bits));
-    scan::Forward { chunk: v.chunk, channels: chosen.channels.next_multiple_of(v.vec), vec: v.vec, ..chosen }
+    let chosen = scan::Forward { channels: chosen.channels.next_multiple_of(v.vec), vec: v.vec, ..chosen };
+    chosen.saving_every(v.chunk)
 }
 
 /// For each state size and type: the hand-picked mapping with every option, and a small one, channel by channel, with others in turn.

@@ -108,7 +108,7 @@ impl Asked {
         (asked.skip, asked.checkpoints) = (true, true);
         let pass = match reverse {
             true => Pieces::Backward(default_backward(&asked)),
-            false => Pieces::Forward(Forward { chunk: 8, ..default_variant(&asked) }),
+            false => Pieces::Forward(Forward { chunk: 16, ..default_variant(&asked) }.saving_every(8)),
         };
         let vec = match &pass {
             Pieces::Forward(v) => v.vec,
