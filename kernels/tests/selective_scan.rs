@@ -73,9 +73,15 @@ fn broken_rules_are_named_with_value_and_cure() {
         (Forward { vec: 8, io: Dtype::F32, ..good }, "one load moves at most 16 bytes"),
         (Forward { chunk: 30, ..good }, "chunk is 30"),
         (Forward { chunk: 1024, distance: 1024, ..good }, "a shorter chunk or a smaller block"),
-        (Forward { distance: 8, ..good }, "distance is 8, but a variant without checkpoints has the distance of its chunk; take 32"),
+        (
+            Forward { distance: 8, ..good },
+            "distance is 8, but a variant without checkpoints has the distance of its chunk; take 32",
+        ),
         (good.saving_every(12), "a group of the 8 tokens that are summed at once; take 16"),
-        (Forward { chunk: 40, ..good.saving_every(16) }, "distance is 16, but a chunk of 40 tokens is a whole number of distances; take 8"),
+        (
+            Forward { chunk: 40, ..good.saving_every(16) },
+            "distance is 16, but a chunk of 40 tokens is a whole number of distances; take 8",
+        ),
     ] {
         let error = refusal(variant);
         assert!(error.contains(words), "{error}");

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Instant;
 
 use packscan_kernels::{cast, sum_rows};
 use packscan_runtime::collective::{Alone, Collective};
@@ -38,6 +39,7 @@ pub struct Learner {
     memory_gradients: Vec<Memory>,
     /// The other ranks of the run.
     ranks: Rc<dyn Collective>,
+    ended: Instant,
 }
 
 /// What a step did.
@@ -97,6 +99,7 @@ impl Learner {
             left: false,
             memory_gradients: Vec::new(),
             ranks: Rc::new(Alone),
+            ended: Instant::now(),
             model,
         })
     }
@@ -169,8 +172,14 @@ impl Learner {
         let Some(Started { predicted, of_packs }) = self.started.take() else { return Ok(None) };
         let [said, losses] = &self.outcome;
         let (gradient_norm, skipped) = self.optimiser.finish(&said.to_vec()?);
+        self.ended = Instant::now();
         let (loss, losses) = self.mean_losses(&losses.to_vec()?, &of_packs, predicted)?;
         Ok(Some(Report { loss, losses, gradient_norm, skipped }))
+    }
+
+    /// When the step that was reported last was seen to be over. [`Learner::start`] goes on launching after that.
+    pub fn ended(&self) -> Instant {
+        self.ended
     }
 
     /// Whether a step was started and not finished: what the optimiser counts then lags behind the parameters.

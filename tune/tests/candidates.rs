@@ -75,12 +75,8 @@ fn neighbours_come_before_strangers() {
     // Doublings of the lanes, of the channels, of the chunk and of the distance.
     let apart = |id: &str| {
         let v: selective_scan::Forward = id.parse().unwrap();
-        let pairs = [
-            (v.lanes, hand.lanes),
-            (v.channels, hand.channels),
-            (v.chunk, hand.chunk),
-            (v.distance, hand.distance),
-        ];
+        let pairs =
+            [(v.lanes, hand.lanes), (v.channels, hand.channels), (v.chunk, hand.chunk), (v.distance, hand.distance)];
         pairs.map(|(a, b)| (f64::from(a) / f64::from(b)).log2().abs()).iter().sum::<f64>()
     };
     let (near, far) = (&candidates[1..6], &candidates[candidates.len() - 5..]);

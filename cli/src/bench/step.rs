@@ -172,8 +172,8 @@ impl Steps {
                 learner.finish()?
             };
             let Some(report) = report else { continue };
-            let ms = last.elapsed().as_secs_f64() * 1e3;
-            last = Instant::now();
+            let ms = learner.ended().duration_since(last).as_secs_f64() * 1e3;
+            last = learner.ended();
             output::note(&format!("step {}/{}: {ms:.1} ms, loss {:.4}", step - 1, self.steps, report.loss));
             losses.push(report.loss);
             if losses.len() > WARM_UP {

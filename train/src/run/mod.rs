@@ -107,9 +107,9 @@ struct Run<'a> {
     /// The last step that was launched, and the one that was not waited for.
     step: u32,
     started: Option<Started>,
-    /// What was learnt from until the last step that was waited for, and when that was.
+    /// What was learnt from until the last step that was waited for, and when that ended.
     progressed: Option<Progressed>,
-    told: Instant,
+    ended: Instant,
     /// Tokens of all ranks until then.
     tokens: u64,
     skipped_in_a_row: u32,
@@ -149,7 +149,7 @@ impl<'a> Run<'a> {
             step,
             started: None,
             progressed,
-            told: Instant::now(),
+            ended: Instant::now(),
             tokens,
             skipped_in_a_row: 0,
             before_s,
@@ -227,7 +227,9 @@ impl<'a> Run<'a> {
         self.tokens += (tokens - padding) as u64;
         // From the end of the step before, or where that was waited for, from the beginning of this one; and before the evaluation, which
         // is no part of the step.
-        let took_s = at.max(&self.told).elapsed().as_secs_f64();
+        let ended = self.learner.ended();
+        let took_s = ended.duration_since(*at.max(&self.ended)).as_secs_f64();
+        self.ended = ended;
         let per_second = (tokens - padding) / took_s.max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
@@ -251,7 +253,6 @@ impl<'a> Run<'a> {
             skipped: report.skipped,
             elapsed_s,
         });
-        self.told = Instant::now();
         diverged
     }
 
