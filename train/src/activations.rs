@@ -2,7 +2,7 @@
 //!
 //! Everything is allocated once, for the most tokens that a pack can have. What the backward pass needs of a block is either the
 //! block's own, or shared by all blocks and computed again before it is needed ([`Recompute`]). Of what there is once, tensors that never
-//! hold anything at the same time lie in one room: [`TURNS`] says which, and `lives.rs` shows that they may.
+//! hold anything at the same time lie in one room: `TURNS` says which, and `lives.rs` shows that they may.
 
 #[cfg(test)]
 mod lives;
