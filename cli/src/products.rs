@@ -65,6 +65,9 @@ impl Launches {
 
 /// What is to be said where a run that goes on chose its algorithms with another cuBLASLt.
 pub fn of_another(device: &Device, products: &Ids) -> Result<Option<String>> {
+    if products.is_empty() {
+        return Ok(None);
+    }
     let prefix = prefix(&GemmContext::new(device)?);
     let other = products.values().find(|id| !id.starts_with(&prefix));
     Ok(other.filter(|_| !prefix.is_empty()).map(|id| {

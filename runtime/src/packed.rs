@@ -11,6 +11,7 @@ mod groups;
 mod segments;
 
 pub use groups::Groups;
+use groups::MOST_GROUPS;
 pub use segments::Segments;
 
 /// The most tokens of one pack: token indices and the ends of chunks stay within 32 bits.
@@ -256,8 +257,6 @@ struct Known {
     current: bool,
 }
 
-/// Groups of a list for which there is room where packs come one after the other: more than blocks run on any GPU at once.
-const GROUPS_ROOM: usize = 1 << 13;
 /// Such lists: forward passes that keep states for the backward pass, what sequences leave, both or neither, and the backward pass, may each have another
 /// number of groups.
 const GROUP_LISTS: usize = 6;
@@ -272,7 +271,7 @@ impl DevicePacked {
         let mut placed = DevicePacked::without_groups(device, sequences)?;
         let room = |len| Buffer::unwritten(device, Dtype::U32, len);
         for _ in 0..GROUP_LISTS {
-            let groups = DeviceGroups { starts: room(GROUPS_ROOM + 1)?, runs: room(2 * sequences)? };
+            let groups = DeviceGroups { starts: room(MOST_GROUPS + 1)?, runs: room(2 * sequences)? };
             placed.groups.get_mut().push(Known { groups: Rc::new(groups), current: false });
         }
         Ok(placed)
@@ -302,7 +301,7 @@ impl DevicePacked {
 
     /// Bytes of that room on the device.
     pub const fn bytes(sequences: usize) -> usize {
-        Dtype::U32.bytes() * (2 * sequences + 1 + GROUP_LISTS * (GROUPS_ROOM + 1 + 2 * sequences))
+        Dtype::U32.bytes() * (2 * sequences + 1 + GROUP_LISTS * (MOST_GROUPS + 1 + 2 * sequences))
     }
 
     /// Takes the place of the pack that was there, after everything launched before.

@@ -75,6 +75,9 @@ impl Model {
         let chunk = activations.sizes().logits_rows();
         // To the loss, tokens are rows, of whatever sequence.
         let mut piece = self.rows.borrow_mut();
+        if let Some(gradients) = gradients.filter(|gradients| tokens == 0 && !gradients.add) {
+            part(&gradients.flat, self.layout.head)?.zero()?;
+        }
         for start in (0..tokens).step_by(chunk) {
             let rows = chunk.min(tokens - start);
             if piece.packed().tokens() != rows {

@@ -136,7 +136,7 @@ impl Variants {
         take(&mut all.scan_bwd, ids.get("scan_bwd"))?;
         take(&mut all.loss, ids.get("loss"))?;
         take(&mut all.grad_norm, ids.get("grad_norm"))?;
-        take(&mut all.adamw, in_halves(io, ids.get("adamw"))?.as_ref())?;
+        take(&mut all.adamw, ids.get("adamw"))?;
         if all.scan.distance != all.scan_bwd.chunk {
             let rule = format!("its backward pass {} wants states {} tokens apart", all.scan_bwd, all.scan_bwd.chunk);
             return Err(Error::Config { field: "variants", got: all.scan.to_string(), rule });
@@ -196,14 +196,6 @@ fn take<V: Variant + FromStr<Err = packscan_runtime::Error>>(place: &mut V, id: 
     Ok(())
 }
 
-/// What a run of an earlier packscan stepped with, which had bf16 copies beside f32 parameters: the same in halves.
-fn in_halves(io: Dtype, id: Option<&String>) -> Result<Option<String>> {
-    let Some(id) = id.filter(|id| io == Dtype::Bf16 && id.starts_with("adamw-")) else { return Ok(id.cloned()) };
-    let variant: adamw::Forward = id.parse()?;
-    let copied = variant.kept() == Kept::Copied(io);
-    Ok(Some(if copied { variant.keeping(Kept::Split) } else { variant }.to_string()))
-}
-
 /// B and C are columns of `x_dbl (T, R + 2N)`: where the scan moves `vec` states a load, R and N must let them start and lie apart at
 /// multiples of that.
 fn fitting(mut vec: u32, config: &ModelConfig) -> u32 {
@@ -244,13 +236,6 @@ mod tests {
         let both = [("scan".to_owned(), scan), ("scan_bwd".to_owned(), scan_bwd)].into();
         let scan = Variants::of(&config(), Dtype::Bf16, &both).unwrap().scan;
         assert_eq!((scan.distance, scan.chunk), (8, picked.scan.chunk));
-    }
-
-    #[test]
-    fn an_earlier_run_goes_on_in_halves() {
-        let ids = with("adamw", "adamw-b512-v2-f32-bf16-copy-clip").unwrap().ids();
-        assert_eq!(ids["adamw"], "adamw-b512-v2-f32-bf16-split-clip");
-        assert!(with("adamw", "adamw-b512-v2-f32-bf16-copy").is_err(), "it must clip");
     }
 
     #[test]

@@ -231,7 +231,9 @@ pub fn backward(
     check_continued(packed, inputs)?;
     check_parameters(variant, gradients)?;
     let (d, n) = (inputs.a.shape().0, variant.state as usize);
-    let groups = groups_for(packed, variant, d, variant.channels, workspace.groups)?;
+    // The room is for what the variant without states from and to other packs wants; with them it may want more.
+    let room = (workspace.a.len() / (d * n).max(1)).max(1);
+    let groups = groups_for(packed, variant, d, variant.channels, workspace.groups)?.min(room);
     let shared_out = packed.groups(groups)?;
     let tiles = d.div_ceil(variant.channels as usize);
     let token_sums = packed.packed().tokens() * tiles * n;

@@ -43,6 +43,8 @@ impl Groups {
     }
 }
 
+/// More groups than any GPU runs blocks at once: for so many there is room where packs come one after the other.
+pub(super) const MOST_GROUPS: usize = 1 << 13;
 /// Blocks for each slot of a device, at most.
 const ROUNDS: usize = 8;
 /// What a run takes beside its tokens, in tokens: its first loads, and chunks of which it has but a part.
@@ -128,14 +130,14 @@ impl Packed {
     /// Into how many groups to share the pack out so that a device that runs `slots` blocks at once is done first, where each group takes `tiles`
     /// blocks, each as long as the group. More groups share the work out more evenly, and leave some slots idle at the end.
     pub fn balanced_groups(&self, tiles: usize, slots: usize) -> usize {
-        let sequences = self.lengths().iter().filter(|&&length| length > 0).count().max(1);
+        let sequences = self.lengths().iter().filter(|&&length| length > 0).count().clamp(1, MOST_GROUPS);
         let rounds = (1..=ROUNDS).map(|rounds| (rounds * slots / tiles).clamp(1, sequences));
         rounds.min_by_key(|&groups| (self.makespan(groups, tiles, slots), groups)).unwrap_or(1)
     }
 
     /// The most that [`balanced_groups`](Self::balanced_groups) says for any pack.
     pub fn most_groups(tiles: usize, slots: usize) -> usize {
-        (ROUNDS * slots / tiles).max(1)
+        (ROUNDS * slots / tiles).clamp(1, MOST_GROUPS)
     }
 
     /// Tokens until the last of `groups * tiles` blocks is done: they start in the order of the groups, each as soon as one of `slots` is free.
