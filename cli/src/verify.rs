@@ -203,13 +203,8 @@ impl Verify {
         thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| {
-                    loop {
-                        let i = next.fetch_add(1, Ordering::Relaxed);
-                        if i >= tasks.len() {
-                            break;
-                        }
-                        run(i);
-                    }
+                    let indices = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+                    indices.take_while(|&i| i < tasks.len()).for_each(run);
                 });
             }
         });

@@ -82,7 +82,7 @@ fn bad_indices_are_refused_by_token() {
 /// The tokens of each group, and that every sequence is in one run of one group, runs in the order of their sequences.
 fn tokens_of_groups(packed: &Packed, groups: usize) -> Vec<usize> {
     let shared_out = packed.groups(groups);
-    assert_eq!(shared_out.len(), groups);
+    assert_eq!(shared_out.count(), groups);
     let mut seen = vec![0; packed.sequences()];
     let tokens = (0..groups).map(|g| {
         let runs = shared_out.runs_of(g);

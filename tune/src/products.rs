@@ -93,7 +93,7 @@ fn tune(
             }
         }
     }
-    // The first that verified is cuBLASLt's own choice.
+    // The first is cuBLASLt's own choice, unless that did not verify.
     let mut calls = Calls { context, product: &product, kind: &kind, entrants: &entrants, end };
     let fates = race(&entrants, &|_| 1.0, &mut calls);
     let times: Vec<Option<f64>> = fates.iter().map(|fate| Fate::times(fate).map(|times| times.median_ms)).collect();

@@ -126,7 +126,7 @@ packscan_macros::kernel! {
 }
 
 /// A variant that is sensible everywhere, for a pass that moves `vec` neighbouring channels a load: twice forward's lanes and half of its channels,
-/// 128 threads, chunks of 32. Special functions are the limit either way, and where few segments are walked twice as many blocks are done sooner.
+/// 128 threads, its chunks. Special functions are the limit either way, and where few segments are walked twice as many blocks are done sooner.
 /// What is computed does not depend on it.
 pub fn default_state(problem: &Problem, vec: u32, reverse: bool) -> State {
     let like = default_variant(&Problem { checkpoints: false, ..*problem });

@@ -17,13 +17,8 @@ pub struct Groups {
 
 impl Groups {
     /// How many groups.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.starts.len() - 1
-    }
-
-    /// Whether there is none; [`Packed::groups`] makes at least one.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The runs of group `g`.
@@ -144,7 +139,7 @@ impl Packed {
     pub fn makespan(&self, groups: usize, tiles: usize, slots: usize) -> u64 {
         let mut free = BinaryHeap::from(vec![Reverse(0); slots.max(1)]);
         let groups = self.groups(groups);
-        for g in 0..groups.len() {
+        for g in 0..groups.count() {
             for _ in 0..tiles {
                 let Reverse(start) = free.pop().unwrap_or_default();
                 free.push(Reverse(start + self.cost(groups.runs_of(g))));
