@@ -278,11 +278,9 @@ pub fn backward(
     };
 
     // The sum over tiles has one order, whatever the pack: a token's gradients have the same bits in every one.
-    let vec = if n.is_multiple_of(variant.vec as usize) { variant.vec.min(4) } else { 1 };
-    let per_token = sum_rows::Tokens { ways: 1, packets: 128, vec, io: variant.io };
-    for (parts, out) in [(args.db_parts, gradients.b), (args.dc_parts, gradients.c)] {
-        sum_rows::tokens(packed, &per_token, args.tiles, n, parts, out)?;
-    }
+    let per_token = sum_rows::default_token_variant(n, variant.vec, variant.io);
+    let (parts, sums) = ([args.db_parts, args.dc_parts], [gradients.b, gradients.c]);
+    sum_rows::tokens(packed, &per_token, args.tiles, n, parts, sums)?;
     let parameters = [
         (Some(args.da_parts), Some(gradients.a), d * n),
         (args.dd_skip_parts, gradients.d_skip, d),

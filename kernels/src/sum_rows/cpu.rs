@@ -18,8 +18,9 @@ pub(super) fn forward(variant: &Forward, args: &ForwardArgs<'_>) {
 
 /// The sums of each token's rows on host memory; the arguments have been checked.
 pub(super) fn tokens(variant: &Tokens, args: &TokensArgs<'_>) {
-    let sizes = Sizes { groups: args.out.shape().0, rows: args.rows, columns: args.columns };
-    sum(variant.io, &sizes, false, args.parts, args.out);
+    let sizes = Sizes { groups: args.first.shape().0, rows: args.rows, columns: args.columns };
+    sum(variant.io, &sizes, false, args.first_parts, args.first);
+    sum(variant.io, &sizes, false, args.second_parts, args.second);
 }
 
 fn sum(io: Dtype, sizes: &Sizes, add: bool, parts: View<'_>, out: View<'_>) {

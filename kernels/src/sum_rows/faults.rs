@@ -15,10 +15,11 @@ pub fn faults() -> Vec<Edit> {
             "sum-of-next-token",
             "sum_rows_tokens",
             &[(
-                "args.parts, args.rows",
-                1,
-                "args.parts + (at.group + 1 < args.tokens ? args.rows * args.columns : 0), args.rows",
+                "args.first_parts, args.rows",
+                0,
+                "args.first_parts + (at.group + 1 < args.tokens ? args.rows * args.columns : 0), args.rows",
             )],
         ),
+        edit("sum-of-first-twice", "sum_rows_tokens", &[("args.second_parts :", 0, "args.first_parts :")]),
     ]
 }

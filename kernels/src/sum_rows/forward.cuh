@@ -1,6 +1,7 @@
 // Sums of rows, in an order that is fixed by the sizes and the variant alone.
 //
-// What. out[b, c] (+)= sum over r of parts[b, r, c], for rows that belong to nobody (sum_rows) or to a token (sum_rows_tokens).
+// What. out[b, c] (+)= sum over r of parts[b, r, c], for rows that belong to nobody (sum_rows) or to a token (sum_rows_tokens, of two tensors
+// of one shape, grid y: dB and dC in one launch, 9 us for twice 16 at 4096 x 4096).
 //
 // How. All (b, c) lie in one line, cut into packets of VEC neighbouring columns. A block takes PACKETS of them and WAYS threads for
 // each: way w adds rows w, w + WAYS, w + 2*WAYS, ... in this order, so that neighbouring threads read neighbouring
@@ -78,8 +79,10 @@ template <typename A> __device__ inline void sum_rows(const A& args) {
 
 template <typename A> __device__ inline void sum_rows_tokens(const A& args) {
     const Place at(args.columns);
-    const bool exists = at.group < args.tokens;
+    const bool exists = at.group < args.tokens, is_second = blockIdx.y == 1;
     float sum[VEC];
-    sum_packet(at, args.parts, args.rows, args.columns, exists, sum);
-    if (exists && at.way == 0) store<VEC>(row_at(args.out + at.column, unsigned(at.group), args.out_stride), sum);
+    sum_packet(at, is_second ? args.second_parts : args.first_parts, args.rows, args.columns, exists, sum);
+    if (!exists || at.way != 0) return;
+    const auto stride = is_second ? args.second_stride : args.first_stride;
+    store<VEC>(row_at((is_second ? args.second : args.first) + at.column, unsigned(at.group), stride), sum);
 }

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! [`Forward`] sums what belongs to nobody, gradients of parameters, and may add to what is there. [`Tokens`] sums rows of a token,
-//! whose sequence the emulator follows, into rows that may lie apart: the gradients of `B` and `C`, from partial sums over channels.
+//! whose sequence the emulator follows, into rows that may lie apart, of two tensors at once: the gradients of `B` and `C`, from partial sums over
+//! channels.
 
 pub mod cpu;
 mod faults;
@@ -59,7 +60,7 @@ packscan_macros::kernel! {
 }
 
 packscan_macros::kernel! {
-    /// Sums of rows that belong to the sequence of their token.
+    /// Sums of rows that belong to the sequence of their token, of two tensors of one shape.
     pub kernel Tokens = "sum_rows_tokens" in "kernels/src/sum_rows" from ["forward.cuh"] {
         variant {
             /// Threads that share a column's rows.
@@ -89,11 +90,15 @@ packscan_macros::kernel! {
         }
         tensors {
             /// What is summed.
-            parts: in f32 [T, R, C],
+            first_parts: in f32 [T, R, C],
+            /// And of the second tensor.
+            second_parts: in f32 [T, R, C],
             /// The sums.
-            out: out io [T, C] strided by vec,
+            first: out io [T, C] strided by vec,
+            /// And of the second tensor.
+            second: out io [T, C] strided by vec,
         }
-        launch { grid: [(T * C).div_ceil(vec * packets)], threads: threads, shared: shared_bytes }
+        launch { grid: [(T * C).div_ceil(vec * packets), 2], threads: threads, shared: shared_bytes }
     }
 }
 
@@ -114,10 +119,10 @@ pub fn default_variant(sizes: &Sizes, io: Dtype, add: bool) -> Forward {
     Forward { ways, packets, vec, io, add }
 }
 
-/// A hand-picked variant for rows of tokens; `sizes.groups` is T.
-pub fn default_token_variant(sizes: &Sizes, io: Dtype) -> Tokens {
-    let Mapping { ways, packets, vec } = mapping(sizes);
-    Tokens { ways, packets, vec, io }
+/// A hand-picked variant for rows of tokens; `columns` as [`Sizes`]. It has one way, so that the sum of a token's rows has one order, however many tokens
+/// there are.
+pub fn default_token_variant(columns: usize, vec: u32, io: Dtype) -> Tokens {
+    Tokens { ways: 1, packets: 128, vec: if columns.is_multiple_of(vec as usize) { vec.min(4) } else { 1 }, io }
 }
 
 struct Mapping {
@@ -173,7 +178,7 @@ pub fn forward(
     }
 }
 
-/// Sums the rows of each token, `parts (T, R, C)` f32, into `out (T, C)` io.
+/// Sums the rows of each token of two tensors, `parts (T, R, C)` f32 each, into `out (T, C)` io.
 ///
 /// # Errors
 /// As [`forward`].
@@ -182,10 +187,11 @@ pub fn tokens(
     variant: &Tokens,
     rows: usize,
     columns: usize,
-    parts: View<'_>,
-    out: View<'_>,
+    parts: [View<'_>; 2],
+    out: [View<'_>; 2],
 ) -> Result<Launched> {
-    let args = TokensArgs { rows, columns, parts, out };
+    let ([first_parts, second_parts], [first, second]) = (parts, out);
+    let args = TokensArgs { rows, columns, first_parts, second_parts, first, second };
     match packed.device() {
         Device::Cpu => {
             check_call(variant, packed, &args)?;

@@ -143,7 +143,7 @@ impl Problem {
             "neg_exp_fwd" => named(&neg_exp::default_variant())?,
             "neg_exp_bwd" => named(&neg_exp::default_backward())?,
             "sum_rows" => named(&sum_rows::default_variant(&self.sums(), Dtype::F32, true))?,
-            "sum_rows_tokens" => named(&sum_rows::default_token_variant(&self.token_sums(), self.io))?,
+            "sum_rows_tokens" => named(&sum_rows::default_token_variant(self.state, 4, self.io))?,
             "cast" => named(&cast::default_variant(self.channels, Dtype::F32, self.io))?,
             _ => {
                 let known = super::passes().map(|pass| pass.kernel);

@@ -80,32 +80,35 @@ impl Workload for SumRows {
     }
 }
 
-fn token_parts(p: &Problem) -> Data {
+fn token_parts(p: &Problem, name: &'static str) -> Data {
     let Sizes { groups, rows, columns } = p.token_sums();
-    Data::new("token_parts", Dtype::F32, (groups, rows * columns), |r| r.between(-2.0, 2.0))
+    Data::new(name, Dtype::F32, (groups, rows * columns), |r| r.between(-2.0, 2.0))
 }
 
 struct SumTokens {
     bench: Rc<Bench>,
     variant: Tokens,
     /// `(T, R, C)` f32 and `(T, C)` io, of each turn
-    parts: Vec<Rc<Buffer>>,
-    out: Vec<Rc<Buffer>>,
+    parts: Vec<[Rc<Buffer>; 2]>,
+    out: Vec<[Rc<Buffer>; 2]>,
     next: usize,
 }
+
+/// The partial sums of both tensors, and what they are called on the device.
+const PAIR: [(&str, &str); 2] = [("first_parts", "first_sums"), ("second_parts", "second_sums")];
 
 pub(super) fn tokens(bench: &Rc<Bench>, variant: Tokens) -> Result<Box<dyn Workload>> {
     let p = bench.problem();
     bench.device().check(&variant)?;
     p.same(&variant, "io", variant.io, p.io)?;
-    let turns = 0..bench.turns(token_parts(p).bytes());
-    Ok(Box::new(SumTokens {
-        parts: turns.clone().map(|turn| bench.input(&token_parts(p), turn)).collect::<Result<_>>()?,
-        out: turns.map(|turn| bench.room("token_sums", turn, p.io, p.tokens() * p.state)).collect::<Result<_>>()?,
-        bench: bench.clone(),
-        variant,
-        next: 0,
-    }))
+    let (mut parts, mut out) = (Vec::new(), Vec::new());
+    for turn in 0..bench.turns(2 * token_parts(p, PAIR[0].0).bytes()) {
+        let [first, second] = PAIR.map(|(parts, _)| bench.input(&token_parts(p, parts), turn));
+        parts.push([first?, second?]);
+        let [first, second] = PAIR.map(|(_, sums)| bench.room(sums, turn, p.io, p.tokens() * p.state));
+        out.push([first?, second?]);
+    }
+    Ok(Box::new(SumTokens { bench: bench.clone(), variant, parts, out, next: 0 }))
 }
 
 impl Workload for SumTokens {
@@ -117,33 +120,41 @@ impl Workload for SumTokens {
         self.next += 1;
         let (p, turn) = (self.bench.problem(), self.next % self.parts.len());
         let Sizes { groups, rows, columns } = p.token_sums();
-        let (parts, out) = (self.parts[turn].rows(groups)?, self.out[turn].rows(groups)?);
+        let ([first_parts, second_parts], [first, second]) = (&self.parts[turn], &self.out[turn]);
+        let parts = [first_parts.rows(groups)?, second_parts.rows(groups)?];
+        let out = [first.rows(groups)?, second.rows(groups)?];
         sums::tokens(self.bench.packed(), &self.variant, rows, columns, parts, out).map(drop)
     }
 
     /// The first rows of all that there are, as a pack of few tokens with the rows that the book's operator has.
     fn check(&mut self) -> Result<f64> {
         let (bench, p) = (&self.bench, self.bench.problem());
-        let (data, columns) = (token_parts(p), p.state);
+        let columns = p.state;
         let rows = self.variant.ways as usize + 3;
-        let count = (data.len() / (rows * columns)).clamp(1, 8).min(p.tokens());
+        let len = token_parts(p, PAIR[0].0).len();
+        let count = (len / (rows * columns)).clamp(1, 8).min(p.tokens());
         let flat: Vec<usize> = (0..count * rows * columns).collect();
-        let one_column = Data { rows: data.len(), cols: 1, ..data };
-        let values = bench.rows_of(&one_column, "parts", Rows::Shared(flat.len()), &flat).values;
-        let inputs = [Tensor { values, ..Tensor::shaped("parts", Dtype::F32, Rows::Tokens, rows * columns) }];
+        let inputs = PAIR.map(|(name, _)| {
+            let one_column = Data { rows: len, cols: 1, ..token_parts(p, name) };
+            let values = bench.rows_of(&one_column, name, Rows::Shared(flat.len()), &flat).values;
+            Tensor { values, ..Tensor::shaped(name, Dtype::F32, Rows::Tokens, rows * columns) }
+        });
         let packed = Packed::from_lengths(&[count])?;
-        let parts = self.parts[0].part(0, count, rows * columns)?;
-        let out = self.out[0].part(0, count, columns)?;
+        let ([first_parts, second_parts], [first, second]) = (&self.parts[0], &self.out[0]);
+        let parts = [first_parts.part(0, count, rows * columns)?, second_parts.part(0, count, rows * columns)?];
+        let out = [first.part(0, count, columns)?, second.part(0, count, columns)?];
         sums::tokens(&packed.on(bench.device())?, &self.variant, rows, columns, parts, out)?;
         let tokens: Vec<usize> = (0..count).collect();
-        let got = bench.rows_from(out, "out", Rows::Tokens, &tokens)?;
-        bench.agrees(&self.id(), &packed, &inputs, &[Some(got)])
+        let got = ["first", "second"].iter().zip(out).map(|(name, out)| bench.rows_from(out, name, Rows::Tokens, &tokens));
+        let got = got.map(|sums| sums.map(Some)).collect::<Result<Vec<_>>>()?;
+        bench.agrees(&self.id(), &packed, &inputs, &got)
     }
 
     /// Parts read, sums written.
     fn floor(&self) -> Floor {
-        let (p, data) = (self.bench.problem(), token_parts(self.bench.problem()));
+        let p = self.bench.problem();
+        let data = token_parts(p, PAIR[0].0);
         let sums = p.tokens() * p.state * p.io.bytes();
-        Floor { bytes: (data.bytes() + sums) as f64, operations: data.len() as f64, special_results: 0.0 }
+        Floor { bytes: 2.0 * (data.bytes() + sums) as f64, operations: 2.0 * data.len() as f64, special_results: 0.0 }
     }
 }

@@ -26,7 +26,7 @@ pub(super) const TOKENS: Pass = Pass {
     operator: "sum-rows",
     name: "tokens",
     kernel: "sum_rows_tokens",
-    pick: |model| checked(&sums::default_token_variant(&parts_of(model, 65_536), model.io)),
+    pick: |model| checked(&sums::default_token_variant(model.state as usize, 4, model.io)),
     jobs: token_jobs,
     job: suite_of::<SumTokens>,
     faults: || faults_of("sum_rows_tokens"),
@@ -125,17 +125,21 @@ impl Operator for SumTokens {
 
     fn inputs(v: &Tokens, packed: &Packed, case: &Case) -> Vec<Tensor> {
         let columns = Self::rows(v) * case.channels;
-        let shape = Tensor::shaped("parts", Dtype::F32, Rows::Tokens, columns);
-        vec![Tensor::random(shape, packed, case.seed, |r: &mut Random| r.between(-2.0, 2.0))]
+        let parts = |name, seed| {
+            let shape = Tensor::shaped(name, Dtype::F32, Rows::Tokens, columns);
+            Tensor::random(shape, packed, seed, |r: &mut Random| r.between(-2.0, 2.0))
+        };
+        vec![parts("first_parts", case.seed), parts("second_parts", case.seed ^ 1)]
     }
 
     fn run(call: &Call<'_, Tokens>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
         let (v, device) = (call.variant, call.packed.device());
         let columns = call.channels;
-        let outputs = vec![Tensor::shaped("out", v.io, Rows::Tokens, columns)];
-        let padding = |name: &str| if name == "out" { call.padding * v.vec as usize } else { 0 };
+        let outputs = ["first", "second"].map(|name| Tensor::shaped(name, v.io, Rows::Tokens, columns)).to_vec();
+        let padding = |name: &str| if name.ends_with("parts") { 0 } else { call.padding * v.vec as usize };
         let arguments = Arguments::new(device, call.packed.packed(), inputs, outputs, padding)?;
-        let (parts, out) = (arguments.view("parts"), arguments.view("out"));
+        let parts = ["first_parts", "second_parts"].map(|name| arguments.view(name));
+        let out = ["first", "second"].map(|name| arguments.view(name));
         for _ in 0..call.rounds {
             sums::tokens(call.packed, v, Self::rows(v), columns, parts, out)?;
         }
@@ -145,8 +149,12 @@ impl Operator for SumTokens {
 
     fn book(v: &Tokens, packed: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
         let (groups, rows) = (packed.tokens(), Self::rows(v));
-        let (columns, parts) = (inputs[0].cols / rows, exact(inputs, "parts").unwrap_or_default());
-        vec![stored(&book::forward(&book::Inputs { groups, rows, columns, parts: &parts, old: None }), v.io)]
+        let columns = inputs[0].cols / rows;
+        let sums = |name| {
+            let parts = exact(inputs, name).unwrap_or_default();
+            stored(&book::forward(&book::Inputs { groups, rows, columns, parts: &parts, old: None }), v.io)
+        };
+        vec![sums("first_parts"), sums("second_parts")]
     }
 }
 
