@@ -119,10 +119,11 @@ pub fn default_variant(sizes: &Sizes, io: Dtype, add: bool) -> Forward {
     Forward { ways, packets, vec, io, add }
 }
 
-/// A hand-picked variant for rows of tokens; `columns` as [`Sizes`]. It has one way, so that the sum of a token's rows has one order, however many tokens
-/// there are.
+/// A hand-picked variant for rows of tokens; `columns` as [`Sizes`]. Its ways are always as many, so that the sum of a token's rows has one order,
+/// however many tokens there are.
 pub fn default_token_variant(columns: usize, vec: u32, io: Dtype) -> Tokens {
-    Tokens { ways: 1, packets: 128, vec: if columns.is_multiple_of(vec as usize) { vec.min(4) } else { 1 }, io }
+    let vec = if columns.is_multiple_of(vec as usize) { vec.min(4) } else { 1 };
+    Tokens { ways: TOKEN_WAYS, packets: THREADS / TOKEN_WAYS, vec, io }
 }
 
 struct Mapping {
@@ -131,6 +132,8 @@ struct Mapping {
     vec: u32,
 }
 
+/// Threads that share a column of a token's rows: with one, few tokens leave a GPU waiting for chains of loads, 20 us for 33 MB.
+const TOKEN_WAYS: u32 = 4;
 /// Threads of a block.
 const THREADS: u32 = 256;
 /// Columns, all groups together, that occupy a large GPU with one thread each.
