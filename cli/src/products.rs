@@ -82,9 +82,12 @@ fn is_first(id: &str) -> bool {
 
 /// A line for each product: its time, what cuBLASLt's own choice takes, and what multiplies it.
 pub fn report(found: &[FoundProduct]) -> String {
-    let line = |FoundProduct { name, tuned, first_ms, timed }: &FoundProduct| {
-        let gain = 100.0 * (1.0 - tuned.ms / first_ms);
-        format!("{name:<14} {:.3} ms, {gain:.1} % less than cuBLASLt's choice, {timed} timed: {}\n", tuned.ms, tuned.id)
+    let line = |FoundProduct { name, tuned, own_ms, timed }: &FoundProduct| {
+        let gain = match own_ms {
+            Some(own) => format!("{:.1} % less than cuBLASLt's choice", 100.0 * (1.0 - tuned.ms / own)),
+            None => "cuBLASLt's choice failed".to_owned(),
+        };
+        format!("{name:<14} {:.3} ms, {gain}, {timed} timed: {}\n", tuned.ms, tuned.id)
     };
     found.iter().map(line).collect()
 }

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use packscan_runtime::{Cuda, Device, GemmContext};
 
 use crate::file::{Dropped, PRODUCT, RunnerUp, Tuned};
-use crate::rounds::{Entrant, Fate, Timer, race};
+use crate::rounds::{Entrant, Fate, Measured, Timer, of_samples, race};
 use crate::tune::Watch;
-use crate::workload::timing::Times;
 use crate::workload::{Bench, Problem, Product};
 use crate::{Error, Result};
 
@@ -30,8 +29,8 @@ pub struct FoundProduct {
     pub name: &'static str,
     /// What multiplies it.
     pub tuned: Tuned,
-    /// Time of cuBLASLt's own choice where another was chosen: both raced once more.
-    pub first_ms: f64,
+    /// Time of cuBLASLt's own choice: of another race, of the two alone, where another was faster. None where it failed.
+    pub own_ms: Option<f64>,
     /// How many were timed.
     pub timed: usize,
 }
@@ -93,36 +92,42 @@ fn tune(
             }
         }
     }
-    // The first is cuBLASLt's own choice, unless that did not verify.
     let mut calls = Calls { context, product: &product, kind: &kind, entrants: &entrants, end };
     let fates = race(&entrants, &|_| 1.0, &mut calls);
-    let times: Vec<Option<f64>> = fates.iter().map(|fate| Fate::times(fate).map(|times| times.median_ms)).collect();
-    let timed = times.iter().flatten().count();
+    let times: Vec<Option<Measured>> = fates.iter().map(Fate::times).collect();
     for (Entrant { id, .. }, fate) in std::iter::zip(&entrants, &fates) {
         if let Fate::Dropped(reason) = fate {
             dropped.push(Dropped { id: id.clone(), reason: reason.clone() });
         }
     }
-    let ranked = |i: &usize| times[*i].unwrap_or(f64::INFINITY);
-    let fastest = (0..entrants.len()).filter(|&i| times[i].is_some()).min_by(|a, b| ranked(a).total_cmp(&ranked(b)));
-    let Some(fastest) = fastest else { return Ok(None) };
-    let [first, best] = calls.duel([0, fastest]).map_err(|reason| failed(product.name, reason))?;
-    let wins = best.median_ms < (1.0 - GAIN) * first.median_ms;
-    let (winner, times) = if wins { (fastest, best) } else { (0, first) };
-    let second = (fastest != 0).then_some(if wins { (0, first) } else { (fastest, best) });
+    let timed = || (0..entrants.len()).filter_map(|i| Some((i, times[i]?)));
+    let Some(fastest) = timed().min_by(|a, b| a.1.median_ms.total_cmp(&b.1.median_ms)) else { return Ok(None) };
+    let own = timed().find(|(i, _)| entrants[*i].id == own_choice(context));
+    let (winner, second, own) = match own {
+        Some((own, _)) if own != fastest.0 => {
+            let [own_times, times] = calls.duel([own, fastest.0]).map_err(|reason| failed(product.name, reason))?;
+            let (own, other) = ((own, own_times), (fastest.0, times));
+            let wins = other.1.median_ms < (1.0 - GAIN) * own.1.median_ms;
+            let (winner, second) = if wins { (other, own) } else { (own, other) };
+            (winner, Some(second), Some(own))
+        }
+        // cuBLASLt's own choice is the fastest, or failed.
+        _ => (fastest, None, own),
+    };
     let tuned = Tuned {
         kernel: PRODUCT.to_owned(),
         problem: kind.clone(),
         tokens: tokens.next_power_of_two(),
         driver: Cuda::driver(),
         digest: prefix(context),
-        id: entrants[winner].id.clone(),
-        ms: times.median_ms,
-        spread_ms: times.most_ms - times.least_ms,
+        id: entrants[winner.0].id.clone(),
+        ms: winner.1.median_ms,
+        spread_ms: winner.1.spread_ms,
         runner_up: second.map(|(i, times)| RunnerUp { id: entrants[i].id.clone(), ms: times.median_ms }),
         dropped,
     };
-    Ok(Some(FoundProduct { name: product.name, tuned, first_ms: first.median_ms, timed }))
+    let own_ms = own.map(|(_, times)| times.median_ms);
+    Ok(Some(FoundProduct { name: product.name, tuned, own_ms, timed: timed().count() }))
 }
 
 /// What the ids of this cuBLASLt's algorithms begin with; nothing where there is none.
@@ -130,11 +135,16 @@ pub fn prefix(context: &GemmContext) -> String {
     context.cublaslt_version().map_or(String::new(), |version| format!("lt{version}-"))
 }
 
+/// The id of cuBLASLt's own choice.
+fn own_choice(context: &GemmContext) -> String {
+    format!("{}first", prefix(context))
+}
+
 /// cuBLASLt's own choice, and the best of its list at each size of the product.
 fn candidates(context: &GemmContext, product: &Product, kind: &str) -> Result<Vec<String>> {
     // `lt130100-t16384-a66-...`: another size's list may name the same.
     let name = |id: &str| id.splitn(3, '-').nth(2).map(str::to_owned);
-    let mut ids = vec![format!("{}first", prefix(context))];
+    let mut ids = vec![own_choice(context)];
     context.choose([(kind, ids[0].as_str())]);
     for t in product.sizes() {
         for id in context.algorithms(&product.gemm(t)?, MOST)? {
@@ -187,13 +197,13 @@ impl Timer for Calls<'_> {
 
 impl Calls<'_> {
     /// Two in turn: the fastest of many was lucky too.
-    fn duel(&mut self, pair: [usize; 2]) -> Result<[Times; 2], String> {
+    fn duel(&mut self, pair: [usize; 2]) -> Result<[Measured; 2], String> {
         let mut samples = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
             for (index, samples) in std::iter::zip(pair, &mut samples) {
                 samples.extend(self.launch(index, CALLS)?);
             }
         }
-        Ok(samples.map(Times::of))
+        Ok(samples.map(|samples| of_samples(&samples)))
     }
 }

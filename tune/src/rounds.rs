@@ -102,7 +102,7 @@ fn won(entrants: &[Entrant], fates: &[Fate], part: usize) -> bool {
 }
 
 /// Median, and the distance of the quarters.
-fn of_samples(samples: &[f64]) -> Measured {
+pub(crate) fn of_samples(samples: &[f64]) -> Measured {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];

@@ -145,7 +145,8 @@ impl Workload for SumTokens {
         let out = [first.part(0, count, columns)?, second.part(0, count, columns)?];
         sums::tokens(&packed.on(bench.device())?, &self.variant, rows, columns, parts, out)?;
         let tokens: Vec<usize> = (0..count).collect();
-        let got = ["first", "second"].iter().zip(out).map(|(name, out)| bench.rows_from(out, name, Rows::Tokens, &tokens));
+        let got =
+            ["first", "second"].iter().zip(out).map(|(name, out)| bench.rows_from(out, name, Rows::Tokens, &tokens));
         let got = got.map(|sums| sums.map(Some)).collect::<Result<Vec<_>>>()?;
         bench.agrees(&self.id(), &packed, &inputs, &got)
     }
