@@ -31,7 +31,7 @@ pub use device::{Device, Edit, Emulated};
 pub use download::Download;
 pub use dtype::{Dtype, Element};
 pub use error::Error;
-pub use packed::{DeviceGroups, DevicePacked, Groups, MAX_TOKENS, Packed, Segments};
+pub use packed::{DeviceGroups, DevicePacked, Groups, MAX_TOKENS, Packed, Segments, Slots};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

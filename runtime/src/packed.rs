@@ -9,10 +9,12 @@ use crate::{Buffer, Device, Dtype, Error, Result};
 
 mod groups;
 mod segments;
+mod slots;
 
 pub use groups::Groups;
 use groups::MOST_GROUPS;
 pub use segments::Segments;
+pub use slots::Slots;
 
 /// The most tokens of one pack: token indices and the ends of chunks stay within 32 bits.
 pub const MAX_TOKENS: usize = (1 << 31) - 1;
@@ -230,7 +232,7 @@ pub struct DevicePacked {
     owners: Option<Vec<u32>>,
     groups: RefCell<Vec<Known>>,
     /// What [`balanced_groups`](Self::balanced_groups) said, by tiles and slots.
-    balanced: RefCell<Vec<((usize, usize), usize)>>,
+    balanced: RefCell<Vec<((usize, Slots), usize)>>,
 }
 
 /// [`Groups`] on a device.
@@ -348,7 +350,7 @@ impl DevicePacked {
     }
 
     /// [`Packed::balanced_groups`], found once a pack.
-    pub fn balanced_groups(&self, tiles: usize, slots: usize) -> usize {
+    pub fn balanced_groups(&self, tiles: usize, slots: Slots) -> usize {
         let mut known = self.balanced.borrow_mut();
         if let Some(&(_, groups)) = known.iter().find(|&&(key, _)| key == (tiles, slots)) {
             return groups;

@@ -1,6 +1,6 @@
 //! What a pack accepts, what it refuses and in which words.
 
-use packscan_runtime::{Device, DevicePacked, Packed};
+use packscan_runtime::{Device, DevicePacked, Packed, Slots};
 
 fn error(result: packscan_runtime::Result<Packed>) -> String {
     result.expect_err("this is no pack").to_string()
@@ -131,18 +131,20 @@ proptest::proptest! {
 
 #[test]
 fn groups_are_as_many_as_let_blocks_end_together() {
+    let slots = |multiprocessors, blocks| Slots { multiprocessors, blocks };
     // Four slots: four equal sequences in a round of their own, or in one block for each of two tiles and two groups.
     let even = Packed::from_lengths(&[1000; 4]).unwrap();
-    assert_eq!((even.balanced_groups(1, 4), even.balanced_groups(2, 4)), (4, 2));
-    // Five that are equal need two rounds of four slots; in three groups, three slots are done after as long.
-    let odd = Packed::from_lengths(&[1000; 5]).unwrap();
-    assert_eq!(odd.balanced_groups(1, 4), 4);
+    assert_eq!((even.balanced_groups(1, slots(4, 1)), even.balanced_groups(2, slots(4, 1))), (4, 4));
+    assert_eq!(even.balanced_groups(1, slots(2, 2)), 4);
+    // Seven, of which three multiprocessors have room for four each: in six groups two are on each.
+    let seven = Packed::from_lengths(&[544, 443, 822, 535, 321, 658, 773]).unwrap();
+    assert_eq!(seven.balanced_groups(1, slots(3, 4)), 6);
     // A device for ten blocks and tiles of four runs eight blocks at once and leaves two idle; five groups fill two rounds.
-    let many = Packed::from_lengths(&[100; 50]).unwrap();
-    assert_eq!(many.balanced_groups(4, 10), 5);
-    let most = (1..=200).map(|slots| (many.balanced_groups(3, slots), Packed::most_groups(3, slots)));
+    let many = Packed::from_lengths(&[1000; 50]).unwrap();
+    assert_eq!(many.balanced_groups(4, slots(10, 1)) % 5, 0);
+    let most = (1..=200).map(|n| (many.balanced_groups(3, slots(n, 1)), Packed::most_groups(3, slots(n, 1))));
     assert!(most.into_iter().all(|(groups, most)| groups <= most));
-    assert_eq!(Packed::from_lengths(&[0, 0]).unwrap().balanced_groups(4, 100), 1);
+    assert_eq!(Packed::from_lengths(&[0, 0]).unwrap().balanced_groups(4, slots(50, 2)), 1);
 }
 
 #[test]

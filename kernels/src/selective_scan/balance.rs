@@ -1,36 +1,31 @@
 //! Whether passes over a pack are done sooner if its sequences are cut along time, and into segments of how many tokens.
 //!
-//! A model of two facts: a GPU runs so many blocks at once, each a tile of channels of some tokens, and is done when the last block is; and
-//! what a cut adds is counted by what it costs for each token. Nothing is measured for a pack, so the same GPU says the same of it in every run.
+//! A model of two facts: a GPU runs so many blocks at once, each a tile of channels of some tokens, and is done when the last block is
+//! ([`Slots::makespan`]); and what a cut adds is counted by what it costs for each token. Nothing is measured for a pack, so the same GPU says the same of it in every run.
 //!
-//! The constants are fitted to what 4096 x 4096 in five sequences and one sequence of 65,536 x 1536 take on an H200, whole and cut. Of cut packs the
-//! model is off by a tenth at most, but for a backward pass in few long segments, of which it expects a sixth less than it takes; of both
-//! passes together it finds the length that measured best.
+//! The constants are fitted to what 4096 x 4096 in five and in seven sequences and one sequence of 65,536 x 1536 take on an H200, whole and cut, to a
+//! tenth of most; of a few blocks on a large GPU, one sequence uncut, it expects a third more than a forward pass takes.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 
-use packscan_runtime::{Device, Packed, Result};
+use packscan_runtime::{Device, Packed, Result, Slots};
 
 use super::{Backward, Forward, State, blocks_at_once};
 
-/// What each kernel takes for a token and channel of 16 states where it fills a GPU, in forward passes: 65,536 x 4096 in 1.74 ms on an H200.
+/// What each kernel takes for a token and channel of 16 states where it fills a GPU, in forward passes: 65,536 x 4096 in 1.68 ms on an H200.
 const FORWARD: f64 = 1.0;
 /// Of the backward pass.
 const BACKWARD: f64 = 3.2;
 /// Of what finds the states that segments leave.
 const FORWARD_STATE: f64 = 0.75;
 /// The same of gradients.
-const BACKWARD_STATE: f64 = 0.7;
-/// Tokens times channels of a forward pass that take as long as the two launches that a cut adds to a pass, some 6 us.
-const LAUNCHES: f64 = (1 << 20) as f64;
+const BACKWARD_STATE: f64 = 0.75;
+/// Tokens times channels of a forward pass that take as long as the two launches that a cut adds to a pass, some 12 us.
+const LAUNCHES: f64 = (2 << 20) as f64;
 /// What a block takes beside its tokens, in tokens: its first loads and its last sums.
 const BLOCK_TOKENS: f64 = 32.0;
 /// What a sequence or segment takes beside its tokens: chunks of which it fills a part.
-const PIECE_TOKENS: u64 = 12;
-
-/// Of blocks a third as many as fit a multiprocessor each is faster by this power of three: warps alone wait for their own results.
-const ROOMY: f64 = 0.5;
+const PIECE_TOKENS: u64 = 16;
 
 /// The lengths of segments that are considered. Results depend on the choice by rounding.
 const SEGMENTS: [usize; 6] = [256, 512, 1024, 2048, 4096, 8192];
@@ -67,9 +62,7 @@ struct Grid {
     /// Blocks of a sequence.
     tiles: usize,
     /// Blocks that run at once.
-    slots: usize,
-    /// On so many multiprocessors.
-    multiprocessors: usize,
+    slots: Slots,
     /// What a token and channel costs, in forward passes.
     cost: f64,
 }
@@ -92,16 +85,12 @@ impl Balance {
     pub fn new(device: &Device, d: usize, forward: &Forward, backward: &Backward) -> Result<Option<Balance>> {
         let Device::Cuda(cuda) = device else { return Ok(None) };
         let multiprocessors = cuda.multiprocessors()?;
-        let grid = |channels: u32, slots, cost| Grid {
-            tiles: d.div_ceil(channels as usize).max(1),
-            slots,
-            multiprocessors,
-            cost,
-        };
+        let grid = |channels: u32, slots, cost| Grid { tiles: d.div_ceil(channels as usize).max(1), slots, cost };
+        let limited = |resident: u32| Slots { multiprocessors, blocks: resident as usize };
         // As many as their registers are limited for: nothing is compiled that may not run.
-        let state = |v: State, cost| grid(v.channels, multiprocessors * v.resident as usize, cost);
+        let state = |v: State, cost| grid(v.channels, limited(v.resident), cost);
         let slots = [blocks_at_once(device, forward)?, blocks_at_once(device, backward)?];
-        let [forward_slots, backward_slots] = slots.map(|slots| slots.unwrap_or(1));
+        let [forward_slots, backward_slots] = slots.map(|slots| slots.unwrap_or_else(|| limited(1)));
         let passes = [
             Pass {
                 whole: grid(forward.channels, forward_slots, FORWARD),
@@ -162,39 +151,13 @@ fn pieces(length: usize, segment: usize) -> usize {
 impl Grid {
     /// What the kernel takes for pieces of these lengths, the longest first, in tokens of a forward pass that fills the GPU.
     fn time(&self, mut lengths: Vec<usize>) -> f64 {
-        lengths.retain(|&length| length > 0);
         lengths.sort_unstable_by_key(|&length| Reverse(length));
-        // How many blocks begin and end when, in tokens of a block: few times, since the tiles of a piece take equally long.
-        let mut changes = BTreeMap::<u64, i64>::new();
-        let mut free = BTreeMap::from([(0, self.slots.max(1))]);
-        for length in lengths {
-            let mut tiles = self.tiles;
-            while let Some(mut slot) = free.first_entry().filter(|_| tiles > 0) {
-                let (start, count) = (*slot.key(), tiles.min(*slot.get()));
-                *slot.get_mut() -= count;
-                if *slot.get() == 0 {
-                    slot.remove();
-                }
-                let end = start + length as u64 + PIECE_TOKENS;
-                *free.entry(end).or_insert(0) += count;
-                *changes.entry(start).or_insert(0) += count as i64;
-                *changes.entry(end).or_insert(0) -= count as i64;
-                tiles -= count;
-            }
-        }
-        let mut tokens = if changes.is_empty() { 0.0 } else { BLOCK_TOKENS };
-        let (mut last, mut blocks) = (0, 0);
-        for (time, change) in changes {
-            tokens += (time - last) as f64 / self.speed(blocks);
-            (last, blocks) = (time, blocks + change);
-        }
-        self.cost * tokens * self.slots as f64 / self.tiles as f64
-    }
-
-    /// How fast each of so many blocks is, where each of as many as fit the GPU is 1.
-    fn speed(&self, blocks: i64) -> f64 {
-        let a_multiprocessor = (blocks as f64 / self.multiprocessors as f64).max(1.0);
-        (self.slots as f64 / self.multiprocessors as f64 / a_multiprocessor).max(1.0).powf(ROOMY)
+        let pieces = lengths.into_iter().filter(|&length| length > 0).map(|length| length as u64 + PIECE_TOKENS);
+        let tokens = match self.slots.makespan(self.tiles, pieces) {
+            0.0 => 0.0,
+            tokens => tokens + BLOCK_TOKENS,
+        };
+        self.cost * tokens * self.slots.count() as f64 / self.tiles as f64
     }
 }
 
@@ -204,8 +167,8 @@ mod tests {
 
     /// Tiles of 64 channels on 132 multiprocessors, four blocks of the forward pass on each and two of the backward pass.
     fn h200(d: usize) -> Balance {
-        let grid =
-            |blocks: usize, cost| Grid { tiles: d.div_ceil(64), slots: 132 * blocks, multiprocessors: 132, cost };
+        let slots = |blocks| Slots { multiprocessors: 132, blocks };
+        let grid = |blocks: usize, cost| Grid { tiles: d.div_ceil(64), slots: slots(blocks), cost };
         let state = |cost| Grid { tiles: d.div_ceil(32), ..grid(4, cost) };
         let forward = Pass { whole: grid(4, FORWARD), state: state(FORWARD_STATE) };
         let backward = Pass { whole: grid(2, BACKWARD), state: state(BACKWARD_STATE) };
@@ -231,25 +194,5 @@ mod tests {
         assert_eq!(segment(1536, &[150]), None, "there is little to share out");
         assert_eq!(segment(1536, &[0]), None);
         assert_eq!(segment(1536, &[vec![40_000], vec![10; 2_500]].concat()), None, "there would be no room");
-    }
-
-    #[test]
-    fn blocks_take_the_first_slot_that_is_free() {
-        let grid = Grid { tiles: 2, slots: 3, multiprocessors: 3, cost: 1.0 };
-        let tokens = |lengths: &[usize]| grid.time(lengths.to_vec()) * 2.0 / 3.0;
-        let (block, piece) = (BLOCK_TOKENS, PIECE_TOKENS as f64);
-        assert_eq!(tokens(&[]), 0.0);
-        assert_eq!(tokens(&[100]), block + piece + 100.0);
-        // The third slot takes one tile of the second, the other waits.
-        assert_eq!(tokens(&[100, 100]), block + 2.0 * (piece + 100.0));
-        assert_eq!(tokens(&[10, 100, 10]), block + piece + 100.0, "short ones run beside the longest");
-    }
-
-    #[test]
-    fn blocks_with_room_are_faster() {
-        let of = |tiles, slots| Grid { tiles, slots, multiprocessors: 1, cost: 1.0 };
-        let per_tile = |grid: Grid| grid.time(vec![1000]) / grid.slots as f64 * grid.tiles as f64;
-        let (alone, both) = (per_tile(of(1, 2)), per_tile(of(2, 2)));
-        assert!(alone < both && both < 2.0 * alone, "{alone} {both}");
     }
 }

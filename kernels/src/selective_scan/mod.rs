@@ -21,7 +21,7 @@ pub mod split;
 mod state;
 
 use packscan_runtime::kernel::Variant;
-use packscan_runtime::{Device, DevicePacked, Error, Result, View};
+use packscan_runtime::{Device, DevicePacked, Error, Result, Slots, View};
 
 pub use backward::{Backward, Gradients, Upstream, Workspace, backward};
 pub use balance::{Balance, most_segments};
@@ -86,9 +86,10 @@ fn groups_for<V: Variant>(
     })
 }
 
-/// Blocks of a variant that a GPU runs at once; none where there is no GPU.
-fn blocks_at_once<V: Variant>(device: &Device, variant: &V) -> Result<Option<usize>> {
+/// Which blocks of a variant a GPU runs at once; none where there is no GPU.
+fn blocks_at_once<V: Variant>(device: &Device, variant: &V) -> Result<Option<Slots>> {
     let Device::Cuda(cuda) = device else { return Ok(None) };
     device.check(variant)?;
-    Ok(Some(cuda.multiprocessors()? * cuda.blocks_per_multiprocessor(variant)?))
+    let (multiprocessors, blocks) = (cuda.multiprocessors()?, cuda.blocks_per_multiprocessor(variant)?);
+    Ok(Some(Slots { multiprocessors, blocks }))
 }

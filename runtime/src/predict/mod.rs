@@ -30,10 +30,10 @@ pub use gpu::{GPUS, Gpu, Rates};
 pub use growth::{Growth, Problem, Samples};
 pub use machine::Machine;
 
-use crate::Result;
 use crate::launch::Record;
 use crate::nvrtc::{Compile, Emit, compile_cached};
 use crate::occupancy::{Block, Limits, occupancy};
+use crate::{Result, Slots};
 
 /// Lanes of a warp.
 const WARP: f64 = 32.0;
@@ -190,15 +190,16 @@ impl Samples {
             shared_bytes: config.shared_bytes + machine.resources.shared_bytes as usize,
         };
         let room = Limits::of(gpu.arch).map_or(1, |limits| occupancy(&limits, &block).blocks).max(1) as f64;
-        let (blocks, groups) = self.blocks(problem, room * multiprocessors);
+        let slots = |blocks: f64| Slots { multiprocessors: gpu.multiprocessors, blocks: blocks as usize };
+        let (blocks, groups) = self.blocks(problem, slots(room));
         let fullest = (blocks / multiprocessors).ceil();
         let resident = room.min(fullest);
         let idle = match groups {
             // Blocks start one after the other, where those before them have ended.
             Some(groups) => {
-                let (tiles, slots) = (blocks as usize / groups, (resident * multiprocessors) as usize);
+                let (tiles, slots) = (blocks as usize / groups, slots(resident));
                 let work = (tiles * problem.packed.tokens()).max(1) as f64;
-                problem.packed.makespan(groups, tiles, slots) as f64 * slots as f64 / work
+                problem.packed.makespan(groups, tiles, slots) * slots.count() as f64 / work
             }
             None => fullest * multiprocessors / blocks,
         };
@@ -227,20 +228,20 @@ impl Samples {
         Prediction { id: self.runs[0].id.clone(), ms, units_ms, memory_ms, blocks, warps, efficiency, idle }
     }
 
-    /// Blocks of the grid, of which `fill` can be resident at a time, and how many groups of sequences they work on, if on such.
-    fn blocks(&self, problem: &Problem, fill: f64) -> (f64, Option<usize>) {
+    /// Blocks of the grid, and how many groups of sequences they work on, if on such.
+    fn blocks(&self, problem: &Problem, slots: Slots) -> (f64, Option<usize>) {
         let has = |tensor| self.runs[0].tensors.iter().any(|(name, _)| *name == tensor);
         let blocks = |run: &Record| run.config.grid.iter().product::<usize>() as f64;
         let packed = &problem.packed;
         let grid = self.growth(blocks).of_one_sequence(packed.tokens(), problem.channels).ceil().max(1.0);
         if has(GROUPS_TENSOR) {
-            let groups = packed.balanced_groups(grid as usize, fill as usize);
+            let groups = packed.balanced_groups(grid as usize, slots);
             return (grid * groups as f64, Some(groups));
         }
         // Where the work of the runs grew but not their grids, they were too small to tell how those do.
         let grew = |number: &dyn Fn(&Record) -> f64| self.runs.iter().any(|run| number(run) != number(&self.runs[0]));
         let hidden = grew(&|run| run.counts.warp_instructions.total() as f64) && !grew(&blocks);
-        (if has(SUMS_TENSOR) || hidden { grid.max(fill) } else { grid }, None)
+        (if has(SUMS_TENSOR) || hidden { grid.max(slots.count() as f64) } else { grid }, None)
     }
 }
 
@@ -311,9 +312,11 @@ mod tests {
         let told = predict(&grouped);
         assert_eq!(told.blocks, 1000.0, "8 blocks fit a multiprocessor, so 5 groups, one a sequence, of 200 tiles");
         assert_eq!(told.warps, 32.0);
-        // A block of the longest sequence takes 220 tokens and what every block takes besides; there are 1056 places for such blocks.
-        let longest = Packed::from_lengths(&[220]).unwrap().makespan(1, 1, 1) as f64;
-        assert_eq!(told.idle, longest * 1056.0 / (1000.0 * 200.0));
+        // There are 1056 places for blocks, of which those of the longest sequence take 220 tokens and what every block takes besides.
+        let slots = Slots { multiprocessors: 132, blocks: 8 };
+        let makespan = problem.packed.makespan(5, 200, slots);
+        assert!((210.0..240.0).contains(&makespan), "{makespan}");
+        assert_eq!(told.idle, makespan * 1056.0 / (1000.0 * 200.0));
 
         let mut filling = samples();
         filling.runs.iter_mut().for_each(|run| run.tensors.push((SUMS_TENSOR, 0)));
