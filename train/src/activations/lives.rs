@@ -96,7 +96,7 @@ fn steps(recompute: &[Recompute]) -> Vec<Step> {
     all.push(step(last, "sum of losses", &[Losses], &[]));
     all.push(norm_gradient(last));
     for (l, &kind) in recompute.iter().enumerate().rev() {
-        let again = AGAIN.iter().filter(|(_, least, ..)| kind >= *least);
+        let again = AGAIN.iter().filter(|(what, least, ..)| kind >= *least && (l + 1 < last || *what == "scan again"));
         all.extend(again.map(|(what, _, reads, writes)| step(l, what, reads, writes)));
         all.extend(BACKWARD[..8].iter().map(|(what, reads, writes)| step(l, what, reads, writes)));
         all.push(norm_gradient(l));
