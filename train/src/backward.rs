@@ -127,6 +127,10 @@ impl Model {
             pass.conv(l, workspaces)?;
             pass.in_proj(l)?;
             pass.norm(l, workspaces)?;
+            for gap in self.layout.gaps(l) {
+                // Activations may have been there.
+                range(flat, gap)?.zero()?;
+            }
             done(range(flat, self.layout.matrices(l))?)?;
         }
         let table = part(flat, self.layout.embedding)?;
