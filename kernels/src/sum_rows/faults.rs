@@ -1,4 +1,4 @@
-//! The faults that verification must catch: passages of `forward.cuh` and what a mistaken author might have written.
+//! The faults that verification must catch: passages of `forward.cuh` and `several.cuh`, and what a mistaken author might have written.
 
 use packscan_runtime::Edit;
 
@@ -20,5 +20,10 @@ pub fn faults() -> Vec<Edit> {
                 "args.parts + (at.group + 1 < args.tokens ? args.rows * args.columns : 0), args.rows",
             )],
         ),
+        edit("sums-overwrite", "sum_rows_several", &[("out[i] + sum[i]", 0, "sum[i]")]),
+        edit("sums-lose-a-way", "sum_rows_several", &[("other < at.ways", 0, "other + 1 < at.ways")]),
+        edit("sums-drop-barrier", "sum_rows_several", &[(BARRIER, 0, "")]),
+        edit("sums-of-another", "sum_rows_several", &[("block = blockIdx.x - start", 0, "block = blockIdx.x")]),
+        edit("sums-without-last", "sum_rows_several", &[("i < SUMS", 0, "i + 1 < SUMS")]),
     ]
 }
