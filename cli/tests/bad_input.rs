@@ -111,7 +111,7 @@ fn unknown_names() {
 
 #[test]
 fn ids_of_variants_that_cannot_be_built() {
-    refused(&run("gen --op sum-rows --pass backward"), &["backward", "forward, tokens"]);
+    refused(&run("gen --op sum-rows --pass backward"), &["backward", "forward, tokens, several"]);
     refused(&run("gen --op rms-norm --lanes 32"), &["--lanes", "selective scan", "rms-norm", "--id"]);
     refused(&run("gen --op rms-norm --width 100000"), &["width is 100000", "take 65536"]);
     refused(&run("gen --id selective_scan_fwd-n16-l32-k32-s32-c64-b1-v2-bf16"), &["lanes is 32", "only 16 states"]);

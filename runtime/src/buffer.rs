@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use bytemuck::{cast_slice, cast_slice_mut, zeroed_vec};
 
@@ -11,13 +12,30 @@ use crate::{Dtype, Element, Error, Result};
 /// More bytes than a machine has.
 const MOST_BYTES: usize = 1 << 48;
 
+/// Starts of buffers within others are multiples of so many bytes, as those of all others are.
+const WITHIN_BYTES: usize = 256;
+
+/// Bytes on a device, counted as long as they are there.
+struct Memory {
+    device: Device,
+    storage: Storage,
+    bytes: usize,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.device.usage().remove(self.bytes);
+    }
+}
+
 /// Memory for `len` elements of one type on one device.
 ///
 /// A fresh buffer is *unwritten*: it reads as NaN, and the emulator reports a kernel that reads it. Operators write through
 /// shared references, as devices do; every launch checks that what it writes overlaps nothing else that it was given.
 pub struct Buffer {
-    device: Device,
-    storage: Storage,
+    memory: Rc<Memory>,
+    /// Bytes of the memory before its first element.
+    before: usize,
     dtype: Dtype,
     len: usize,
     /// The most elements that it can hold.
@@ -35,7 +53,25 @@ impl Buffer {
         let bytes = bytes.ok_or_else(too_many)?;
         let storage = Storage::unwritten(device, bytes)?;
         device.usage().add(bytes);
-        Ok(Buffer { device: device.clone(), storage, dtype, len, room: len })
+        let memory = Rc::new(Memory { device: device.clone(), storage, bytes });
+        Ok(Buffer { memory, before: 0, dtype, len, room: len })
+    }
+
+    /// A buffer in the memory of this one, from byte `start` on: what is needed at other times can lie there. Nothing is allocated, and
+    /// what one writes the other reads; no launch is given both where they overlap and one is written.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] for a start that is no multiple of 256, and for an end beyond this buffer's.
+    pub fn within(&self, start: usize, dtype: Dtype, len: usize) -> Result<Buffer> {
+        let end = len.checked_mul(dtype.bytes()).and_then(|bytes| start.checked_add(bytes));
+        if !start.is_multiple_of(WITHIN_BYTES) || end.is_none_or(|end| end > self.len * self.dtype.bytes()) {
+            let rule = format!(
+                "{len} {dtype} from byte {start} on were asked within {} bytes; they start at a multiple of {WITHIN_BYTES} and end inside",
+                self.len * self.dtype.bytes()
+            );
+            return Err(Error::Buffer { rule });
+        }
+        Ok(Buffer { memory: self.memory.clone(), before: self.before + start, dtype, len, room: len })
     }
 
     /// A buffer with these values.
@@ -44,7 +80,7 @@ impl Buffer {
     /// [`Error::Cuda`] where the device has no room.
     pub fn from_slice<T: Element>(device: &Device, values: &[T]) -> Result<Buffer> {
         let buffer = Buffer::unwritten(device, T::DTYPE, values.len())?;
-        buffer.storage.write(0, cast_slice(values))?;
+        buffer.storage().write(0, cast_slice(values))?;
         Ok(buffer)
     }
 
@@ -106,7 +142,7 @@ impl Buffer {
 
     /// Where it is.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.memory.device
     }
 
     /// What it holds.
@@ -165,23 +201,23 @@ impl Buffer {
     /// # Errors
     /// [`Error::Cuda`] if an earlier launch failed.
     pub fn fence_holds(&self) -> Result<bool> {
-        self.storage.fence_holds()
+        self.storage().fence_holds()
     }
 
+    /// The memory that it lies in, of which it may be a part.
     pub(crate) fn storage(&self) -> &Storage {
-        &self.storage
+        &self.memory.storage
     }
-}
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.device.usage().remove(self.room * self.dtype.bytes());
+    /// Bytes of that memory before its first element.
+    pub(crate) fn before(&self) -> usize {
+        self.before
     }
 }
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buffer([{}; {}] on {})", self.dtype, self.len, self.device)
+        write!(f, "Buffer([{}; {}] on {})", self.dtype, self.len, self.device())
     }
 }
 
@@ -234,10 +270,16 @@ impl<'a> View<'a> {
 
     /// Whether some element belongs to both.
     pub fn overlaps(&self, other: &View<'_>) -> bool {
-        if !std::ptr::eq(self.buffer, other.buffer) || self.is_empty() || other.is_empty() {
+        if !Rc::ptr_eq(&self.buffer.memory, &other.buffer.memory) || self.is_empty() || other.is_empty() {
             return false;
         }
         let last = |v: &View<'_>| v.offset + (v.rows - 1) * v.stride + v.cols;
+        if !std::ptr::eq(self.buffer, other.buffer) {
+            // One lies within the other, or both within a third: all that lies between their elements counts too.
+            let byte = |v: &View<'_>, element: usize| v.buffer.before + element * v.buffer.dtype.bytes();
+            return byte(self, self.offset) < byte(other, last(other))
+                && byte(other, other.offset) < byte(self, last(self));
+        }
         if last(self) <= other.offset || last(other) <= self.offset {
             return false;
         }
@@ -277,7 +319,7 @@ impl<'a> View<'a> {
             let rule = format!("it holds {} {dtype}, not {} {}", self.len(), values.len(), T::DTYPE);
             return Err(Error::Buffer { rule });
         }
-        self.buffer.storage.write(self.contiguous()?.start, cast_slice(values))
+        self.buffer.storage().write(self.contiguous()?.start, cast_slice(values))
     }
 
     /// Replaces these elements by the representable values nearest to these, as [`View::write`].
@@ -305,7 +347,7 @@ impl<'a> View<'a> {
             return Err(Error::Buffer { rule: format!("it holds {}, not {}", self.buffer.dtype, T::DTYPE) });
         }
         let mut values = zeroed_vec::<T>(self.len());
-        self.buffer.storage.read(self.contiguous()?.start, cast_slice_mut(&mut values))?;
+        self.buffer.storage().read(self.contiguous()?.start, cast_slice_mut(&mut values))?;
         Ok(values)
     }
 
@@ -331,10 +373,10 @@ impl<'a> View<'a> {
     /// [`Error::Buffer`] for rows with gaps; [`Error::Cuda`] if an earlier launch failed.
     pub fn zero(&self) -> Result<()> {
         let bytes = self.contiguous()?;
-        self.buffer.storage.zero(bytes.start, bytes.len())
+        self.buffer.storage().zero(bytes.start, bytes.len())
     }
 
-    /// The bytes of the buffer that these rows are.
+    /// The bytes of the buffer's memory that these rows are.
     ///
     /// # Errors
     /// [`Error::Buffer`] for rows with gaps.
@@ -344,97 +386,16 @@ impl<'a> View<'a> {
                 format!("its rows of {} start {} apart; name rows without a gap between them", self.cols, self.stride);
             return Err(Error::Buffer { rule });
         }
-        let bytes = self.buffer.dtype.bytes();
-        Ok(self.offset * bytes..(self.offset + self.len()) * bytes)
+        let (before, bytes) = (self.buffer.before, self.buffer.dtype.bytes());
+        Ok(before + self.offset * bytes..before + (self.offset + self.len()) * bytes)
     }
 
     /// The device address of a row.
     pub(crate) fn row_address(&self, row: usize) -> u64 {
-        self.buffer.storage().address() + ((self.offset + row * self.stride) * self.buffer.dtype().bytes()) as u64
+        let elements = self.offset + row * self.stride;
+        self.buffer.storage().address() + (self.buffer.before + elements * self.buffer.dtype.bytes()) as u64
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_buffer_is_written_whole_and_with_its_own_type() {
-        let buffer = Buffer::from_slice(&Device::Cpu, &[1.0f32, 2.0]).unwrap();
-        buffer.write(&[3.0f32, 4.0]).unwrap();
-        assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
-        for wrong in [buffer.write(&[3.0f32]), buffer.write(&[3u32, 4])] {
-            let error = wrong.unwrap_err().to_string();
-            assert!(error.starts_with("buffer: it holds 2 f32, not"), "{error}");
-        }
-        assert_eq!(buffer.to_vec::<f32>().unwrap(), [3.0, 4.0]);
-    }
-
-    #[test]
-    fn a_buffer_is_refilled_in_the_room_that_it_has() {
-        let device = Device::emulator(1);
-        let mut buffer = Buffer::from_slice(&device, &[1u32, 2, 3, 4]).unwrap();
-        for values in [&[5, 6][..], &[], &[7, 8, 9, 10]] {
-            buffer.refill::<u32>(values).unwrap();
-            assert_eq!((buffer.to_vec::<u32>().unwrap().as_slice(), buffer.len()), (values, values.len()));
-        }
-        for wrong in [buffer.refill(&[1u32; 5]), buffer.refill(&[1.0f32])] {
-            let error = wrong.unwrap_err().to_string();
-            assert!(error.starts_with("buffer: it has room for 4 u32, not for"), "{error}");
-        }
-        assert_eq!(buffer.to_vec::<u32>().unwrap(), [7, 8, 9, 10]);
-        assert_eq!((device.allocations(), device.allocated_bytes()), (1, 16));
-        drop(buffer);
-        assert_eq!((device.allocations(), device.allocated_bytes()), (1, 0));
-    }
-
-    #[test]
-    fn a_part_of_a_flat_buffer_is_written_read_and_cleared_alone() {
-        for device in [Device::Cpu, Device::emulator(1)] {
-            let flat = Buffer::from_slice(&device, &[1.0f32; 10]).unwrap();
-            let part = flat.part(2, 2, 3).unwrap();
-            assert_eq!((part.shape(), part.len()), ((2, 3), 6));
-            part.write(&[2.0f32, 3.0, 4.0, 5.0, 6.0, 7.0]).unwrap();
-            assert_eq!(part.rows_at(1, 1).unwrap().to_vec::<f32>().unwrap(), [5.0, 6.0, 7.0]);
-            part.rows_at(0, 1).unwrap().zero().unwrap();
-            assert_eq!(flat.to_vec::<f32>().unwrap(), [1.0, 1.0, 0.0, 0.0, 0.0, 5.0, 6.0, 7.0, 1.0, 1.0]);
-            flat.zero().unwrap();
-            assert_eq!(flat.to_vec::<f32>().unwrap(), [0.0; 10]);
-            assert!(flat.fence_holds().unwrap());
-        }
-    }
-
-    #[test]
-    fn a_part_outside_or_with_gaps_is_refused() {
-        let flat = Buffer::from_slice(&Device::Cpu, &[1.0f32; 10]).unwrap();
-        assert!(flat.part(10, 0, 3).unwrap().is_empty());
-        for (offset, rows, cols) in [(5, 2, 3), (11, 0, 0), (usize::MAX, 1, 1), (0, usize::MAX, 2)] {
-            let error = flat.part(offset, rows, cols).unwrap_err().to_string();
-            assert!(error.contains("10 elements"), "{error}");
-        }
-        let gaps = flat.part(0, 2, 5).unwrap().columns(1, 2).unwrap();
-        let refused =
-            [gaps.zero().err(), gaps.write(&[0.0f32; 4]).err(), gaps.to_vec::<f32>().err()].map(Option::unwrap);
-        for error in refused.map(|error| error.to_string()) {
-            assert!(error.contains("rows of 2 start 5 apart"), "{error}");
-        }
-        assert_eq!(flat.to_vec::<f32>().unwrap(), [1.0; 10]);
-    }
-
-    #[test]
-    fn a_device_counts_its_buffers() {
-        let device = Device::emulator(1);
-        let small = Buffer::unwritten(&device, Dtype::Bf16, 8).unwrap();
-        let large = Buffer::unwritten(&device, Dtype::F32, 100).unwrap();
-        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (416, 416));
-        drop(large);
-        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (16, 416));
-        drop(small);
-        assert_eq!((device.allocated_bytes(), device.peak_bytes()), (0, 416));
-        // Other tests of this process use the CPU too.
-        let large = Buffer::unwritten(&Device::Cpu, Dtype::F32, 1 << 20).unwrap();
-        assert!(Device::Cpu.allocated_bytes() >= 4 << 20);
-        drop(large);
-        assert!(Device::Cpu.peak_bytes() >= 4 << 20);
-    }
-}
+mod tests;

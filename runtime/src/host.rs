@@ -41,7 +41,7 @@ impl<'a, T: Element> Rows<'a, T> {
         };
         assert!(view.cols == cols || (view.is_contiguous() && rows * cols == elements));
         assert!(rows == 0 || (rows - 1) * stride + cols + view.offset <= view.buffer.len());
-        let first = memory.pointer().cast::<T>().wrapping_add(view.offset);
+        let first = memory.pointer().wrapping_add(view.buffer.before()).cast::<T>().wrapping_add(view.offset);
         Rows { first, rows, cols, stride, view: PhantomData }
     }
 

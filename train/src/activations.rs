@@ -4,6 +4,7 @@
 //! block's own, or shared by all blocks and computed again before it is needed ([`Recompute`]). Of what there is once, tensors that never
 //! hold anything at the same time lie in one room: `TURNS` says which, and `lives.rs` shows that they may.
 
+mod lent;
 #[cfg(test)]
 mod lives;
 
@@ -284,6 +285,10 @@ impl Room {
     fn on(self, device: &Device) -> Result<(Vec<Tensor>, Buffer)> {
         Ok((self.tensors, Buffer::unwritten(device, self.dtype, self.elements)?))
     }
+
+    fn within(self, gradients: &Buffer, start: usize) -> Result<(Vec<Tensor>, Buffer)> {
+        Ok((self.tensors, gradients.within(start, self.dtype, self.elements)?))
+    }
 }
 
 /// The activations of one model.
@@ -303,9 +308,32 @@ impl Activations {
     /// # Errors
     /// Where the device has no room.
     pub fn new(device: &Device, sizes: Sizes) -> Result<Activations> {
-        let place = |rooms: Vec<Room>| rooms.into_iter().map(|room| room.on(device)).collect::<Result<Vec<_>>>();
-        let blocks = sizes.recompute.iter().map(|&recompute| place(sizes.own(recompute))).collect::<Result<_>>()?;
-        let shared = place(sizes.shared())?;
+        let block = |&recompute: &Recompute| sizes.own(recompute).into_iter().map(|room| room.on(device)).collect();
+        let blocks = sizes.recompute.iter().map(block).collect::<Result<_>>()?;
+        Activations::beside(blocks, device, sizes)
+    }
+
+    /// The same, as far as they find room in the memory of `gradients`, `[layout.elements]` f32, which a backward pass over these activations
+    /// writes and nobody needs before.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn lent(gradients: &Buffer, sizes: Sizes) -> Result<Activations> {
+        let device = gradients.device();
+        let room = |(room, place): (Room, Option<usize>)| match place {
+            Some(start) => room.within(gradients, start),
+            None => room.on(device),
+        };
+        let block = |(&recompute, places): (&Recompute, Vec<Option<usize>>)| {
+            std::iter::zip(sizes.own(recompute), places).map(room).collect()
+        };
+        let blocks = std::iter::zip(&sizes.recompute, sizes.places()).map(block).collect::<Result<_>>()?;
+        Activations::beside(blocks, device, sizes)
+    }
+
+    /// With what there is once.
+    fn beside(blocks: Vec<Vec<(Vec<Tensor>, Buffer)>>, device: &Device, sizes: Sizes) -> Result<Activations> {
+        let shared = sizes.shared().into_iter().map(|room| room.on(device)).collect::<Result<_>>()?;
         let cutting = Cutting::new(device, &sizes.config, sizes.tokens)?;
         Ok(Activations { sizes, blocks, shared, cutting })
     }

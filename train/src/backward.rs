@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use packscan_kernels::selective_scan::{State, split};
+use packscan_kernels::sum_rows::{self, Sum};
 use packscan_kernels::{causal_conv1d, cross_entropy, embedding, rms_norm, selective_scan};
 use packscan_runtime::{Buffer, Packed, View};
 
@@ -118,15 +119,20 @@ impl Model {
         let Gradients { flat, add, workspaces } = gradients;
         let carry = Carry { from: edges.from, to: None };
         let pass = Backward { pass: Pass::new(self, pack, activations, carry), flat, add: *add, edges };
-        pass.norm(self.config.layers, workspaces)?;
+        sum_rows::all(&pack.packed, &[pass.norm(self.config.layers, workspaces)?], *add)?;
         for l in (0..self.config.layers).rev() {
             pass.pass.recompute(l)?;
             pass.out_proj(l)?;
-            pass.scan(l, workspaces)?;
+            let mut sums = pass.scan(l, workspaces)?;
             pass.projections(l)?;
-            pass.conv(l, workspaces)?;
+            sums.extend(pass.conv(l, workspaces)?);
             pass.in_proj(l)?;
-            pass.norm(l, workspaces)?;
+            sums.push(pass.norm(l, workspaces)?);
+            sum_rows::all(&pack.packed, &sums, *add)?;
+            for gap in self.layout.gaps(l) {
+                // Activations may have been there.
+                range(flat, gap)?.zero()?;
+            }
             done(range(flat, self.layout.matrices(l))?)?;
         }
         let table = part(flat, self.layout.embedding)?;
@@ -175,7 +181,7 @@ impl<'a> Backward<'a> {
 
     /// The residual's gradient: what came along the stream plus what comes through the norm. Its copy in io goes to the block before, or
     /// to the embedding. Blocks take turns with two buffers.
-    fn norm(&self, l: usize, workspaces: &Workspaces) -> Result<()> {
+    fn norm(&self, l: usize, workspaces: &'a Workspaces) -> Result<Sum<'a>> {
         let Model { variants, layout, config, .. } = self.pass.model;
         let (from, to) = if l.is_multiple_of(2) { (DResidual, DResidual2) } else { (DResidual2, DResidual) };
         let last = l == config.layers;
@@ -195,8 +201,7 @@ impl<'a> Backward<'a> {
             parts: workspaces.norm.part(0, rows, config.width)?,
         };
         let variant = if last { &variants.last_norm_bwd } else { &variants.norm_bwd };
-        rms_norm::backward(&self.pass.pack.packed, variant, &incoming, &gradients)?;
-        Ok(())
+        Ok(rms_norm::backward_unsummed(&self.pass.pack.packed, variant, &incoming, &gradients)?.1)
     }
 
     /// Of `hidden = out * out_proj^T`
@@ -208,7 +213,7 @@ impl<'a> Backward<'a> {
     }
 
     /// Of the scan: u, delta, and in place B, C in `dx_dbl` and z in `dxz`.
-    fn scan(&self, l: usize, workspaces: &mut Workspaces) -> Result<()> {
+    fn scan(&self, l: usize, workspaces: &'a Workspaces) -> Result<Vec<Sum<'a>>> {
         let (model, sequences) = (self.pass.model, self.pass.sequences());
         let Model { layout, config, variants, .. } = model;
         let (block, d, n, r) = (&layout.blocks[l], config.channels(), config.state, config.rank);
@@ -238,15 +243,16 @@ impl<'a> Backward<'a> {
         let (initial, last) = (from_gradient.is_some(), to_gradient.is_some());
         let variant = selective_scan::Backward { initial, last, ..variants.scan_bwd };
         let (packed, inputs) = (&self.pass.pack.packed, self.pass.scan_inputs(l)?);
-        let workspace = &mut workspaces.scan;
-        match &self.pass.activations.cutting().segments() {
+        let workspace = &workspaces.scan;
+        let (_, sums) = match &self.pass.activations.cutting().segments() {
             Some(segments) => {
                 let split = self.pass.split(l, segments, State::for_backward(&variant, d))?;
-                split::backward(packed, &variant, &inputs, &upstream, &gradients, workspace, &split)?
+                split::backward_unsummed(packed, &variant, &inputs, &upstream, &gradients, workspace, &split)?
             }
-            None => selective_scan::backward(packed, &variant, &inputs, &upstream, &gradients, workspace)?,
+            None => selective_scan::backward_unsummed(packed, &variant, &inputs, &upstream, &gradients, workspace)?,
         };
-        from_gradient.map_or(Ok(()), |from| from.keep_state(model, l, sequences, End::First))
+        from_gradient.map_or(Ok(()), |from| from.keep_state(model, l, sequences, End::First))?;
+        Ok(sums)
     }
 
     /// Of `delta = dt * dt_proj^T` and `x_dbl = u * x_proj^T`
@@ -261,7 +267,7 @@ impl<'a> Backward<'a> {
     }
 
     /// Of `u = silu(conv(x))`: x in the first half of `dxz`
-    fn conv(&self, l: usize, workspaces: &mut Workspaces) -> Result<()> {
+    fn conv(&self, l: usize, workspaces: &'a Workspaces) -> Result<Vec<Sum<'a>>> {
         let (model, sequences) = (self.pass.model, self.pass.sequences());
         let Model { layout, config, variants, .. } = model;
         let block = &layout.blocks[l];
@@ -281,8 +287,10 @@ impl<'a> Backward<'a> {
         let (initial, last) = (from_gradient.is_some(), to_gradient.is_some());
         let variant = causal_conv1d::Backward { initial, last, ..variants.conv_bwd };
         let (packed, inputs) = (&self.pass.pack.packed, self.pass.conv_inputs(l)?);
-        causal_conv1d::backward(packed, &variant, &inputs, &upstream, &gradients, &mut workspaces.conv)?;
-        from_gradient.map_or(Ok(()), |from| from.keep_history(model, l, sequences, End::First))
+        let workspace = &workspaces.conv;
+        let (_, sums) = causal_conv1d::backward_unsummed(packed, &variant, &inputs, &upstream, &gradients, workspace)?;
+        from_gradient.map_or(Ok(()), |from| from.keep_history(model, l, sequences, End::First))?;
+        Ok(sums)
     }
 
     /// Of `xz = normed * in_proj^T`

@@ -209,18 +209,17 @@ impl<'a> Pass<'a> {
         Ok(Split { segments, state, join, entering, scratch })
     }
 
-    /// Computes again what a block did not keep.
+    /// Computes again what a block did not keep. Of the last one, what other blocks shared with it is still there, but for what the scan made.
     pub fn recompute(&self, l: usize) -> Result<()> {
         let kind = self.activations.sizes().recompute[l];
-        if kind == Recompute::None {
-            return Ok(());
+        if kind > Recompute::None && l + 1 < self.model.config.layers {
+            self.norm_again(l)?;
+            if kind == Recompute::Full {
+                self.xz(l)?;
+            }
+            self.conv(l)?;
+            self.delta(l)?;
         }
-        self.norm_again(l)?;
-        if kind == Recompute::Full {
-            self.xz(l)?;
-        }
-        self.conv(l)?;
-        self.delta(l)?;
         if kind >= Recompute::Scan {
             self.scan(l, true)?;
         }

@@ -198,6 +198,13 @@ impl Layout {
         self.blocks[block].in_proj.offset..next
     }
 
+    /// What lies after each matrix of a block and only aligns the next: nothing where all have a multiple of 64 elements.
+    pub fn gaps(&self, block: usize) -> impl Iterator<Item = Range<usize>> {
+        let BlockSlots { in_proj, x_proj, dt_proj, out_proj, .. } = self.blocks[block];
+        let ends = [in_proj, x_proj, dt_proj, out_proj].map(|slot| slot.range().end);
+        ends.into_iter().map(|end| end..end.next_multiple_of(ALIGNMENT)).filter(|gap| !gap.is_empty())
+    }
+
     /// Parameters, without what only aligns them.
     pub fn parameters(&self) -> usize {
         self.table.iter().map(|p| p.slot.elements()).sum()

@@ -84,7 +84,8 @@ fn belongs_to(label: &str, config: &ModelConfig) -> (String, &'static str) {
         let (layer, pass) = product.unwrap_or(("other products", "forward"));
         return (layer.to_owned(), pass);
     }
-    let passes = [("_fwd", "forward"), ("_bwd", "backward"), ("_clip", "clip"), ("_tokens", "tokens")];
+    let endings = ["_fwd", "_bwd", "_clip", "_tokens", "_several"];
+    let passes = std::iter::zip(endings, ["forward", "backward", "clip", "tokens", "several"]);
     for (ending, pass) in passes {
         if let Some(operator) = kernel.strip_suffix(ending) {
             return (operator.to_owned(), pass);

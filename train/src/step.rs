@@ -85,13 +85,19 @@ impl Learner {
         };
         let device = model.device.clone();
         let optimiser = Optimiser::new(&model, 0..model.layout.products)?;
+        let gradients = model.gradients(tokens)?;
+        // Gradients of several packs add up, so those of the packs before are there on the way forward.
+        let activations = match packs {
+            1 => Activations::lent(&gradients.flat, sizes)?,
+            _ => Activations::new(&device, sizes)?,
+        };
         let losses = Buffer::unwritten(&device, Dtype::F32, APART * packs)?;
         Ok(Learner {
             outcome: [Download::of(optimiser.result.view())?, Download::of(losses.view())?],
             started: None,
             optimiser,
-            activations: Activations::new(&device, sizes)?,
-            gradients: model.gradients(tokens)?,
+            activations,
+            gradients,
             scale: Buffer::unwritten(&device, Dtype::F32, 1)?,
             losses,
             flow: false,

@@ -7,7 +7,7 @@ use packscan_runtime::{Device, Dtype};
 use packscan_train::Cut;
 use packscan_train::activations::Recompute;
 use packscan_train::parameters::Layout;
-use packscan_train::{Learner, Rates};
+use packscan_train::{Learner, Model, Rates};
 
 fn check(device: &Device, tied: bool) {
     let config = config(tied);
@@ -92,6 +92,31 @@ fn recomputing_changes_no_bit() {
         let kept = run(Recompute::None);
         for how in [Recompute::Cheap, Recompute::Scan, Recompute::Full] {
             assert!(run(how) == kept, "{io}: recompute {how} changes the gradients");
+        }
+    }
+}
+
+/// Where a step has one pack, activations lie where its gradients come later. No gradient knows, nor what only aligns them.
+#[test]
+fn lent_memory_changes_no_bit() {
+    let config = config(true);
+    let layout = Layout::of(&config);
+    let values = values(&layout);
+    let texts = texts(&[20, 3, 40], config.vocabulary);
+    let gpu = Device::cuda(0).map_err(|error| println!("skipped on a GPU: {error}"));
+    for device in [Device::Cpu].into_iter().chain(gpu) {
+        for (io, how) in [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|io| Recompute::ALL.map(|how| (io, how))) {
+            let learner = |packs| {
+                let model = Model::new(&device, io, &config, &values).unwrap();
+                Learner::new(model, 64, packs, &vec![how; config.layers]).unwrap()
+            };
+            let pack = pack(&device, &texts, config.vocabulary);
+            let alone = learner(2).gradients_of(std::slice::from_ref(&pack)).unwrap();
+            let mut lent = learner(1);
+            for time in 0..2 {
+                let got = lent.gradients_of(std::slice::from_ref(&pack)).unwrap();
+                assert!(got == alone, "{io}, recompute {how}, time {time} on {device}");
+            }
         }
     }
 }

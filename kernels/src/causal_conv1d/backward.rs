@@ -4,7 +4,8 @@ use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Result, View};
 
 use super::{Inputs, check_continued, cpu};
-use crate::{sum_rows, workspace};
+use crate::sum_rows::{self, Sum};
+use crate::workspace;
 
 packscan_macros::kernel! {
     /// Backward pass of the packed causal convolution.
@@ -147,11 +148,30 @@ pub fn backward(
     gradients: &Gradients<'_>,
     workspace: &mut Workspace,
 ) -> Result<Launched> {
+    let (launched, sums) = backward_unsummed(packed, variant, inputs, upstream, gradients, workspace)?;
+    sum_rows::all(packed, &sums, gradients.add)?;
+    Ok(launched)
+}
+
+/// As [`backward`], but leaves the sums of the gradients of parameters to be made.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_unsummed<'a>(
+    packed: &DevicePacked,
+    variant: &Backward,
+    inputs: &Inputs<'_>,
+    upstream: &Upstream<'_>,
+    gradients: &Gradients<'a>,
+    workspace: &'a Workspace,
+) -> Result<(Launched, Vec<Sum<'a>>)> {
     packed.device().check(variant)?;
     check_continued(packed, inputs)?;
     check_bias(variant, gradients)?;
     let d = inputs.w.shape().0;
     let parts = parts_of(packed, variant);
+    let dw_parts = workspace::part(&workspace.w, parts * d, variant.width as usize)?;
+    let db_parts = variant.bias.then(|| workspace::part(&workspace.b, parts, d)).transpose()?;
     let args = BackwardArgs {
         d,
         tiles: d.div_ceil((variant.packets * variant.vec) as usize),
@@ -166,8 +186,8 @@ pub fn backward(
         continued: packed.continued().view(),
         dx: gradients.x,
         d_history: gradients.history,
-        dw_parts: workspace::part(&workspace.w, parts * d, variant.width as usize)?,
-        db_parts: if variant.bias { Some(workspace::part(&workspace.b, parts, d)?) } else { None },
+        dw_parts,
+        db_parts,
     };
     let launched = match packed.device() {
         Device::Cpu => {
@@ -177,21 +197,10 @@ pub fn backward(
         }
         Device::Cuda(_) | Device::Emulator(_) => launch(variant, packed, &args)?,
     };
-    let parameters =
-        [(Some(args.dw_parts), Some(gradients.w), d * variant.width as usize), (args.db_parts, gradients.b, d)];
-    for (parts, out, columns) in parameters {
-        if let (Some(parts), Some(out)) = (parts, out) {
-            let sizes = sum_rows::Sizes { groups: 1, rows: args.parts, columns };
-            sum_rows::forward(
-                packed,
-                &sum_rows::default_variant(&sizes, Dtype::F32, gradients.add),
-                &sizes,
-                parts,
-                out,
-            )?;
-        }
-    }
-    Ok(launched)
+    let sums = [(Some(dw_parts), Some(gradients.w), d * variant.width as usize), (db_parts, gradients.b, d)];
+    let sum =
+        |(of, out, columns): (Option<_>, Option<_>, usize)| Some(Sum { parts: of?, rows: parts, columns, out: out? });
+    Ok((launched, sums.into_iter().filter_map(sum).collect()))
 }
 
 /// Tiles of tokens.

@@ -18,7 +18,7 @@ mod problem;
 
 use packscan_runtime::{DevicePacked, Error, Result, View};
 
-pub use backward::{Backward, Gradients, Upstream, Workspace, backward};
+pub use backward::{Backward, Gradients, Upstream, Workspace, backward, backward_unsummed};
 pub use faults::{backward_faults, forward_faults};
 pub use forward::{Forward, Outputs, forward};
 pub use problem::{Mapping, Problem, backward_variants, default_backward, default_variant, variants};

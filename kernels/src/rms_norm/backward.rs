@@ -1,12 +1,12 @@
 //! The backward pass: its declaration and its function.
 
 use packscan_runtime::launch::{Launched, check_call, launch};
-use packscan_runtime::{Device, DevicePacked, Dtype, Error, Result, View};
+use packscan_runtime::{Device, DevicePacked, Error, Result, View};
 
 use super::Forward;
 use super::cpu;
 use super::problem::{Problem, variants};
-use crate::sum_rows;
+use crate::sum_rows::{self, Sum};
 
 packscan_macros::kernel! {
     /// Residual addition and norm, backward.
@@ -137,6 +137,21 @@ pub fn backward(
     incoming: &Incoming<'_>,
     gradients: &Gradients<'_>,
 ) -> Result<Launched> {
+    let (launched, sum) = backward_unsummed(packed, variant, incoming, gradients)?;
+    sum_rows::all(packed, &[sum], gradients.add)?;
+    Ok(launched)
+}
+
+/// As [`backward`], but leaves the sum of the weight's gradient to be made.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_unsummed<'a>(
+    packed: &DevicePacked,
+    variant: &Backward,
+    incoming: &Incoming<'_>,
+    gradients: &Gradients<'a>,
+) -> Result<(Launched, Sum<'a>)> {
     let (rows, columns) = gradients.parts.shape();
     if rows == 0 {
         return Err(Error::Tensor {
@@ -147,7 +162,6 @@ pub fn backward(
             rule: "each row of sums has a group of threads, so there is at least one; take parts_rows".to_owned(),
         });
     }
-    let sizes = sum_rows::Sizes { groups: 1, rows, columns };
     let args = BackwardArgs {
         parts_rows: rows,
         dy: incoming.dy,
@@ -167,7 +181,5 @@ pub fn backward(
         }
         Device::Cuda(_) | Device::Emulator(_) => launch(variant, packed, &args)?,
     };
-    let sum = sum_rows::default_variant(&sizes, Dtype::F32, gradients.add);
-    sum_rows::forward(packed, &sum, &sizes, gradients.parts, gradients.weight)?;
-    Ok(launched)
+    Ok((launched, Sum { parts: gradients.parts, rows, columns, out: gradients.weight }))
 }

@@ -18,7 +18,8 @@ use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Result, View};
 
 pub use backward::{
-    Backward, BackwardArgs, Gradients, Incoming, backward, backward_variants, default_backward, parts_rows,
+    Backward, BackwardArgs, Gradients, Incoming, backward, backward_unsummed, backward_variants, default_backward,
+    parts_rows,
 };
 pub use faults::faults;
 pub use problem::{Problem, default_variant, variants};

@@ -4,7 +4,8 @@ use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Packed, Result, View};
 
 use super::{Inputs, MAX_GROUPS, blocks_at_once, check_continued, cpu, groups_for};
-use crate::{sum_rows, workspace};
+use crate::sum_rows::{self, Sum};
+use crate::workspace;
 
 packscan_macros::kernel! {
     /// Backward pass of the packed selective scan.
@@ -210,6 +211,26 @@ impl Workspace {
             delta_bias: floats(room * d)?,
         })
     }
+
+    /// The sums of the gradients of parameters, of D * N and of D numbers, after a call that left their parts in so many groups.
+    pub(super) fn sums<'a>(
+        &'a self,
+        gradients: &Gradients<'a>,
+        groups: usize,
+        inputs: &Inputs<'_>,
+    ) -> Result<Vec<Sum<'a>>> {
+        let (d, n) = inputs.a.shape();
+        let all = [
+            (&self.a, Some(gradients.a), d * n),
+            (&self.d_skip, gradients.d_skip, d),
+            (&self.delta_bias, gradients.delta_bias, d),
+        ];
+        let given = all.into_iter().filter_map(|(parts, out, columns)| Some((parts, out?, columns)));
+        let sum = |(parts, out, columns)| {
+            Ok(Sum { parts: workspace::part(parts, groups, columns)?, rows: groups, columns, out })
+        };
+        given.map(sum).collect()
+    }
 }
 
 /// Runs the backward pass on the device of `packed`, as `variant`, whose options must be those of the arguments.
@@ -227,6 +248,36 @@ pub fn backward(
     gradients: &Gradients<'_>,
     workspace: &mut Workspace,
 ) -> Result<Launched> {
+    let (launched, sums) = backward_unsummed(packed, variant, inputs, upstream, gradients, workspace)?;
+    sum_rows::all(packed, &sums, gradients.add)?;
+    Ok(launched)
+}
+
+/// As [`backward`], but leaves the sums of the gradients of parameters to be made.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_unsummed<'a>(
+    packed: &DevicePacked,
+    variant: &Backward,
+    inputs: &Inputs<'_>,
+    upstream: &Upstream<'_>,
+    gradients: &Gradients<'a>,
+    workspace: &'a Workspace,
+) -> Result<(Launched, Vec<Sum<'a>>)> {
+    let (launched, groups) = run(packed, variant, inputs, upstream, gradients, workspace)?;
+    Ok((launched, workspace.sums(gradients, groups, inputs)?))
+}
+
+/// Everything but the sums of the gradients of parameters, and in how many groups of sequences their parts are.
+pub(super) fn run(
+    packed: &DevicePacked,
+    variant: &Backward,
+    inputs: &Inputs<'_>,
+    upstream: &Upstream<'_>,
+    gradients: &Gradients<'_>,
+    workspace: &Workspace,
+) -> Result<(Launched, usize)> {
     packed.device().check(variant)?;
     check_continued(packed, inputs)?;
     check_parameters(variant, gradients)?;
@@ -281,19 +332,7 @@ pub fn backward(
     let per_token = sum_rows::default_token_variant(n, variant.vec, variant.io);
     let (parts, sums) = ([args.db_parts, args.dc_parts], [gradients.b, gradients.c]);
     sum_rows::tokens(packed, &per_token, args.tiles, n, parts, sums)?;
-    let parameters = [
-        (Some(args.da_parts), Some(gradients.a), d * n),
-        (args.dd_skip_parts, gradients.d_skip, d),
-        (args.ddelta_bias_parts, gradients.delta_bias, d),
-    ];
-    for (parts, out, columns) in parameters {
-        if let (Some(parts), Some(out)) = (parts, out) {
-            let sizes = sum_rows::Sizes { groups: 1, rows: groups, columns };
-            let variant = sum_rows::default_variant(&sizes, Dtype::F32, gradients.add);
-            sum_rows::forward(packed, &variant, &sizes, parts, out)?;
-        }
-    }
-    Ok(launched)
+    Ok((launched, groups))
 }
 
 /// A gradient of a parameter is given exactly if forward used the parameter.

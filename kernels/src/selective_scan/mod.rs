@@ -23,7 +23,7 @@ mod state;
 use packscan_runtime::kernel::Variant;
 use packscan_runtime::{Device, DevicePacked, Error, Result, Slots, View};
 
-pub use backward::{Backward, Gradients, Upstream, Workspace, backward};
+pub use backward::{Backward, Gradients, Upstream, Workspace, backward, backward_unsummed};
 pub use balance::{Balance, most_segments};
 pub use faults::{backward_faults, forward_faults, join_faults, state_faults};
 pub use forward::{Forward, Outputs, forward};

@@ -14,8 +14,10 @@
 use packscan_runtime::launch::{Launched, launch};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Result, Segments, View};
 
+use super::backward::run;
 use super::state::{Join, JoinArgs, State, StateArgs};
 use super::{Backward, Forward, Gradients, Inputs, Outputs, Upstream, check_continued};
+use crate::sum_rows::{self, Sum};
 use crate::workspace;
 
 /// How sequences are cut, and where states are kept that pass between segments.
@@ -99,8 +101,26 @@ pub fn backward(
     workspace: &mut super::Workspace,
     split: &Split<'_>,
 ) -> Result<Launched> {
+    let (launched, sums) = backward_unsummed(packed, variant, inputs, upstream, gradients, workspace, split)?;
+    sum_rows::all(packed, &sums, gradients.add)?;
+    Ok(launched)
+}
+
+/// As [`backward`], but leaves the sums of the gradients of parameters to be made.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_unsummed<'a>(
+    packed: &DevicePacked,
+    variant: &Backward,
+    inputs: &Inputs<'_>,
+    upstream: &Upstream<'_>,
+    gradients: &Gradients<'a>,
+    workspace: &'a super::Workspace,
+    split: &Split<'_>,
+) -> Result<(Launched, Vec<Sum<'a>>)> {
     if matches!(packed.device(), Device::Cpu) {
-        return super::backward(packed, variant, inputs, upstream, gradients, workspace);
+        return super::backward_unsummed(packed, variant, inputs, upstream, gradients, workspace);
     }
     check_continued(packed, inputs)?;
     split.segments.check(packed)?;
@@ -115,8 +135,9 @@ pub fn backward(
     let upstream = Upstream { final_state: Some(behind), ..*upstream };
     // What leaves each segment was found before; what this pass finds again goes where the segments' own states were.
     let again = workspace::part(&split.scratch.states, rows * columns, 1)?;
-    let gradients = Gradients { initial_state: Some(again), ..*gradients };
-    super::backward(split.segments.pack(), &variant, &inputs, &upstream, &gradients, workspace)
+    let of_segments = Gradients { initial_state: Some(again), ..*gradients };
+    let (launched, groups) = run(split.segments.pack(), &variant, &inputs, &upstream, &of_segments, workspace)?;
+    Ok((launched, workspace.sums(gradients, groups, &inputs)?))
 }
 
 /// Segments, and numbers in a state.

@@ -5,7 +5,7 @@ use packscan_runtime::host::Rows;
 use packscan_runtime::{Dtype, Element, View};
 use rayon::prelude::*;
 
-use super::{Forward, ForwardArgs, Sizes, Tokens, TokensArgs};
+use super::{Forward, ForwardArgs, Several, Sizes, Sum, Tokens, TokensArgs};
 
 /// Columns that one thread sums together, so that the loop over them vectorises.
 const TILE: usize = 256;
@@ -21,6 +21,11 @@ pub(super) fn tokens(variant: &Tokens, args: &TokensArgs<'_>) {
     let sizes = Sizes { groups: args.first.shape().0, rows: args.rows, columns: args.columns };
     sum(variant.io, &sizes, false, args.first_parts, args.first);
     sum(variant.io, &sizes, false, args.second_parts, args.second);
+}
+
+/// One of several sums on host memory; the arguments have been checked.
+pub(super) fn several(variant: &Several, one: &Sum<'_>) {
+    sum(Dtype::F32, &one.sizes(), variant.add, one.parts, one.out);
 }
 
 fn sum(io: Dtype, sizes: &Sizes, add: bool, parts: View<'_>, out: View<'_>) {

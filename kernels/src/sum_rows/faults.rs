@@ -1,4 +1,4 @@
-//! The faults that verification must catch: passages of `forward.cuh` and what a mistaken author might have written.
+//! The faults that verification must catch: passages of `forward.cuh` and `several.cuh`, and what a mistaken author might have written.
 
 use packscan_runtime::Edit;
 
@@ -21,5 +21,10 @@ pub fn faults() -> Vec<Edit> {
             )],
         ),
         edit("sum-of-first-twice", "sum_rows_tokens", &[("args.second_parts :", 0, "args.first_parts :")]),
+        edit("sums-overwrite", "sum_rows_several", &[("out[i] + sum[i]", 0, "sum[i]")]),
+        edit("sums-lose-a-way", "sum_rows_several", &[("other < at.ways", 0, "other + 1 < at.ways")]),
+        edit("sums-drop-barrier", "sum_rows_several", &[(BARRIER, 0, "")]),
+        edit("sums-of-another", "sum_rows_several", &[("block = blockIdx.x - start", 0, "block = blockIdx.x")]),
+        edit("sums-without-last", "sum_rows_several", &[("i < SUMS", 0, "i + 1 < SUMS")]),
     ]
 }

@@ -7,15 +7,18 @@
 //! [`Forward`] sums what belongs to nobody, gradients of parameters, and may add to what is there. [`Tokens`] sums rows of a token,
 //! whose sequence the emulator follows, into rows that may lie apart, of two tensors at once: the gradients of `B` and `C`, from partial sums over
 //! channels.
+//! [`Several`] makes the sums in one launch that the operators of a block leave: [`Sum`].
 
 pub mod cpu;
 mod faults;
+mod several;
 
 use packscan_runtime::kernel::Variant;
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Dtype, Error, Result, View};
 
 pub use faults::faults;
+pub use several::{Several, Sum, all, default_several, several};
 
 packscan_macros::kernel! {
     /// Sums of rows that belong to nobody.

@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 
-use packscan_runtime::{Device, Dtype};
+use packscan_runtime::{Buffer, Device, Dtype};
 
-use super::{Activations, ONCE, Recompute, Sizes, TURNS, Tensor, Tensor::*, of_last_norm};
+use super::{Activations, OF_BLOCKS, ONCE, Recompute, Sizes, TURNS, Tensor, Tensor::*, kept, of_last_norm};
 use crate::ModelConfig;
+use crate::parameters::Layout;
 
 /// A tensor of a block.
 type At = (usize, Tensor);
@@ -96,7 +97,7 @@ fn steps(recompute: &[Recompute]) -> Vec<Step> {
     all.push(step(last, "sum of losses", &[Losses], &[]));
     all.push(norm_gradient(last));
     for (l, &kind) in recompute.iter().enumerate().rev() {
-        let again = AGAIN.iter().filter(|(_, least, ..)| kind >= *least);
+        let again = AGAIN.iter().filter(|(what, least, ..)| kind >= *least && (l + 1 < last || *what == "scan again"));
         all.extend(again.map(|(what, _, reads, writes)| step(l, what, reads, writes)));
         all.extend(BACKWARD[..8].iter().map(|(what, reads, writes)| step(l, what, reads, writes)));
         all.push(norm_gradient(l));
@@ -188,12 +189,51 @@ fn what_lives_at_the_same_time_may_not_take_turns() {
     }
 }
 
+/// Gradients of matrices are written only after what lay in their place was read last; where others go nothing ever lies.
+#[test]
+fn activations_leave_before_gradients_come() {
+    for recompute in mixes() {
+        let (sizes, steps) = (sizes(&recompute), steps(&recompute));
+        let layout = Layout::of(&sizes.config);
+        let gradients = Buffer::unwritten(&Device::Cpu, Dtype::F32, layout.elements).unwrap();
+        let activations = Activations::lent(&gradients, sizes).unwrap();
+        let own = |j: usize| OF_BLOCKS.into_iter().filter(move |&t| kept(t, recompute[j])).map(move |t| (j, t));
+        let all: Vec<At> = (0..recompute.len()).flat_map(own).collect();
+        let lies_in = |(j, t): At, range: std::ops::Range<usize>| {
+            gradients.part(range.start, range.len(), 1).unwrap().overlaps(&activations.buffer(j, t).view())
+        };
+        let mut met = 0;
+        for &at in &all {
+            let read = steps.iter().rposition(|step| step.reads.contains(&at) || step.writes.contains(&at));
+            for l in (0..recompute.len()).filter(|&l| lies_in(at, layout.matrices(l))) {
+                let of_block =
+                    |step: &Step| BACKWARD.iter().any(|(what, ..)| step.what == format!("{what} of block {l}"));
+                let written = steps.iter().position(of_block);
+                assert!(read < written, "{recompute:?}: {at:?} is still read when gradients of block {l} are written");
+                met += 1;
+            }
+            for others in [0..layout.matrices(0).start, layout.products..layout.elements] {
+                assert!(!lies_in(at, others), "{recompute:?}: {at:?} lies where no block's matrices are");
+            }
+            let here = activations.buffer(at.0, at.1).view();
+            let shared = |other: &&At| **other != at && activations.buffer(other.0, other.1).view().overlaps(&here);
+            assert_eq!(all.iter().find(shared), None, "{recompute:?}: {at:?} shares its place");
+        }
+        assert!(met > 0, "{recompute:?}: nothing lies among gradients");
+    }
+}
+
 #[test]
 fn memory_is_what_is_planned() {
     for recompute in mixes() {
         let (device, sizes) = (Device::emulator(1), sizes(&recompute));
-        let planned = sizes.total_bytes();
-        let _activations = Activations::new(&device, sizes).unwrap();
+        let (planned, lent) = (sizes.total_bytes(), sizes.lent_bytes());
+        let alone = Activations::new(&device, sizes.clone()).unwrap();
         assert_eq!(device.allocated_bytes(), planned, "{recompute:?}");
+        drop(alone);
+        let elements = Layout::of(&sizes.config).elements;
+        let gradients = Buffer::unwritten(&device, Dtype::F32, elements).unwrap();
+        let _activations = Activations::lent(&gradients, sizes).unwrap();
+        assert_eq!(device.allocated_bytes(), planned - lent + 4 * elements, "{recompute:?}");
     }
 }

@@ -80,7 +80,7 @@ where
 }
 
 /// Every pass of every operator.
-pub static PASSES: [Pass; 19] = [
+pub static PASSES: [Pass; 20] = [
     selective_scan::FORWARD,
     selective_scan::BACKWARD,
     selective_scan::STATE,
@@ -93,6 +93,7 @@ pub static PASSES: [Pass; 19] = [
     embedding::BACKWARD,
     sum_rows::FORWARD,
     sum_rows::TOKENS,
+    sum_rows::SEVERAL,
     cross_entropy::FORWARD,
     grad_norm::FORWARD,
     grad_norm::CLIP,

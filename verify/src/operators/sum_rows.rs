@@ -1,6 +1,6 @@
 //! What the suite must know of the sums of rows.
 
-use packscan_kernels::sum_rows::{self as sums, Forward, Sizes as Shape, Tokens};
+use packscan_kernels::sum_rows::{self as sums, Forward, Several, Sizes as Shape, Sum, Tokens};
 use packscan_reference::sum_rows as book;
 use packscan_reference::{Bounded, Number};
 use packscan_runtime::{Dtype, Edit, Packed, Result};
@@ -32,6 +32,17 @@ pub(super) const TOKENS: Pass = Pass {
     faults: || faults_of("sum_rows_tokens"),
 };
 
+/// Several sums in one launch, and their faults.
+pub(super) const SEVERAL: Pass = Pass {
+    operator: "sum-rows",
+    name: "several",
+    kernel: "sum_rows_several",
+    pick: |_| checked(&Several { block: 256, vec: 4, add: false }),
+    jobs: several_jobs,
+    job: suite_of::<SumSeveral>,
+    faults: || faults_of("sum_rows_several"),
+};
+
 /// As many rows as the backward passes leave of a large pack, or of each of its tokens.
 fn parts_of(model: &Model, groups: usize) -> Shape {
     Shape { groups, rows: 256, columns: model.width }
@@ -52,6 +63,10 @@ struct SumRows;
 /// Sums of rows of tokens.
 #[derive(Debug)]
 struct SumTokens;
+
+/// Several sums in one launch.
+#[derive(Debug)]
+struct SumSeveral;
 
 /// Groups of a run; the rows of each are as many as the case has tokens.
 const GROUPS: usize = 2;
@@ -158,6 +173,71 @@ impl Operator for SumTokens {
     }
 }
 
+/// What each sum adds up and makes, how many rows more than the case has tokens, and how many times its channels.
+const SUMS: [(&str, &str, usize, usize); 6] = [
+    ("parts0", "out0", 0, 2),
+    ("parts1", "out1", 40, 1),
+    ("parts2", "out2", 130, 1),
+    ("parts3", "out3", 3, 3),
+    ("parts4", "out4", 1, 1),
+    ("parts5", "out5", 9, 5),
+];
+
+impl Operator for SumSeveral {
+    type Variant = Several;
+
+    fn sizes(v: &Several, elements: usize) -> Sizes {
+        let vec = v.vec as usize;
+        Sizes { chunk: 16, tile: 8 * vec, multiple: vec, state: 1, elements }
+    }
+
+    fn continues(_: &Several) -> bool {
+        false
+    }
+
+    fn inputs(_: &Several, packed: &Packed, case: &Case) -> Vec<Tensor> {
+        let parts = |&(parts, _, more, times): &(_, _, usize, usize)| {
+            let rows = Rows::Shared(case.tokens() + more);
+            let shape = Tensor::shaped(parts, Dtype::F32, rows, times * case.channels);
+            Tensor::random(shape, packed, case.seed, |r: &mut Random| r.between(-2.0, 2.0))
+        };
+        SUMS.iter().map(parts).collect()
+    }
+
+    fn run(call: &Call<'_, Several>, inputs: &[Tensor]) -> Result<(Vec<Tensor>, bool)> {
+        let (v, device) = (call.variant, call.packed.device());
+        let out = |(parts, &(_, out, ..)): (&Tensor, &(_, &'static str, usize, usize))| Tensor {
+            accumulated: v.add,
+            ..Tensor::shaped(out, Dtype::F32, Rows::Shared(1), parts.cols)
+        };
+        let outputs = std::iter::zip(inputs, &SUMS).map(out).collect();
+        let arguments = Arguments::new(device, call.packed.packed(), inputs, outputs, |_| 0)?;
+        let sum = |&(parts, out, ..): &(&str, &str, usize, usize)| {
+            let (parts, out) = (arguments.view(parts), arguments.view(out));
+            Sum { parts, rows: parts.shape().0, columns: out.len(), out }
+        };
+        let all: Vec<Sum<'_>> = SUMS.iter().map(sum).collect();
+        for _ in 0..call.rounds {
+            sums::several(call.packed, v, &all)?;
+        }
+        device.synchronize()?;
+        arguments.take()
+    }
+
+    fn book(v: &Several, _: &Packed, inputs: &[Tensor]) -> Vec<Vec<Bounded>> {
+        let sum = |tensor: &Tensor| {
+            let (Rows::Shared(rows), columns) = (tensor.rows, tensor.cols) else {
+                unreachable!("parts belong to nobody")
+            };
+            let parts = exact(inputs, tensor.name).unwrap_or_default();
+            let zeros = vec![Bounded::constant(0.0); columns];
+            let old = v.add.then_some(zeros.as_slice());
+            stored(&book::forward(&book::Inputs { groups: 1, rows, columns, parts: &parts, old }), Dtype::F32)
+        };
+        inputs.iter().map(sum).collect()
+    }
+}
+
 /// For each type: narrow and wide loads, few and many ways; where the type allows, one that adds, and then also one that does not.
 fn jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     let mut jobs: Vec<Box<dyn Job>> = Vec::new();
@@ -178,6 +258,17 @@ fn token_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     for &io in &plan.dtypes {
         for (ways, packets, vec) in [(1, 64, 1), (8, 4, 2)] {
             jobs.push(Box::new(Suite::<SumTokens>::new(Tokens { ways, packets, vec, io })));
+        }
+    }
+    jobs
+}
+
+/// Narrow and wide loads, small and large blocks, sums that are added and that are written.
+fn several_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    if plan.dtypes.contains(&Dtype::F32) {
+        for (block, vec, add) in [(32, 1, true), (64, 4, false), (256, 2, true)] {
+            jobs.push(Box::new(Suite::<SumSeveral>::new(Several { block, vec, add })));
         }
     }
     jobs
