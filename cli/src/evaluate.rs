@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use packscan_data::{CorpusOptions, PackOptions, Packs, Plans, Scheme, Strategy};
 use packscan_train::Evaluator;
-use packscan_train::report::{left_out, open_corpus};
+use packscan_train::report::open_corpus;
 
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -28,7 +28,7 @@ pub struct Eval {
     /// The field of JSONL records and the column of Parquet files that hold the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// Leave out records without text, and count them.
+    /// Leave out files, lines and rows that give no text, and name them, instead of ending with an error.
     #[arg(long)]
     skip_bad: bool,
     /// A tokenizer.json [default: that of the run or beside the model, else bytes].
@@ -46,7 +46,7 @@ impl Eval {
         options.text_field.clone_from(&self.text_field);
         options.skip_bad = self.skip_bad;
         let corpus = open_corpus(&options, &saved.tokenizer, true)?;
-        left_out(&corpus).iter().for_each(|line| output::note(line));
+        corpus.skipped().lines().iter().for_each(|line| output::note(line));
 
         let device = self.machine.device(None)?;
         let model = saved.pretrained.model(&device, self.machine.dtype(&device))?;

@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use packscan::runtime::cache;
 use packscan_data::{Corpus, CorpusOptions, PackOptions, Plans, Scheme, Strategy, Tokenizer};
 use packscan_train::report::plot::Size;
-use packscan_train::report::{left_out, lengths_plot, open_corpus};
+use packscan_train::report::{lengths_plot, open_corpus};
 
 use crate::error::{Error, Result};
 use crate::output::thousands;
@@ -39,7 +39,7 @@ pub struct Pack {
     /// Field of a JSONL record, or column of a Parquet file, that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// Leave out records without a text, and count them, instead of ending with an error.
+    /// Leave out files, lines and rows that give no text, and name them, instead of ending with an error.
     #[arg(long)]
     skip_bad: bool,
     /// Decides the order of the documents.
@@ -181,7 +181,7 @@ impl Pack {
                 thousands(cut)
             );
         }
-        left_out(corpus).iter().for_each(|line| out += &format!("{line}\n"));
+        corpus.skipped().lines().iter().for_each(|line| out += &format!("{line}\n"));
         if tokenizer.end().is_none() {
             out += "the tokenizer names no token that ends a document: none is added\n";
         }

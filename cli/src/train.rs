@@ -117,7 +117,7 @@ struct Packing {
     /// The field of JSONL records and the column of Parquet files that hold the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// Leave out records without text, and count them.
+    /// Leave out files, lines and rows that give no text, and name them, instead of ending with an error.
     #[arg(long)]
     skip_bad: bool,
     /// Most tokens of a pack.

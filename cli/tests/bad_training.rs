@@ -20,6 +20,8 @@ fn text_that_is_none() {
     let file = |name: &str, bytes: &[u8]| fs::write(bench.path(name), bytes).unwrap();
     file("empty.txt", b"");
     file("latin.txt", b"caf\xe9");
+    fs::create_dir(bench.path("folder")).unwrap();
+    file("folder/latin.txt", b"caf\xe9");
     file("a.jsonl", b"{\"text\": \"x\"}\n{\"body\": \"y\"}\n{\"text\": 3}\n");
     file("a.parquet", b"PAR1 or so");
     file("short.txt", b"so few words");
@@ -29,8 +31,9 @@ fn text_that_is_none() {
     for (arguments, words) in [
         ("absent", &["absent cannot be read", "name files"][..]),
         ("nothing", &["the corpus is empty", "nothing", "name files"]),
-        ("empty.txt", &["the corpus is empty", "1 documents without text"]),
-        ("latin.txt", &["latin.txt: byte 3 is not valid UTF-8", "iconv"]),
+        ("empty.txt", &["the corpus is empty", "1 document without a token"]),
+        ("latin.txt", &["latin.txt: byte 3 is not valid UTF-8", "iconv", "--skip-bad"]),
+        ("text folder", &["folder/latin.txt: byte 3 is not valid UTF-8", "iconv", "--skip-bad"]),
         ("a.jsonl", &["a.jsonl, line 2: it has no field \"text\"", "--text-field", "--skip-bad"]),
         ("a.parquet", &["a.parquet: it is no whole Parquet file", "download it again"]),
         ("cut.txt.gz", &["cut.txt.gz is not whole", "download it again"]),
@@ -40,11 +43,17 @@ fn text_that_is_none() {
     ] {
         no_run(&bench, arguments, words);
     }
-    let skipping = bench.good("train a.jsonl text --skip-bad --model model.toml --tokens 256 --steps 1 -o run");
-    assert!(
-        skipping.err.contains("left out: 2 bad records, the first: ") && skipping.err.contains("line 2"),
-        "{skipping:?}"
-    );
+    file("folder/picture.png", b"\x89PNG\r\n\x1a\n\0");
+    let skipping = bench.good("train a.jsonl folder text --skip-bad --model model.toml --tokens 256 --steps 1 -o run");
+    for told in [
+        "left out: 1 binary file in folders\n",
+        "folder/picture.png: byte 0 is no text\n",
+        "left out: 3 bad records\n",
+        "a.jsonl, line 2: it has no field \"text\"\n",
+        "folder/latin.txt: byte 3 is not valid UTF-8\n",
+    ] {
+        assert!(skipping.err.contains(told), "{told:?} is not in\n{}", skipping.err);
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn each_strategy_has_a_row_and_lengths_are_drawn() {
     assert_eq!(ran.code, 0, "{ran:#?}");
     assert!(ran.out.contains("5 documents, 210 tokens out of 257; packs of at most 100"), "{}", ran.out);
     assert!(ran.out.contains("10 shortest, 50 median, 42 mean"), "{}", ran.out);
-    assert!(ran.out.contains("left out: 1 bad records, the first: ") && ran.out.contains("line 6"), "{}", ran.out);
+    assert!(ran.out.contains("left out: 1 bad record\n") && ran.out.contains("line 6"), "{}", ran.out);
     // 210 of 300 tokens; one batch of 5 rows of 60.
     for (strategy, padding, packs) in [
         ("first-fit", "30.000 %", 3),

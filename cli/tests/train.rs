@@ -198,7 +198,7 @@ fn files_of_something_else_in_the_folder_do_not_stop_a_run() {
     let bench = Bench::new();
     fs::write(bench.path("scores.jsonl"), "{\"score\": 1}\n{\"score\": 2}\n").unwrap();
     let ran = bench.good("train --model model.toml --tokens 256 --steps 1");
-    for told in ["left out: 1 files in folders without a text", "scores.jsonl: it has no field \"text\""] {
+    for told in ["left out: 1 file in folders without a text", "scores.jsonl: it has no field \"text\""] {
         assert!(ran.err.contains(told), "{told:?} is not in\n{}", ran.err);
     }
     let ran = bench.run("train scores.jsonl text --model model.toml --tokens 256 --steps 1");

@@ -25,9 +25,10 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// A text file that was named and is none.
+    /// A text file that is none.
     #[error(
-        "{}: byte {offset} is not valid UTF-8, as text must be; convert the file (`iconv -t UTF-8`) or leave it out",
+        "{}: byte {offset} is not valid UTF-8, as text must be; convert the file (`iconv -t UTF-8`), leave it out, or skip such files with \
+         --skip-bad",
         path.display()
     )]
     NotText {
@@ -72,10 +73,12 @@ pub enum Error {
     },
 
     /// Nothing to train on.
-    #[error("the corpus is empty: {what}; name files or folders with text")]
+    #[error("the corpus is empty: {what}; name files or folders with text{left_out}")]
     Empty {
         /// What was looked at.
         what: String,
+        /// What of it was left out, a line for each.
+        left_out: String,
     },
 
     /// A share that leaves one side with nothing.
@@ -149,6 +152,17 @@ pub enum Error {
     /// No thread for prefetching.
     #[error("no thread can be started to prefetch packs: {0}")]
     Thread(io::Error),
+}
+
+impl Error {
+    /// Where a record is and what is wrong with it, without the cure: for a list of those that were left out.
+    pub(crate) fn fault(&self) -> String {
+        match self {
+            Error::NotText { path, offset } => format!("{}: byte {offset} is not valid UTF-8", path.display()),
+            Error::Record { path, unit, record, rule } => format!("{}, {unit} {record}: {rule}", path.display()),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// The result of everything that can fail.

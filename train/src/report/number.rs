@@ -1,12 +1,10 @@
 //! Numbers for people.
 
+use packscan_data::number::grouped;
+pub use packscan_data::number::{counted, thousands};
+
 /// What stands for a number that is none.
 pub const NONE: &str = "–";
-
-/// `1,234,567`
-pub fn thousands(number: u64) -> String {
-    grouped(&number.to_string())
-}
 
 /// `1,234.50`: so many digits after the point, whole thousands apart. A minus sign, not a hyphen.
 pub fn fixed(number: f64, decimals: usize) -> String {
@@ -63,25 +61,12 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-fn grouped(digits: &str) -> String {
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_read_well() {
-        let written: Vec<String> = [0, 999, 1000, 1_234_567].into_iter().map(thousands).collect();
-        assert_eq!(written, ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([fixed(-1234.5, 2), fixed(-0.001, 2), fixed(f64::NAN, 2)], ["−1,234.50", "0.00", NONE]);
         assert_eq!(
             [3.412_34, 0.001_234, 0.000_012_34, 153_012.4, 0.0].map(|number| significant(number, 3)),

@@ -7,8 +7,8 @@ use packscan_runtime::collective::Collective;
 use packscan_runtime::{Packed, cache};
 
 use super::{DevicePack, Settings};
-use crate::report::number::thousands;
-use crate::report::{left_out, open_corpus};
+use crate::report::number::counted;
+use crate::report::open_corpus;
 use crate::{Learner, Result};
 
 /// Packs made ahead of the step under way, for each pack of a step.
@@ -96,16 +96,16 @@ impl Source {
     /// Lines about the text: how much there is, and what is not as one might think.
     pub fn describe(&self) -> Vec<String> {
         let held = match &self.held_out {
-            Some(held) => format!(", {} tokens held out", thousands(held.total_tokens())),
+            Some(held) => format!(", {} held out", counted(held.total_tokens(), "token")),
             None => String::new(),
         };
         let (documents, tokens) = (self.corpus.documents() as u64, self.corpus.total_tokens());
-        let mut lines = vec![format!("text: {} documents, {} tokens{held}", thousands(documents), thousands(tokens))];
-        lines.extend(left_out(&self.corpus));
+        let mut lines = vec![format!("text: {}, {}{held}", counted(documents, "document"), counted(tokens, "token"))];
+        lines.extend(self.corpus.skipped().lines());
         if self.cut > 0 {
             lines.push(format!(
-                "cut: {} documents are longer than a sequence can be; --strategy split carries their state on, or take more --tokens",
-                thousands(self.cut as u64)
+                "cut: {} longer than a sequence can be; --strategy split carries the state on, or take more --tokens",
+                counted(self.cut as u64, "document")
             ));
         }
         if self.tokenizer.end().is_none() {
