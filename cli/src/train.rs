@@ -55,7 +55,7 @@ pub struct Train {
     /// What blocks compute again in the backward pass instead of keeping it; auto: as little as the memory allows.
     #[arg(long, value_enum, default_value = "auto")]
     recompute: Choice,
-    /// Memory of the GPU that the plan may use, such as 50GB [default: what is free].
+    /// Memory that the plan may use, such as 50GB [default: what is free on the GPU; without one, no limit].
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
     memory: Option<usize>,
     /// Tune nothing where the run begins: what no tuning file knows runs as it was picked by hand.
@@ -257,12 +257,12 @@ impl Train {
             output::note(&line);
         }
         let shards = if settings.shard { ranks } else { 1 };
-        settings.recompute = self.memory().choose(&request(&settings, shards)?, &device, |chosen| {
+        settings.recompute = self.memory().choose(&request(&settings, shards, &device)?, &device, |chosen| {
             let settings = Settings { recompute: chosen.to_vec(), ..settings.clone() };
-            plan(&settings, shards).map_or_else(|error| error.to_string(), |plan| plan.trim_end().to_owned())
+            plan(&settings, shards, &device).map_or_else(|error| error.to_string(), |plan| plan.trim_end().to_owned())
         })?;
         if self.plan {
-            output::results(plan(&settings, shards)?)?;
+            output::results(plan(&settings, shards, &device)?)?;
             return Ok(Verdict::Good);
         }
         // Once is polite, twice ends the process at once.
@@ -386,18 +386,19 @@ struct Begun {
     pretrained: Option<Pretrained>,
 }
 
-fn request(settings: &Settings, shards: usize) -> Result<Request<'_>> {
+fn request<'a>(settings: &'a Settings, shards: usize, device: &Device) -> Result<Request<'a>> {
     let io: Dtype = settings.io()?;
     let (variants, Text { tokens, packs, .. }) = (settings.variants()?, &settings.text);
     let (tokens, packs, chain) = (*tokens, *packs, settings.text.chain());
-    Ok(Request { config: &settings.model, io, tokens, packs, chain, shards, variants })
+    let on_gpu = matches!(device, Device::Cuda(_));
+    Ok(Request { config: &settings.model, io, tokens, packs, chain, shards, variants, on_gpu })
 }
 
 /// The plan as text.
-fn plan(settings: &Settings, shards: usize) -> Result<String> {
-    let plan = request(settings, shards)?.plan(&settings.recompute);
+fn plan(settings: &Settings, shards: usize, device: &Device) -> Result<String> {
+    let plan = request(settings, shards, device)?.plan(&settings.recompute);
     let Settings { name, dtype, text, .. } = settings;
-    Ok(format!("{name}, {dtype}, packs of {} tokens\n{plan}\n", output::thousands(text.tokens)))
+    Ok(format!("{name}, {dtype} on {device}, packs of {} tokens\n{plan}\n", output::thousands(text.tokens)))
 }
 
 /// `runs/tiny`, or `runs/tiny-2` where that is taken.

@@ -38,7 +38,7 @@ pub struct Steps {
     /// What blocks compute again in the backward pass instead of keeping it; auto: as little as the memory allows.
     #[arg(long, value_enum, default_value = "auto")]
     recompute: Choice,
-    /// Memory of the GPU that the plan may use, such as 50GB [default: what is free].
+    /// Memory that the plan may use, such as 50GB [default: what is free on the GPU; without one, no limit].
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
     memory: Option<usize>,
     /// Steps, of which the first two and the last are not timed.
@@ -107,7 +107,8 @@ impl Steps {
         lines.extend(more);
         lines.iter().for_each(|line| output::note(line));
         let variants = Variants::of(&config, io, &ids)?;
-        let request = Request { config: &config, io, tokens: asked.tokens, packs: 1, chain: 0, shards: 1, variants };
+        let (tokens, on_gpu) = (asked.tokens, !self.cpu);
+        let request = Request { config: &config, io, tokens, packs: 1, chain: 0, shards: 1, variants, on_gpu };
         let memory = Memory { choice: self.recompute, bytes: self.memory };
         let recompute = memory.choose(&request, &device, |chosen| request.plan(chosen).to_string())?;
 

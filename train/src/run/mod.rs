@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
             tokens: (tokens - padding) as u64,
             tokens_per_second: per_second,
             flops_utilisation: self.records.utilisation(per_second / self.ranks.size() as f64),
-            memory_bytes: Some(self.learner.model.device.peak_bytes() as u64),
+            memory_bytes: self.learner.model.device.most_memory_bytes(),
             padding: padding / tokens.max(1.0),
             skipped: report.skipped,
             elapsed_s,
