@@ -4,7 +4,9 @@ mod common;
 
 use std::fs;
 
+use common::training::Bench;
 use common::{command, finish};
+use packscan_train::report::read_metrics;
 
 #[test]
 fn each_strategy_has_a_row_and_lengths_are_drawn() {
@@ -36,4 +38,32 @@ fn each_strategy_has_a_row_and_lengths_are_drawn() {
     assert!(ran.out.lines().any(|line| line.starts_with("sequential")), "{}", ran.out);
     let svg = fs::read_to_string(folder.path().join("lengths.svg")).unwrap();
     assert!(svg.starts_with("<svg ") && svg.contains("tokens in a document"));
+}
+
+/// Padding is the same share in a report on packing, in the metrics of a run and on its page.
+#[test]
+fn a_run_has_the_padding_that_was_told() {
+    let bench = Bench::new();
+    let line = |tokens: usize| format!("{{\"text\": \"{}\"}}\n", "x".repeat(tokens - 1));
+    fs::write(bench.path("lines.jsonl"), [60, 40, 50, 50, 10].map(line).concat()).unwrap();
+    // 210 tokens: in 3 packs of 100, and in batches of 3 and 2 rows, 180 or 170 and 100 or 80 tokens large.
+    for (packed, run, epoch) in [
+        ("best-fit-decreasing", "--tokens 100", 3),
+        ("split", "--tokens 100 --strategy split", 3),
+        ("single", "--tokens 100 --scheme single", 5),
+        ("padded", "--tokens 300 --scheme padded --batch 3", 2),
+    ] {
+        let told = bench.good(&format!("pack lines.jsonl --tokens 100 --batch 3 --strategy {packed}")).out;
+        let told = told.lines().find(|line| line.starts_with(packed)).expect(packed).to_owned();
+        let told: f64 = told.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let folder = format!("run-{packed}");
+        let steps = format!("--steps {epoch} --held-out 0 --keep 0 -o {folder}");
+        bench.good(&format!("train lines.jsonl --model model.toml {run} {steps}"));
+        let metrics = read_metrics(&bench.path(&folder).join("metrics.jsonl")).unwrap();
+        let room: f64 = metrics.iter().map(|step| step.tokens as f64 / (1.0 - step.padding)).sum();
+        let padding = 100.0 * (1.0 - 210.0 / room);
+        assert!((padding - told).abs() < 0.001, "{packed}: {padding} % was trained with, {told} % told");
+        let page = fs::read_to_string(bench.path(&folder).join("run.html")).unwrap();
+        assert!(page.contains(&format!("<dt>Padding</dt><dd>{padding:.2} %")), "{packed}");
+    }
 }

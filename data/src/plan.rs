@@ -128,7 +128,8 @@ impl Plan {
         self.pieces.iter().map(|piece| piece.tokens as usize).sum()
     }
 
-    /// Tokens that the pack costs: its capacity where sequences share it, else what it holds, padding included.
+    /// Tokens that the pack has room for: its capacity where sequences share it, all rows where it is a padded batch, its one sequence where
+    /// it is that. What of it is of no document is *padding*, wherever packscan tells of it: in a step's metrics as in a report on packing.
     pub fn cost(&self, options: &PackOptions) -> usize {
         match options.scheme {
             Scheme::Packed(_) => options.tokens,

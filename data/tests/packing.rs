@@ -51,11 +51,12 @@ fn sequences(pack: &Pack, options: &PackOptions) -> Vec<(u32, Vec<(u32, u32)>)> 
         found.push((*document, sequence));
         at += length;
     }
-    assert_eq!(padding, pack.padding);
+    assert_eq!(pack.real, pack.tokens.len() - padding);
     match options.scheme {
-        Scheme::Packed(_) => assert_eq!(padding, 0),
-        Scheme::Single => assert_eq!((padding, pack.lengths.len()), (0, 1)),
+        Scheme::Packed(_) => assert_eq!((padding, pack.padding), (0, options.tokens - pack.real)),
+        Scheme::Single => assert_eq!((padding, pack.padding, pack.lengths.len()), (0, 0, 1)),
         Scheme::Padded { batch } => {
+            assert_eq!(pack.padding, padding);
             assert!(pack.lengths.len() <= batch);
             assert!(found.iter().any(|(_, sequence)| sequence.len() == pack.lengths[0]), "the longest is not padded");
             assert!(pack.lengths.iter().all(|length| *length == pack.lengths[0]));

@@ -120,7 +120,7 @@ impl Steps {
         let mut learner = Learner::new(model, asked.tokens, 1, &recompute)?;
         let rates = Rates { warmup: 10.min(self.steps), steps: self.steps, ..Rates::default() };
         let mut room = DevicePack::with_room(&device, asked.tokens, config.vocabulary)?;
-        let Timed { times, losses, tokens, rows } = self.time(&mut learner, &mut source, &mut room, &rates)?;
+        let Timed { times, losses, tokens, room: all } = self.time(&mut learner, &mut source, &mut room, &rates)?;
         let launched_ms = launched(&mut learner, &mut source, &mut room, &rates)?;
         let tokens_of_step = tokens as f64 / times.len() as f64;
         let times = Times::of(times);
@@ -139,7 +139,7 @@ impl Steps {
             least_ms: times.least_ms,
             most_ms: times.most_ms,
             tokens_per_second,
-            padding: 1.0 - tokens as f64 / rows as f64,
+            padding: 1.0 - tokens as f64 / all as f64,
             tera_operations_per_second: operations / 1e12,
             flops_utilisation: peak_flops(&device, io).map(|peak| operations / peak),
             launched_ms,
@@ -160,13 +160,13 @@ impl Steps {
     /// Steps as training makes them: each is reported while the next one runs.
     fn time(&self, learner: &mut Learner, source: &mut Source, room: &mut DevicePack, rates: &Rates) -> Result<Timed> {
         let (mut times, mut losses) = (Vec::new(), Vec::new());
-        let (mut tokens, mut rows) = (0, 0);
+        let (mut tokens, mut all) = (0, 0);
         let mut last = Instant::now();
         for step in 1..=self.steps + 1 {
             let report = if step <= self.steps {
-                let real = source.next(room)?;
+                let (real, cost) = source.next(room)?;
                 if step as usize > WARM_UP && step < self.steps {
-                    (tokens, rows) = (tokens + real, rows + room.tokens());
+                    (tokens, all) = (tokens + real, all + cost);
                 }
                 learner.start(std::slice::from_ref(room), rates, rates.at(step))?
             } else {
@@ -183,7 +183,7 @@ impl Steps {
         }
         // The last step has none after it that is launched meanwhile.
         times.pop();
-        Ok(Timed { times, losses, tokens, rows })
+        Ok(Timed { times, losses, tokens, room: all })
     }
 
     fn scheme(&self) -> Scheme {
@@ -203,12 +203,13 @@ impl Steps {
     }
 }
 
-/// What the steps took: milliseconds of each that counts, the loss of every one, and the tokens, real and with padding, of those that count.
+/// What the steps took: milliseconds of each that counts, the loss of every one, and of those that count the tokens and
+/// what packs had room for.
 struct Timed {
     times: Vec<f64>,
     losses: Vec<f64>,
     tokens: usize,
-    rows: usize,
+    room: usize,
 }
 
 /// After how many milliseconds the host has launched a step that runs alone.
@@ -261,8 +262,8 @@ impl Source {
         Ok(Source { plans, padded: matches!(scheme, Scheme::Padded { .. }), vocabulary: config.vocabulary, made: 0 })
     }
 
-    /// The next pack, and how many of its tokens are no padding.
-    fn next(&mut self, room: &mut DevicePack) -> Result<usize> {
+    /// The next pack; how many of its tokens are no padding, and how many it has room for.
+    fn next(&mut self, room: &mut DevicePack) -> Result<(usize, usize)> {
         let plan = self.plans.next().expect("packs without end");
         self.made += 1;
         let lengths: Vec<usize> = plan.pieces.iter().map(|piece| piece.tokens as usize).collect();
@@ -272,7 +273,7 @@ impl Source {
         let (tokens, targets) = filled(&plan, &words, row);
         let rows: Vec<usize> = lengths.iter().map(|&length| row.unwrap_or(length)).collect();
         room.set(&Packed::from_lengths(&rows)?, &tokens, &targets)?;
-        Ok(real)
+        Ok((real, plan.cost(self.plans.options())))
     }
 }
 

@@ -317,13 +317,13 @@ fn superscript(power: i32) -> String {
     power.to_string().chars().map(raised).collect()
 }
 
-/// Shares of the whole run, in percent, for the facts of a page.
+/// The padding of the whole run, in percent of the room of its packs.
 pub(super) fn weighted_padding(metrics: &[Metrics]) -> String {
     let finite = || metrics.iter().filter(|m| m.padding.is_finite() && m.padding < 1.0);
-    let rows = |m: &Metrics| m.tokens as f64 / (1.0 - m.padding);
-    let all: f64 = finite().map(rows).sum();
+    let room = |m: &Metrics| m.tokens as f64 / (1.0 - m.padding);
+    let all: f64 = finite().map(room).sum();
     if all > 0.0 {
-        percent(finite().map(|m| rows(m) * m.padding).sum::<f64>() / all, 2)
+        percent(finite().map(|m| room(m) * m.padding).sum::<f64>() / all, 2)
     } else {
         number::NONE.to_owned()
     }

@@ -39,7 +39,7 @@ pub struct Metrics {
     /// The most memory in use so far: on a GPU that of all buffers, on a CPU that of the whole process.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
-    /// Share (0 to 1) of the step's rows that held no token.
+    /// Share (0 to 1) of what the step's packs have room for that was no token of the text.
     #[serde(deserialize_with = "nan_if_null")]
     pub padding: f64,
     /// Whether the step changed nothing, because its loss or gradient was not finite.

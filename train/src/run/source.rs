@@ -35,9 +35,9 @@ pub struct Source {
 
 /// The packs of one step, on one rank: what is told of them.
 pub struct Packs {
-    /// Tokens, padding included.
+    /// Tokens of the text.
     pub tokens: usize,
-    /// Of them padding.
+    /// Room for tokens that none of the text has.
     pub padding: usize,
     /// Where the text goes on.
     pub position: Position,
@@ -130,7 +130,7 @@ impl Source {
             }
             mine[self.each - 1].continues = false;
         }
-        let (tokens, padding) = mine.iter().fold((0, 0), |(t, p), pack| (t + pack.tokens.len(), p + pack.padding));
+        let (tokens, padding) = mine.iter().fold((0, 0), |(t, p), pack| (t + pack.real, p + pack.padding));
         mine.iter().zip(rooms).try_for_each(|(pack, room)| place(pack, room))?;
         let documents = mine.into_iter().map(|pack| pack.documents).collect();
         Ok(Packs { tokens, padding, position, documents })
