@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use packscan::runtime::cache;
 use packscan_data::{Corpus, CorpusOptions, PackOptions, Plans, Scheme, Strategy, Tokenizer};
+use packscan_train::report::number::{counted, fixed, nearest_rank};
 use packscan_train::report::plot::Size;
 use packscan_train::report::{lengths_plot, open_corpus};
 
@@ -157,12 +158,12 @@ impl Pack {
     fn report(&self, corpus: &Corpus, tokenizer: &Tokenizer, rows: &[Row]) -> String {
         let mut lengths = corpus.lengths().to_vec();
         lengths.sort_unstable();
-        let at = |share: usize| thousands(lengths[(lengths.len() - 1) * share / 100] as usize);
-        let documents = thousands(corpus.documents());
-        let total = corpus.total_tokens() as usize;
+        let at = |percent: usize| thousands(lengths[nearest_rank(lengths.len(), percent)] as usize);
+        let total = corpus.total_tokens();
         let mut out = format!(
-            "{documents} documents, {} tokens out of {}; packs of at most {}\n",
-            thousands(total),
+            "{}, {} out of {}; packs of at most {}\n",
+            counted(corpus.documents() as u64, "document"),
+            counted(total, "token"),
             thousands(tokenizer.vocabulary()),
             thousands(self.tokens)
         );
@@ -170,15 +171,15 @@ impl Pack {
             "lengths: {} shortest, {} median, {} mean, {} in 95 of 100 at most, {} longest\n",
             at(0),
             at(50),
-            thousands(total / lengths.len()),
+            fixed(total as f64 / lengths.len() as f64, 0),
             at(95),
             at(100)
         );
         let cut = lengths.iter().filter(|length| **length as usize > self.tokens).count();
         if cut > 0 {
             out += &format!(
-                "cut: {} documents are longer than a pack; only split carries their state on\n",
-                thousands(cut)
+                "cut: {} longer than a pack; only split carries the state on\n",
+                counted(cut as u64, "document")
             );
         }
         corpus.skipped().lines().iter().for_each(|line| out += &format!("{line}\n"));

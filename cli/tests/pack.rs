@@ -40,6 +40,28 @@ fn each_strategy_has_a_row_and_lengths_are_drawn() {
     assert!(svg.starts_with("<svg ") && svg.contains("tokens in a document"));
 }
 
+#[test]
+fn lengths_of_few_documents_are_summed_up_by_those_that_are_there() {
+    let bench = Bench::new();
+    let line = |tokens: usize| format!("{{\"text\": \"{}\"}}\n", "x".repeat(tokens - 1));
+    for (lengths, told) in [
+        (vec![13], "1 document, 13 tokens out of 257\nlengths: 13 shortest, 13 median, 13 mean, 13 in 95 of 100"),
+        (vec![40, 11], "2 documents, 51 tokens out of 257\nlengths: 11 shortest, 11 median, 26 mean, 40 in 95 of 100"),
+        (
+            (1..=20).map(|n| 10 * n).collect(),
+            "20 documents, 2,100 tokens out of 257\nlengths: 10 shortest, 100 median, 105 mean, 190 in 95 of 100",
+        ),
+        (
+            vec![200; 3],
+            "3 documents, 600 tokens out of 257\nlengths: 200 shortest, 200 median, 200 mean, 200 in 95 of 100",
+        ),
+    ] {
+        fs::write(bench.path("lines.jsonl"), lengths.into_iter().map(line).collect::<String>()).unwrap();
+        let out = bench.good("pack lines.jsonl --tokens 500").out.replace("; packs of at most 500", "");
+        assert!(out.starts_with(told), "{told:?} is not what\n{out}\nbegins with");
+    }
+}
+
 /// Padding is the same share in a report on packing, in the metrics of a run and on its page.
 #[test]
 fn a_run_has_the_padding_that_was_told() {

@@ -6,6 +6,12 @@ pub use packscan_data::number::{counted, thousands};
 /// What stands for a number that is none.
 pub const NONE: &str = "–";
 
+/// Which of so many values in ascending order, from 0, is the percentile by nearest rank: the least that `percent` in 100 of them do not exceed.
+/// The median is the 50th.
+pub fn nearest_rank(values: usize, percent: usize) -> usize {
+    (values * percent).div_ceil(100).saturating_sub(1)
+}
+
 /// `1,234.50`: so many digits after the point, whole thousands apart. A minus sign, not a hyphen.
 pub fn fixed(number: f64, decimals: usize) -> String {
     if !number.is_finite() {
@@ -78,5 +84,15 @@ mod tests {
             [6.52, 59.7, 245.0, 3725.0, 183_600.0].map(duration),
             ["6.5 s", "1 min 00 s", "4 min 05 s", "1 h 02 min", "2 d 03 h"]
         );
+    }
+
+    #[test]
+    fn a_percentile_is_a_value_that_is_there() {
+        for (values, percent, index) in
+            [(1, 95, 0), (2, 50, 0), (2, 95, 1), (3, 50, 1), (19, 95, 18), (20, 95, 18), (21, 95, 19), (100, 95, 94)]
+        {
+            assert_eq!(nearest_rank(values, percent), index, "{percent} % of {values}");
+        }
+        assert_eq!([nearest_rank(7, 0), nearest_rank(7, 100), nearest_rank(0, 50)], [0, 6, 0]);
     }
 }
