@@ -1,5 +1,6 @@
 //! `packscan train`: a model from text.
 
+use std::io;
 use std::path::{self, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -350,6 +351,11 @@ impl Train {
         settings.check()?;
         let folder = match &self.output {
             Some(folder) if folder.join(run::FILE).exists() => return Err(Error::RunExists { folder: folder.clone() }),
+            // What is there on the way to it must be folders.
+            Some(folder) if folder.ancestors().find(|path| path.exists()).is_some_and(|path| !path.is_dir()) => {
+                let (path, source) = (folder.clone(), io::ErrorKind::NotADirectory.into());
+                return Err(Error::Write { path, option: "-o", source });
+            }
             Some(folder) => folder.clone(),
             None => free_folder(&settings.name),
         };

@@ -79,7 +79,8 @@ fn settings_that_make_no_sense() {
         ("--warmup 300", &["warmup is 300", "the run has 200 steps", "take fewer"]),
         ("--final-share 2", &["final_share is 2", "from 0 to 1"]),
         ("--decay NaN", &["decay is NaN"]),
-        ("--clip -1", &["max_norm is -1"]),
+        ("--clip -1", &["clip is -1", "above 0", "--clip 0 clips nothing"]),
+        ("--clip nan", &["clip is NaN", "--clip 0 clips nothing"]),
         ("--memory 0", &["--memory", "5GB"]),
         ("--dtype f64", &["f64", "f32, f16, bf16"]),
     ] {
@@ -96,6 +97,12 @@ fn models_that_are_none() {
     fs::write(bench.path("deep.toml"), "width = 32\nlayers = 2\nstate = 2000\n").unwrap();
     for (arguments, words) in [
         ("--model 3b", &["\"3b\"", "TOML file", "130m"][..]),
+        (
+            "--model nosuch.toml",
+            &["nosuch.toml cannot be used: there is no such file", "name one that is there", "130m"],
+        ),
+        ("--model no/such", &["no/such cannot be used: there is no such file"]),
+        ("--model text", &["text cannot be used: it is a folder", "--init"]),
         ("--model heads.toml", &["heads.toml", "line 3", "heads"]),
         ("--model narrow.toml", &["vocabulary is 100", "the tokenizer has 257 entries"]),
         ("--model deep.toml", &["state is 2000", "from 1 to 1024"]),
@@ -167,7 +174,13 @@ fn runs_that_cannot_go_on() {
     let settings = bench.path("run/run.toml");
     let text = fs::read_to_string(&settings).unwrap();
     fs::write(&settings, text.replace("state = 8", "state = 16")).unwrap();
-    refuse("train --resume run --steps 4", &["x_proj.weight", "[18, 64]", "[34, 64]"]);
+    let shapes = ["x_proj.weight", "[18, 64]", "the model of run.toml has [34, 64]", "put back the sizes"];
+    refuse("train --resume run --steps 4", &shapes);
+    for (was, now) in [("layers = 2", "layers = 3"), ("layers = 2", "layers = 1"), ("tied = false", "tied = true")] {
+        fs::write(&settings, text.replace(was, now)).unwrap();
+        let words = [&format!("it is of a model with {was}, but run.toml has {now}; put that back")[..]];
+        refuse("train --resume run --steps 4", &words);
+    }
     fs::write(&settings, text.replace("seed = 0", "seed = \"none\"")).unwrap();
     refuse("train --resume run --steps 4", &["run.toml", "seed"]);
     fs::write(&settings, text).unwrap();
@@ -179,6 +192,17 @@ fn runs_that_cannot_go_on() {
     refuse("eval run/step-00000002 text", &["model.safetensors"]);
     fs::write(&weights, &whole).unwrap();
     bench.good("train --resume run --steps 4");
+}
+
+/// A file where the folder of a run is to be: told before anything is read.
+#[test]
+fn an_output_that_is_a_file() {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), "in the way").unwrap();
+    for output in ["file", "file/run"] {
+        let ran = bench.run(&format!("train text --model model.toml --tokens 256 --steps 1 -o {output}"));
+        refused(&ran, &[&format!("{output} cannot be written: not a directory; name another with -o")]);
+    }
 }
 
 #[test]

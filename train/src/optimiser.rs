@@ -89,8 +89,10 @@ impl Rates {
             let rule = format!("the run has {} steps, and the rate would never get there; take fewer", self.steps);
             return wrong("warmup", self.warmup.to_string(), &rule);
         }
-        if let Some(clip) = self.clip {
-            grad_norm::limit(clip)?;
+        if let Some(clip) = self.clip.filter(|clip| grad_norm::limit(*clip).is_err()) {
+            let rule =
+                "it is the largest norm of the gradients, a finite number above 0, usually 1; --clip 0 clips nothing";
+            return wrong("clip", clip.to_string(), rule);
         }
         self.numbers(1, self.learning_rate, self.decay).scalars()?;
         Ok(())
@@ -229,7 +231,7 @@ mod tests {
         assert!(wrong(|r| r.learning_rate = f32::NAN).starts_with("learning_rate is NaN"));
         assert!(wrong(|r| r.learning_rate = 6.0).starts_with("learning_rate is 6"));
         assert!(wrong(|r| r.warmup = 111).starts_with("warmup is 111"));
-        assert!(wrong(|r| r.clip = Some(0.0)).starts_with("max_norm is 0"));
+        assert!(wrong(|r| r.clip = Some(0.0)).starts_with("clip is 0"));
         assert!(wrong(|r| r.betas.1 = 1.0).starts_with("beta2 is 1"));
         assert!(rates().check().is_ok());
     }

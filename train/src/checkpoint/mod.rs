@@ -243,7 +243,7 @@ impl Checkpoint {
     /// Checks that it is of a model of these sizes.
     ///
     /// # Errors
-    /// [`Error::Shape`] by the first tensor that differs; [`Error::Saved`] where none does, or one is not there at all.
+    /// [`Error::Shape`] by the first tensor that differs; [`Error::Saved`] where none does.
     pub fn check(&self, config: &ModelConfig) -> Result<()> {
         if self.config() == config {
             return Ok(());
@@ -251,19 +251,15 @@ impl Checkpoint {
         let path = self.folder.join(hugging_face::WEIGHTS);
         let (here, there) = (Layout::of(self.config()), Layout::of(config));
         for want in &there.table {
-            match here.find(&want.name) {
-                Some(got) if got.shape == want.shape => (),
-                Some(got) => {
-                    let (name, got, want) = (want.name.clone(), got.shape.clone(), want.shape.clone());
-                    return Err(Error::Shape { path, name, got, of: "the model that was asked for", want });
-                }
-                None => {
-                    let rule = format!("{} is missing, which the model that was asked for has", want.name);
-                    return Err(Error::saved(&path, rule));
-                }
+            if let Some(got) = here.find(&want.name).filter(|got| got.shape != want.shape) {
+                let (name, got, want) = (want.name.clone(), got.shape.clone(), want.shape.clone());
+                return Err(Error::Shape { path, name, got, of: "the model of run.toml", want });
             }
         }
-        let rule = format!("it is of the model {:?}, but {config:?} was asked for", self.config());
+        let [here, there] = self.config().differing(config);
+        let rule = format!(
+            "it is of a model with {here}, but run.toml has {there}; put that back there, or begin another run"
+        );
         Err(Error::saved(&self.folder, rule))
     }
 
