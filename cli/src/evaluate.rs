@@ -74,11 +74,11 @@ impl Eval {
         let mean = evaluator.loss / evaluator.predicted as f64;
         let seconds = began.elapsed().as_secs_f64();
         output::results(format!(
-            "loss        {mean:.4} nats a token\nperplexity  {:.3}\npredicted   {} tokens of {} in {} documents\nspeed       {} tokens/s\n",
+            "loss        {mean:.4} nats a token\nperplexity  {:.3}\npredicted   {} of {} in {}\nspeed       {} tokens/s\n",
             mean.exp(),
-            output::thousands(evaluator.predicted),
+            output::counted(evaluator.predicted, "token"),
             output::thousands(corpus.total_tokens() as usize),
-            output::thousands(corpus.documents()),
+            output::counted(corpus.documents(), "document"),
             output::thousands((corpus.total_tokens() as f64 / seconds) as usize),
         ))?;
         Ok(Verdict::Good)

@@ -26,13 +26,13 @@ pub struct Generate {
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
     /// What logits are divided by; 0 takes the most likely token.
-    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.8)]
     temperature: f32,
     /// Draw among the K most likely tokens; 0: among all.
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
     /// Draw among the most likely tokens that together have probability P.
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
     /// The same seed makes the same text.
     #[arg(long, default_value_t = 0)]

@@ -57,7 +57,7 @@ pub struct Train {
     #[arg(long, value_enum, default_value = "auto")]
     recompute: Choice,
     /// Memory that the plan may use, such as 50GB [default: what is free on the GPU; without one, no limit].
-    #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes, allow_hyphen_values = true)]
     memory: Option<usize>,
     /// Tune nothing where the run begins: what no tuning file knows runs as it was picked by hand.
     #[arg(long)]
@@ -130,17 +130,17 @@ struct Packing {
     /// packed, or one of the baselines that packing is compared with: single sequences, or a batch padded to its longest.
     #[arg(long, value_enum, default_value = "packed")]
     scheme: SchemeName,
-    /// Sequences of a padded batch.
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    batch: usize,
-    /// How documents are put into packs.
-    #[arg(long, value_enum, default_value = "best-fit")]
-    strategy: StrategyName,
-    /// What gradients do where --strategy split cuts a document.
-    #[arg(long, value_enum, default_value = "stop")]
-    cut: CutName,
+    /// Sequences of a batch of --scheme padded [default: 8].
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// How documents are put into packs of --scheme packed [default: best-fit].
+    #[arg(long, value_enum)]
+    strategy: Option<StrategyName>,
+    /// What gradients do where --strategy split cuts a document [default: stop].
+    #[arg(long, value_enum)]
+    cut: Option<CutName>,
     /// Share of the text to hold out and evaluate on; 0 for none.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.02, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     held_out: f64,
 }
 
@@ -148,19 +148,19 @@ struct Packing {
 #[derive(Debug, Args)]
 struct Learning {
     /// Learning rate after warm-up [default: by the width of the model].
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE")]
     learning_rate: Option<f32>,
     /// The last step's rate as a share of that.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     final_share: f32,
     /// Steps of warm-up [default: a tenth of all, at most 1000].
     #[arg(long, value_name = "N")]
     warmup: Option<u32>,
     /// Weight decay of matrices.
-    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.1)]
     decay: f32,
     /// The largest norm of the gradients; 0 clips nothing.
-    #[arg(long, value_name = "NORM", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
     clip: f32,
 }
 
@@ -190,13 +190,30 @@ impl Packing {
     fn scheme(&self) -> Scheme {
         match self.scheme {
             SchemeName::Single => Scheme::Single,
-            SchemeName::Padded => Scheme::Padded { batch: self.batch },
+            SchemeName::Padded => Scheme::Padded { batch: self.batch.unwrap_or(8) },
             SchemeName::Packed => Scheme::Packed(match self.strategy {
-                StrategyName::BestFit => Strategy::default(),
-                StrategyName::FirstFit => Strategy::FirstFit,
-                StrategyName::Sequential => Strategy::Sequential,
-                StrategyName::Split => Strategy::Split,
+                None | Some(StrategyName::BestFit) => Strategy::default(),
+                Some(StrategyName::FirstFit) => Strategy::FirstFit,
+                Some(StrategyName::Sequential) => Strategy::Sequential,
+                Some(StrategyName::Split) => Strategy::Split,
             }),
+        }
+    }
+
+    /// Refuses options that would do nothing: whoever gives one believes that it does.
+    fn check(&self) -> Result<()> {
+        let (scheme, idle) = (self.scheme(), |argument, needs| Err(Error::Idle { argument, needs }));
+        match self {
+            Packing { batch: Some(_), .. } if !matches!(scheme, Scheme::Padded { .. }) => {
+                idle("--batch", "--scheme padded")
+            }
+            Packing { strategy: Some(_), .. } if !matches!(scheme, Scheme::Packed(_)) => {
+                idle("--strategy", "--scheme packed")
+            }
+            Packing { cut: Some(_), .. } if scheme != Scheme::Packed(Strategy::Split) => {
+                idle("--cut", "--strategy split")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -215,8 +232,8 @@ impl Packing {
             packs: self.packs,
             scheme: self.scheme(),
             cut: match self.cut {
-                CutName::Stop => Cut::Stop,
-                CutName::Flow => Cut::Flow,
+                None | Some(CutName::Stop) => Cut::Stop,
+                Some(CutName::Flow) => Cut::Flow,
             },
             held_out: self.held_out,
         })
@@ -256,6 +273,16 @@ impl Train {
             (settings.variants, settings.products) = self.variants(&settings, &device, ranks, first)?;
         } else if let Some(line) = products::of_another(&device, &settings.products)?.filter(|_| first) {
             output::note(&line);
+        }
+        if settings.shard && ranks == 1 {
+            output::note(
+                "--shard: this process is alone and keeps all of the optimiser's state; torchrun, mpirun or srun start several",
+            );
+        }
+        if first && settings.text.cut == Cut::Flow && settings.text.packs == 1 {
+            output::note(
+                "--cut flow: gradients flow between the packs of a step, and each has one; --packs makes them more",
+            );
         }
         let shards = if settings.shard { ranks } else { 1 };
         settings.recompute = self.memory().choose(&request(&settings, shards, &device)?, &device, |chosen| {
@@ -320,6 +347,7 @@ impl Train {
 
     /// The settings of a new run.
     fn fresh(&self, device: &Device) -> Result<Begun> {
+        self.packing.check()?;
         let steps = self.steps.unwrap_or(200);
         let tokenizer = self.packing.tokenizer.as_deref();
         let (name, config, pretrained, tokenizer) = match &self.init {

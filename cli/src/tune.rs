@@ -14,7 +14,7 @@ use packscan_tune::workload::{Product, natural_lengths, read_lengths};
 use packscan_verify::operators;
 
 use crate::error::{Error, Result};
-use crate::output::thousands;
+use crate::output::counted;
 use crate::variants::Launches;
 use crate::{Verdict, output, parse, products, respawn};
 
@@ -87,12 +87,12 @@ impl Tune {
         }
         let problem = &launches.problem;
         let size = format!(
-            "{} tokens x {} channels, N = {}, {}, {} sequences, {device}",
-            thousands(problem.tokens()),
-            thousands(problem.channels),
+            "{} x {}, N = {}, {}, {}, {device}",
+            counted(problem.tokens(), "token"),
+            counted(problem.channels, "channel"),
             problem.state,
             problem.io,
-            problem.lengths.len()
+            counted(problem.lengths.len(), "sequence")
         );
         let file = TuningFile::of(&cache::default_folder()?, cuda.name());
         let tables = [report(&found), products::report(&products)].join("\n");

@@ -82,6 +82,14 @@ fn settings_that_make_no_sense() {
         ("--clip -1", &["clip is -1", "above 0", "--clip 0 clips nothing"]),
         ("--clip nan", &["clip is NaN", "--clip 0 clips nothing"]),
         ("--memory 0", &["--memory", "5GB"]),
+        ("--memory -3", &["'-3' for '--memory <SIZE>'", "5GB"]),
+        ("--memory -3GB", &["'-3GB' for '--memory <SIZE>'", "5GB"]),
+        ("--steps -3", &["'-3' for '--steps <N>'"]),
+        ("--tokens -3", &["'-3' for '--tokens <T>'"]),
+        ("--cut flow", &["--cut does nothing without --strategy split", "leave out --cut"]),
+        ("--cut flow --strategy first-fit", &["--cut does nothing without --strategy split"]),
+        ("--batch 4", &["--batch does nothing without --scheme padded"]),
+        ("--scheme single --strategy split", &["--strategy does nothing without --scheme packed"]),
         ("--dtype f64", &["f64", "f32, f16, bf16"]),
     ] {
         no_run(&bench, &format!("text {arguments}"), words);
@@ -178,7 +186,7 @@ fn runs_that_cannot_go_on() {
     refuse("train --resume run --steps 4", &shapes);
     for (was, now) in [("layers = 2", "layers = 3"), ("layers = 2", "layers = 1"), ("tied = false", "tied = true")] {
         fs::write(&settings, text.replace(was, now)).unwrap();
-        let words = [&format!("it is of a model with {was}, but run.toml has {now}; put that back")[..]];
+        let words = [&format!("it is of a model with {was}, but run.toml has {now}; write {was} there again")[..]];
         refuse("train --resume run --steps 4", &words);
     }
     fs::write(&settings, text.replace("seed = 0", "seed = \"none\"")).unwrap();

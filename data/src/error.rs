@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::number::counted;
+
 /// What can go wrong between a file and a pack.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -83,7 +85,8 @@ pub enum Error {
 
     /// A share that leaves one side with nothing.
     #[error(
-        "held out: {share} of {tokens} tokens; the share lies between 0 and 1 and leaves two tokens on each side; take another share, or 0 to hold out nothing"
+        "held out: {share} of {}; the share lies between 0 and 1 and leaves two tokens on each side; take another share, or 0 to hold out nothing",
+        counted(*tokens, "token")
     )]
     HeldOut {
         /// The share.

@@ -8,6 +8,7 @@ use packscan_runtime::{Buffer, Dtype};
 use serde::{Deserialize, Serialize};
 
 use crate::parameters::{Layout, Updated};
+use crate::report::number::counted;
 use crate::{Error, Model, Result};
 
 /// How fast a run learns.
@@ -86,7 +87,10 @@ impl Rates {
             return wrong("steps", "0".to_owned(), "a run has at least one step");
         }
         if self.warmup > self.steps {
-            let rule = format!("the run has {} steps, and the rate would never get there; take fewer", self.steps);
+            let rule = format!(
+                "the run has {}, and the rate would never get there; take fewer",
+                counted(self.steps.into(), "step")
+            );
             return wrong("warmup", self.warmup.to_string(), &rule);
         }
         if let Some(clip) = self.clip.filter(|clip| grad_norm::limit(*clip).is_err()) {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use super::gpu;
 use crate::error::Result;
 use crate::memory::{Choice, Memory};
-use crate::output::{self, thousands};
+use crate::output::{self, counted, thousands};
 use crate::train::SchemeName;
 use crate::variants::{Launches, Missing};
 use crate::{Verdict, parse};
@@ -39,7 +39,7 @@ pub struct Steps {
     #[arg(long, value_enum, default_value = "auto")]
     recompute: Choice,
     /// Memory that the plan may use, such as 50GB [default: what is free on the GPU; without one, no limit].
-    #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes, allow_hyphen_values = true)]
     memory: Option<usize>,
     /// Steps, of which the first two and the last are not timed.
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..))]
@@ -226,7 +226,7 @@ fn launched(learner: &mut Learner, source: &mut Source, room: &mut DevicePack, r
 fn described(recompute: &[Recompute]) -> String {
     let count = |kind: &Recompute| recompute.iter().filter(|of_block| *of_block == kind).count();
     let kinds = Recompute::ALL.iter().filter(|kind| count(kind) > 0);
-    let told: Vec<String> = kinds.map(|kind| format!("{kind} in {} blocks", count(kind))).collect();
+    let told: Vec<String> = kinds.map(|kind| format!("{kind} in {}", counted(count(kind), "block"))).collect();
     told.join(", ")
 }
 

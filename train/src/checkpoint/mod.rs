@@ -258,7 +258,7 @@ impl Checkpoint {
         }
         let [here, there] = self.config().differing(config);
         let rule = format!(
-            "it is of a model with {here}, but run.toml has {there}; put that back there, or begin another run"
+            "it is of a model with {here}, but run.toml has {there}; write {here} there again, or begin another run"
         );
         Err(Error::saved(&self.folder, rule))
     }

@@ -169,11 +169,11 @@ pub(super) fn lengths_summary(lengths: &[(u64, u64)]) -> String {
         below > middle
     });
     format!(
-        "{}; median {}, mean {}, longest {} tokens{}.",
+        "{}; median {}, mean {}, longest {}{}.",
         counted(documents, "document"),
         thousands(median.map_or(0, |(length, _)| *length)),
         fixed(tokens / documents as f64, 0),
-        thousands(*longest),
+        counted(*longest, "token"),
         if empty > 0 { format!("; {} empty, not shown", thousands(empty)) } else { String::new() }
     )
 }

@@ -7,6 +7,7 @@ use packscan_runtime::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::activations::Recompute;
+use crate::report::number::counted;
 use crate::variants::{Ids, Variants};
 use crate::{Error, ModelConfig, Rates, Result};
 
@@ -140,8 +141,8 @@ impl Settings {
             }
         }
         if self.recompute.len() != self.model.layers {
-            let rule = format!("the model has {} blocks; name a choice for each", self.model.layers);
-            return wrong("recompute", format!("{} choices", self.recompute.len()), &rule);
+            let rule = format!("the model has {}; name a choice for each", counted(self.model.layers as u64, "block"));
+            return wrong("recompute", counted(self.recompute.len() as u64, "choice"), &rule);
         }
         Ok(())
     }
