@@ -12,7 +12,7 @@ use packscan_train::report::open_corpus;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::saved::Saved;
-use crate::{Verdict, output};
+use crate::{Verdict, output, parse};
 
 /// Which model, on which text.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub struct Eval {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Most tokens of a pack; longer documents are cut, and go on from what the cut left.
-    #[arg(long, value_name = "T", default_value_t = 4096)]
+    #[arg(long, value_name = "T", default_value_t = 4096, value_parser = parse::whole::<usize>)]
     tokens: usize,
     /// The field of JSONL records and the column of Parquet files that hold the text.
     #[arg(long, value_name = "NAME", default_value = "text")]

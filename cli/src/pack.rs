@@ -15,7 +15,7 @@ use packscan_train::report::{lengths_plot, open_corpus};
 
 use crate::error::{Error, Result};
 use crate::output::thousands;
-use crate::{Verdict, output};
+use crate::{Verdict, output, parse};
 
 /// Which text, and how to pack it.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub struct Pack {
     /// Text, JSONL and Parquet files, text and JSONL also as .gz or .zst, or folders with such files.
     files: Vec<PathBuf>,
     /// Tokens that a pack has at most.
-    #[arg(long, value_name = "T", default_value_t = 4096)]
+    #[arg(long, value_name = "T", default_value_t = 4096, value_parser = parse::whole::<usize>)]
     tokens: usize,
     /// A Hugging Face tokenizer.json [default: bytes].
     #[arg(long, value_name = "FILE")]
@@ -32,10 +32,10 @@ pub struct Pack {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "all")]
     strategy: Vec<Choice>,
     /// Documents among which best-fit-decreasing chooses.
-    #[arg(long, value_name = "DOCUMENTS", default_value_t = Strategy::WINDOW)]
+    #[arg(long, value_name = "DOCUMENTS", default_value_t = Strategy::WINDOW, value_parser = parse::whole::<usize>)]
     window: usize,
     /// Rows of a padded batch.
-    #[arg(long, value_name = "ROWS", default_value_t = 8)]
+    #[arg(long, value_name = "ROWS", default_value_t = 8, value_parser = parse::whole::<usize>)]
     batch: usize,
     /// Field of a JSONL record, or column of a Parquet file, that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
@@ -44,7 +44,7 @@ pub struct Pack {
     #[arg(long)]
     skip_bad: bool,
     /// Decides the order of the documents.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = parse::whole::<u64>)]
     seed: u64,
     /// Draw how long the documents are.
     #[arg(long, value_name = "FILE")]

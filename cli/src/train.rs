@@ -39,7 +39,7 @@ pub struct Train {
     #[arg(long, value_name = "FOLDER", conflicts_with_all = OF_THE_RUN)]
     resume: Option<PathBuf>,
     /// Steps of the whole run.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::whole::<u32>)]
     steps: Option<u32>,
     /// Where the run goes [default: runs/MODEL, or the next free number after it].
     #[arg(short, long, value_name = "FOLDER")]
@@ -66,16 +66,16 @@ pub struct Train {
     #[arg(long)]
     shard: bool,
     /// Steps between evaluations of the text held out.
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = parse::whole::<u32>)]
     eval_every: u32,
     /// Steps between checkpoints.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = parse::whole::<u32>)]
     save_every: u32,
     /// Checkpoints that are kept; 0 writes none.
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse::whole::<usize>)]
     keep: usize,
     /// Of the parameters and of the order of the text.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = parse::whole::<u64>)]
     seed: u64,
 }
 
@@ -122,16 +122,16 @@ struct Packing {
     #[arg(long)]
     skip_bad: bool,
     /// Most tokens of a pack.
-    #[arg(long, value_name = "T", default_value_t = 4096)]
+    #[arg(long, value_name = "T", default_value_t = 4096, value_parser = parse::whole::<usize>)]
     tokens: usize,
     /// Packs of a step, on each GPU.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse::whole::<usize>)]
     packs: usize,
     /// packed, or one of the baselines that packing is compared with: single sequences, or a batch padded to its longest.
     #[arg(long, value_enum, default_value = "packed")]
     scheme: SchemeName,
     /// Sequences of a batch of --scheme padded [default: 8].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::whole::<usize>)]
     batch: Option<usize>,
     /// How documents are put into packs of --scheme packed [default: best-fit].
     #[arg(long, value_enum)]
@@ -154,7 +154,7 @@ struct Learning {
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     final_share: f32,
     /// Steps of warm-up [default: a tenth of all, at most 1000].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::whole::<u32>)]
     warmup: Option<u32>,
     /// Weight decay of matrices.
     #[arg(long, default_value_t = 0.1)]

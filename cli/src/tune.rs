@@ -28,10 +28,10 @@ pub struct Tune {
     #[arg(long, value_name = "D", conflicts_with = "model", value_parser = parse::size)]
     channels: Option<usize>,
     /// State size, N, of such a block.
-    #[arg(long, value_name = "N", default_value_t = 16, conflicts_with = "model")]
+    #[arg(long, value_name = "N", default_value_t = 16, conflicts_with = "model", value_parser = parse::whole::<usize>)]
     state: usize,
     /// Entries of the vocabulary where the model does not say.
-    #[arg(long, value_name = "V", default_value_t = 50_280)]
+    #[arg(long, value_name = "V", default_value_t = 50_280, value_parser = parse::whole::<usize>)]
     vocabulary: usize,
     /// Tokens of a pack.
     #[arg(long, value_name = "T", default_value_t = 16_384, value_parser = parse::size)]

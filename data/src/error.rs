@@ -85,7 +85,7 @@ pub enum Error {
 
     /// A share that leaves one side with nothing.
     #[error(
-        "held out: {share} of {}; the share lies between 0 and 1 and leaves two tokens on each side; take another share, or 0 to hold out nothing",
+        "held out: {share} of {}; the share lies between 0 and 1 and leaves two tokens on each side; take another --held-out, or 0 to hold out nothing",
         counted(*tokens, "token")
     )]
     HeldOut {

@@ -33,7 +33,7 @@ pub struct Steps {
     #[arg(long, value_enum, default_value = "packed")]
     scheme: SchemeName,
     /// Sequences of a padded batch.
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse::whole::<usize>)]
     batch: usize,
     /// What blocks compute again in the backward pass instead of keeping it; auto: as little as the memory allows.
     #[arg(long, value_enum, default_value = "auto")]
