@@ -65,8 +65,10 @@ fn settings_that_make_no_sense() {
         ("--tokens 99999999999", &["tokens is 99999999999", "2^31"]),
         ("--steps 0", &["steps is 0", "at least one step"]),
         ("--packs 0", &["packs is 0", "at least one pack"]),
+        ("--packs 100000000000", &["packs is 100000000000", "at most 1048576"]),
+        ("--decay 1e9", &["decay is 1000000000", "below 1", "take about 0.1"]),
         ("--scheme padded --batch 0", &["batch is 0", "take 8"]),
-        ("--scheme padded --batch 100 --tokens 128", &["tokens is 128", "a sequence needs two tokens"]),
+        ("--scheme padded --batch 100 --tokens 128", &["batch is 100", "needs two; take a smaller batch"]),
         ("--held-out 1", &["held_out is 1", "below 1"]),
         ("--held-out -0.1", &["held_out is -0.1", "from 0"]),
         ("--held-out NaN", &["held_out is NaN"]),
@@ -124,7 +126,11 @@ fn models_that_are_none() {
     no_run(
         &bench,
         &tied,
-        &["vocabulary is 64", "the tokenizer has 257 entries", "take the tokenizer that it was made for"],
+        &[
+            "vocabulary is 64",
+            "the tokenizer has 257 entries",
+            "name the tokenizer that it was made for with --tokenizer",
+        ],
     );
     let tokenizer = format!("{tied} --tokenizer {repository}/data/tests/fixtures/tokenizer.json");
     no_run(&bench, &tokenizer, &["vocabulary is 64", "the tokenizer has 300 entries"]);
@@ -137,6 +143,7 @@ fn more_memory_than_there_is() {
         ("--memory 100MB --plan", &["more than the 100 MB", "parameters, f32", "take a smaller model"][..]),
         ("--memory 100MB", &["more than the 100 MB", "take a smaller model"]),
         ("--memory 4GB --tokens 65536", &["activations of 24 blocks, recompute full", "--tokens 8192 would fit"]),
+        ("--memory 4GB --packs 100000", &["tokens, targets and boundaries of packs", "--packs 1562 would fit"]),
         ("--memory 4GB --recompute none", &["recompute none", "4.0 GB of memory", "--recompute auto would fit"]),
     ] {
         no_run(&bench, &format!("text --model 130m {arguments}"), words);

@@ -87,6 +87,11 @@ impl PackOptions {
                 broken("window", 0, "a window has at least one document; take some thousands")
             }
             Scheme::Padded { batch: 0 } => broken("batch", 0, "a batch has at least one sequence; take 8"),
+            Scheme::Padded { batch } if self.longest() < 2 => broken(
+                "batch",
+                batch,
+                "each sequence has that share of a pack's tokens and needs two; take a smaller batch or more tokens",
+            ),
             _ if self.longest() < 2 => broken(
                 "tokens",
                 self.tokens,

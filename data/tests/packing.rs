@@ -235,7 +235,7 @@ fn options_and_positions_that_make_no_sense() {
     let window = Scheme::Packed(Strategy::BestFitDecreasing { window: 0 });
     assert!(error(PackOptions::new(64, window)).starts_with("window is 0"));
     assert!(error(PackOptions::new(64, Scheme::Padded { batch: 0 })).starts_with("batch is 0"));
-    assert!(error(PackOptions::new(15, Scheme::Padded { batch: 8 })).starts_with("tokens is 15"));
+    assert!(error(PackOptions::new(15, Scheme::Padded { batch: 8 })).starts_with("batch is 8: each sequence"));
     assert!(error(PackOptions::new(1, Scheme::Single)).starts_with("tokens is 1"));
 
     let options = PackOptions::new(64, Scheme::Single);

@@ -148,7 +148,7 @@ impl ModelConfig {
         }
         if self.vocabulary < entries {
             let rule = format!(
-                "the tokenizer has {entries} entries; give the model at least as many, or take the tokenizer that it was made for"
+                "the tokenizer has {entries} entries; give the model at least as many, or name the tokenizer that it was made for with --tokenizer"
             );
             return Err(wrong("vocabulary", self.vocabulary.to_string(), &rule));
         }

@@ -99,6 +99,11 @@ impl Rates {
             return wrong("clip", clip.to_string(), rule);
         }
         self.numbers(1, self.learning_rate, self.decay).scalars()?;
+        if self.learning_rate * self.decay >= 1.0 {
+            let rule =
+                "a step takes learning_rate times decay of every weight away, which must be below 1; take about 0.1";
+            return wrong("decay", self.decay.to_string(), rule);
+        }
         Ok(())
     }
 

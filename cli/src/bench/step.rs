@@ -38,7 +38,7 @@ pub struct Steps {
     /// What blocks compute again in the backward pass instead of keeping it; auto: as little as the memory allows.
     #[arg(long, value_enum, default_value = "auto")]
     recompute: Choice,
-    /// Memory that the plan may use, such as 50GB [default: what is free on the GPU; without one, no limit].
+    /// Memory that the plan may use, such as 50GB [default: what is free].
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes, allow_hyphen_values = true)]
     memory: Option<usize>,
     /// Steps, of which the first two and the last are not timed.

@@ -6,6 +6,7 @@ use packscan_kernels::adamw::Kept;
 use packscan_kernels::{causal_conv1d, grad_norm, selective_scan};
 use packscan_runtime::Dtype;
 
+use super::source::AHEAD;
 use crate::activations::{Recompute, Sizes};
 use crate::parameters::Layout;
 use crate::report::number::{self, counted};
@@ -111,7 +112,9 @@ impl Request<'_> {
         rows.push(("activations that blocks take turns with".to_owned(), sizes.shared_bytes()));
         rows.push(("partial sums of gradients".to_owned(), self.workspace_bytes()));
         let indices = self.packs * DevicePack::bytes(self.tokens, self.config.vocabulary);
-        rows.push(("tokens, targets and boundaries of packs".to_owned(), indices));
+        // Tokens and targets of packs that are made ahead, and of those that go to the device, lie in the host's memory.
+        let ahead = if self.on_gpu { 0 } else { (AHEAD + 1) * self.packs * 2 * Dtype::U32.bytes() * self.tokens };
+        rows.push(("tokens, targets and boundaries of packs".to_owned(), indices + ahead));
         if self.chain > 0 {
             let memories = memory_bytes(self.config, self.io, self.tokens, self.chain);
             rows.push(("states of documents cut between packs".to_owned(), memories));
@@ -143,11 +146,15 @@ impl Request<'_> {
             }
         }
         let least = vec![Recompute::Full; layers];
-        let fits = |tokens: &usize| Request { tokens: *tokens, ..*self }.plan(&least).bytes() <= budget;
-        let tokens = std::iter::successors(Some(self.tokens / 2), |tokens| Some(tokens / 2));
-        let cure = match tokens.take_while(|&tokens| tokens >= 256).find(fits) {
-            Some(tokens) => format!("--tokens {tokens} would fit; --packs makes up for smaller packs"),
-            None => "no pack would fit; take a smaller model".to_owned(),
+        let fits = |tokens, packs| Request { tokens, packs, ..*self }.plan(&least).bytes() <= budget;
+        let halves = |of: usize, least| {
+            std::iter::successors(Some(of / 2), |half| Some(half / 2)).take_while(move |&half| half >= least)
+        };
+        let packs = halves(self.packs, 1).find(|&packs| fits(self.tokens, packs));
+        let cure = match (packs, halves(self.tokens, 256).find(|&tokens| fits(tokens, self.packs))) {
+            (Some(packs), _) => format!("--packs {packs} would fit"),
+            (None, Some(tokens)) => format!("--tokens {tokens} would fit; --packs makes up for smaller packs"),
+            (None, None) => "no pack would fit; take a smaller model or more memory".to_owned(),
         };
         Err(Error::Memory { needed: self.plan(&least).to_string(), budget: number::bytes(budget as u64), cure })
     }

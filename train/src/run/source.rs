@@ -12,7 +12,7 @@ use crate::report::open_corpus;
 use crate::{Learner, Result};
 
 /// Packs made ahead of the step under way, for each pack of a step.
-const AHEAD: usize = 3;
+pub(super) const AHEAD: usize = 3;
 /// Packs that an evaluation looks at, at most, on each rank.
 const EVALUATED: usize = 16;
 
