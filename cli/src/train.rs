@@ -357,7 +357,7 @@ impl Train {
             }
             None => {
                 let entries = Tokenizer::open(tokenizer)?.vocabulary();
-                let config = ModelConfig::named(&self.model)?.for_vocabulary(entries)?;
+                let config = ModelConfig::open(&self.model, entries)?;
                 (self.model.clone(), config, None, tokenizer.map(Path::to_owned))
             }
         };

@@ -38,8 +38,12 @@ fn text_that_is_none() {
         ("a.parquet", &["a.parquet: it is no whole Parquet file", "download it again"]),
         ("cut.txt.gz", &["cut.txt.gz is not whole", "download it again"]),
         ("short.txt", &["held out: 0.02 of 13 tokens", "0 to hold out nothing"]),
+        ("text --tokenizer folder", &["folder is no tokenizer: it cannot be read", "the tokenizer.json"]),
         ("text --tokenizer a.jsonl", &["a.jsonl is no tokenizer"]),
-        ("text --tokenizer absent.json", &["absent.json cannot be read"]),
+        (
+            "text --tokenizer absent.json",
+            &["absent.json is no tokenizer: it cannot be read", "or none to train on bytes"],
+        ),
     ] {
         no_run(&bench, arguments, words);
     }
@@ -115,8 +119,8 @@ fn models_that_are_none() {
         ("--model no/such", &["no/such cannot be used: there is no such file"]),
         ("--model text", &["text cannot be used: it is a folder", "--init"]),
         ("--model heads.toml", &["heads.toml", "line 3", "heads"]),
-        ("--model narrow.toml", &["vocabulary is 100", "the tokenizer has 257 entries"]),
-        ("--model deep.toml", &["state is 2000", "from 1 to 1024"]),
+        ("--model narrow.toml", &["narrow.toml cannot be used: vocabulary is 100", "the tokenizer has 257 entries"]),
+        ("--model deep.toml", &["deep.toml cannot be used: state is 2000", "from 1 to 1024"]),
         ("--init absent", &["absent", "config.json and model.safetensors"]),
         ("--init text", &["text", "it has no config.json"]),
     ] {

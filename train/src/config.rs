@@ -102,6 +102,15 @@ impl ModelConfig {
         toml::from_str(&text).map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })
     }
 
+    /// The same with every open size settled, as [`ModelConfig::for_vocabulary`] does.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::named`], and [`Error::Saved`] for a file with a size that no model can have.
+    pub fn open(name: &str, entries: usize) -> Result<ModelConfig> {
+        let config = ModelConfig::named(name)?.for_vocabulary(entries);
+        config.map_err(|error| Error::saved(Path::new(name), error.to_string()))
+    }
+
     /// A model of this width and number of blocks, the rest as published. Its vocabulary is open.
     pub fn of(width: usize, layers: usize) -> ModelConfig {
         ModelConfig {

@@ -140,7 +140,7 @@ fn passes() -> Vec<&'static str> {
 
 /// The sizes of a model, with the vocabulary of the published ones where it leaves that open.
 fn of_model(name: &str, lengths: Vec<usize>, io: Dtype) -> Result<Problem> {
-    let config = ModelConfig::named(name)?.for_vocabulary(VOCABULARY)?;
+    let config = ModelConfig::open(name, VOCABULARY)?;
     Ok(Launches::new(&config, io, lengths).problem)
 }
 

@@ -96,7 +96,7 @@ impl Steps {
     /// Times steps and shows what they took.
     pub fn run(&self, asked: &Asked<'_>) -> Result<Verdict> {
         let entries = if asked.model == "tiny" { 257 } else { 50_277 };
-        let config = ModelConfig::named(asked.model)?.for_vocabulary(entries)?;
+        let config = ModelConfig::open(asked.model, entries)?;
         let mut source = Source::new(&config, self.scheme(), asked.tokens, self.steps as usize + 2)?;
         let device = if self.cpu { Device::Cpu } else { gpu()? };
         let io = asked.dtype.unwrap_or(if self.cpu { Dtype::F32 } else { Dtype::Bf16 });
