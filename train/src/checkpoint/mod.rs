@@ -243,23 +243,35 @@ impl Checkpoint {
     /// Checks that it is of a model of these sizes.
     ///
     /// # Errors
-    /// [`Error::Shape`] by the first tensor that differs; [`Error::Saved`] where none does.
+    /// [`Error::Shape`] by the first tensor that differs; [`Error::Saved`] where none does, or one is not there at all.
     pub fn check(&self, config: &ModelConfig) -> Result<()> {
         if self.config() == config {
             return Ok(());
         }
-        let path = self.folder.join(hugging_face::WEIGHTS);
+        let mut missing = String::new();
         let (here, there) = (Layout::of(self.config()), Layout::of(config));
-        for want in &there.table {
-            if let Some(got) = here.find(&want.name).filter(|got| got.shape != want.shape) {
-                let (name, got, want) = (want.name.clone(), got.shape.clone(), want.shape.clone());
-                return Err(Error::Shape { path, name, got, of: "the model of run.toml", want });
+        for want in there.table {
+            match here.find(&want.name) {
+                Some(got) if got.shape == want.shape => (),
+                Some(got) => {
+                    let (path, got) = (self.folder.join(hugging_face::WEIGHTS), got.shape.clone());
+                    return Err(Error::Shape {
+                        path,
+                        name: want.name,
+                        got,
+                        of: "the model of run.toml",
+                        want: want.shape,
+                    });
+                }
+                None => {
+                    missing = format!("{} is missing; ", want.name);
+                    break;
+                }
             }
         }
         let [here, there] = self.config().differing(config);
-        let rule = format!(
-            "it is of a model with {here}, but run.toml has {there}; write {here} there again, or begin another run"
-        );
+        let cure = format!("write {here} there again, or begin another run");
+        let rule = format!("{missing}it is of a model with {here}, but run.toml has {there}; {cure}");
         Err(Error::saved(&self.folder, rule))
     }
 
