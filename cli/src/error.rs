@@ -105,15 +105,6 @@ pub enum Error {
         folder: PathBuf,
     },
 
-    /// An option that would do nothing beside the others.
-    #[error("{argument} does nothing without {needs}; add that, or leave out {argument}")]
-    Idle {
-        /// The option.
-        argument: &'static str,
-        /// What it belongs to.
-        needs: &'static str,
-    },
-
     /// A run that has taken all its steps.
     #[error("steps is {steps}; the run in {} has taken {}, take more with --steps", folder.display(), counted(*taken as usize, "step"))]
     NothingLeft {
@@ -189,6 +180,15 @@ pub enum Error {
     /// Machine code would garble a terminal.
     #[error("a cubin is machine code, which a terminal cannot show; write it with -o DIR or pipe it somewhere")]
     BinaryOnTerminal,
+
+    /// An option that would do nothing beside the others.
+    #[error("{argument} does nothing without {needs}; add that, or leave out {argument}")]
+    Idle {
+        /// The option.
+        argument: &'static str,
+        /// What it belongs to.
+        needs: &'static str,
+    },
 
     /// A number of the scan for another operator.
     #[error(
