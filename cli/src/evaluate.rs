@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use packscan_data::{CorpusOptions, PackOptions, Packs, Plans, Scheme, Strategy};
 use packscan_train::Evaluator;
-use packscan_train::report::open_corpus;
+use packscan_train::report::{left_out, open_corpus};
 
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -46,7 +46,7 @@ impl Eval {
         options.text_field.clone_from(&self.text_field);
         options.skip_bad = self.skip_bad;
         let corpus = open_corpus(&options, &saved.tokenizer, true)?;
-        corpus.skipped().lines().iter().for_each(|line| output::note(line));
+        left_out(&corpus).iter().for_each(|line| output::note(line));
 
         let device = self.machine.device(None)?;
         let model = saved.pretrained.model(&device, self.machine.dtype(&device))?;

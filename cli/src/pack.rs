@@ -11,7 +11,7 @@ use packscan::runtime::cache;
 use packscan_data::{Corpus, CorpusOptions, PackOptions, Plans, Scheme, Strategy, Tokenizer};
 use packscan_train::report::number::{counted, fixed, nearest_rank};
 use packscan_train::report::plot::Size;
-use packscan_train::report::{lengths_plot, open_corpus};
+use packscan_train::report::{left_out, lengths_plot, open_corpus};
 
 use crate::error::{Error, Result};
 use crate::output::thousands;
@@ -182,7 +182,7 @@ impl Pack {
                 counted(cut as u64, "document")
             );
         }
-        corpus.skipped().lines().iter().for_each(|line| out += &format!("{line}\n"));
+        left_out(corpus).iter().for_each(|line| out += &format!("{line}\n"));
         if tokenizer.end().is_none() {
             out += "the tokenizer names no token that ends a document: none is added\n";
         }

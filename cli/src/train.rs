@@ -341,6 +341,16 @@ impl Train {
         Ok((ids, products))
     }
 
+    /// What is there on the way to the run's folder must be folders.
+    fn check_output(&self) -> Result<()> {
+        let Some(folder) = &self.output else { return Ok(()) };
+        if folder.ancestors().find(|path| path.exists()).is_none_or(Path::is_dir) {
+            return Ok(());
+        }
+        let (path, source) = (folder.clone(), io::ErrorKind::NotADirectory.into());
+        Err(Error::Write { path, option: "-o", source })
+    }
+
     fn memory(&self) -> Memory {
         Memory { choice: self.recompute, bytes: self.memory }
     }
@@ -348,6 +358,7 @@ impl Train {
     /// The settings of a new run.
     fn fresh(&self, device: &Device) -> Result<Begun> {
         self.packing.check()?;
+        self.check_output()?;
         let steps = self.steps.unwrap_or(200);
         let tokenizer = self.packing.tokenizer.as_deref();
         let (name, config, pretrained, tokenizer) = match &self.init {
@@ -379,11 +390,6 @@ impl Train {
         settings.check()?;
         let folder = match &self.output {
             Some(folder) if folder.join(run::FILE).exists() => return Err(Error::RunExists { folder: folder.clone() }),
-            // What is there on the way to it must be folders.
-            Some(folder) if folder.ancestors().find(|path| path.exists()).is_some_and(|path| !path.is_dir()) => {
-                let (path, source) = (folder.clone(), io::ErrorKind::NotADirectory.into());
-                return Err(Error::Write { path, option: "-o", source });
-            }
             Some(folder) => folder.clone(),
             None => free_folder(&settings.name),
         };

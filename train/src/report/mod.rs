@@ -19,7 +19,7 @@ pub use charts::lengths_plot;
 pub use metrics::{Metrics, MetricsFile, read_metrics};
 pub use page::{Page, Status};
 pub use progress::Progress;
-pub use tokenising::open_corpus;
+pub use tokenising::{left_out, open_corpus};
 
 /// What can go wrong with the files of a run.
 #[derive(Debug, thiserror::Error)]

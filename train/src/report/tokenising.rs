@@ -26,3 +26,8 @@ pub fn open_corpus(options: &CorpusOptions, tokenizer: &Tokenizer, shown: bool) 
     bar.finish_and_clear();
     corpus
 }
+
+/// What is not in a corpus, a line for each kind and for each thing that is named.
+pub fn left_out(corpus: &Corpus) -> Vec<String> {
+    corpus.skipped().lines()
+}

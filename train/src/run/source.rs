@@ -8,7 +8,7 @@ use packscan_runtime::{Packed, cache};
 
 use super::{DevicePack, Settings};
 use crate::report::number::counted;
-use crate::report::open_corpus;
+use crate::report::{left_out, open_corpus};
 use crate::{Learner, Result};
 
 /// Packs made ahead of the step under way, for each pack of a step.
@@ -101,7 +101,7 @@ impl Source {
         };
         let (documents, tokens) = (self.corpus.documents() as u64, self.corpus.total_tokens());
         let mut lines = vec![format!("text: {}, {}{held}", counted(documents, "document"), counted(tokens, "token"))];
-        lines.extend(self.corpus.skipped().lines());
+        lines.extend(left_out(&self.corpus));
         if self.cut > 0 {
             lines.push(format!(
                 "cut: {} longer than a sequence can be; --strategy split carries the state on, or take more --tokens",
