@@ -31,12 +31,12 @@ pub struct Pack {
     /// Strategies and baselines to compare, with commas between them.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "all")]
     strategy: Vec<Choice>,
-    /// Documents among which best-fit-decreasing chooses.
-    #[arg(long, value_name = "DOCUMENTS", default_value_t = Strategy::WINDOW, value_parser = parse::whole::<usize>)]
-    window: usize,
-    /// Rows of a padded batch.
-    #[arg(long, value_name = "ROWS", default_value_t = 8, value_parser = parse::whole::<usize>)]
-    batch: usize,
+    /// Documents among which best-fit-decreasing chooses [default: 16384].
+    #[arg(long, value_name = "DOCUMENTS", value_parser = parse::whole::<usize>)]
+    window: Option<usize>,
+    /// Rows of a padded batch [default: 8].
+    #[arg(long, value_name = "ROWS", value_parser = parse::whole::<usize>)]
+    batch: Option<usize>,
     /// Field of a JSONL record, or column of a Parquet file, that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
@@ -95,6 +95,15 @@ impl Pack {
         if self.files.is_empty() {
             return Err(Error::NoFiles);
         }
+        let choices = self.choices();
+        for (argument, given, choice, needs) in [
+            ("--window", self.window, Choice::BestFitDecreasing, "--strategy best-fit-decreasing"),
+            ("--batch", self.batch, Choice::Padded, "--strategy padded"),
+        ] {
+            if given.is_some() && !choices.contains(&choice) {
+                return Err(Error::Idle { argument, needs });
+            }
+        }
         let tokenizer = Tokenizer::open(self.tokenizer.as_deref())?;
         let options = CorpusOptions {
             paths: self.files.clone(),
@@ -103,7 +112,7 @@ impl Pack {
             cache: cache::default_folder()?,
         };
         let corpus = open_corpus(&options, &tokenizer, true)?;
-        let rows = self.choices().into_iter().map(|choice| self.measure(choice, corpus.lengths()));
+        let rows = choices.into_iter().map(|choice| self.measure(choice, corpus.lengths()));
         let rows = rows.collect::<Result<Vec<_>>>()?;
         output::results(self.report(&corpus, &tokenizer, &rows))?;
         if let Some(path) = &self.svg {
@@ -125,18 +134,19 @@ impl Pack {
     }
 
     fn options(&self, choice: Choice) -> PackOptions {
+        let batch = self.batch.unwrap_or(8);
         let scheme = match choice {
             Choice::Sequential => Scheme::Packed(Strategy::Sequential),
             Choice::FirstFit => Scheme::Packed(Strategy::FirstFit),
             Choice::All | Choice::BestFitDecreasing => {
-                Scheme::Packed(Strategy::BestFitDecreasing { window: self.window })
+                Scheme::Packed(Strategy::BestFitDecreasing { window: self.window.unwrap_or(Strategy::WINDOW) })
             }
             Choice::Split => Scheme::Packed(Strategy::Split),
             Choice::Single => Scheme::Single,
-            Choice::Padded => Scheme::Padded { batch: self.batch },
+            Choice::Padded => Scheme::Padded { batch },
         };
         // A row of a batch may be as long as a pack, so that every strategy has the same sequences.
-        let tokens = if choice == Choice::Padded { self.tokens.saturating_mul(self.batch) } else { self.tokens };
+        let tokens = if choice == Choice::Padded { self.tokens.saturating_mul(batch) } else { self.tokens };
         PackOptions { seed: Some(self.seed), epochs: Some(1), ..PackOptions::new(tokens, scheme) }
     }
 

@@ -18,7 +18,7 @@ use packscan_tune::workload::{natural_ids, natural_lengths};
 use serde::Serialize;
 
 use super::gpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Choice, Memory};
 use crate::output::{self, counted, thousands};
 use crate::train::SchemeName;
@@ -32,9 +32,9 @@ pub struct Steps {
     /// packed, or one of the baselines that packing is compared with: single sequences, or a batch padded to its longest.
     #[arg(long, value_enum, default_value = "packed")]
     scheme: SchemeName,
-    /// Sequences of a padded batch.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = parse::whole::<usize>)]
-    batch: usize,
+    /// Sequences of a batch of --scheme padded [default: 8].
+    #[arg(long, value_name = "N", value_parser = parse::whole::<usize>)]
+    batch: Option<usize>,
     /// What blocks compute again in the backward pass instead of keeping it; auto: as little as the memory allows.
     #[arg(long, value_enum, default_value = "auto")]
     recompute: Choice,
@@ -95,6 +95,9 @@ const WARM_UP: usize = 2;
 impl Steps {
     /// Times steps and shows what they took.
     pub fn run(&self, asked: &Asked<'_>) -> Result<Verdict> {
+        if self.batch.is_some() && self.scheme != SchemeName::Padded {
+            return Err(Error::Idle { argument: "--batch", needs: "--scheme padded" });
+        }
         let entries = if asked.model == "tiny" { 257 } else { 50_277 };
         let config = ModelConfig::open(asked.model, entries)?;
         let mut source = Source::new(&config, self.scheme(), asked.tokens, self.steps as usize + 2)?;
@@ -190,7 +193,7 @@ impl Steps {
         match self.scheme {
             SchemeName::Packed => Scheme::Packed(Strategy::default()),
             SchemeName::Single => Scheme::Single,
-            SchemeName::Padded => Scheme::Padded { batch: self.batch },
+            SchemeName::Padded => Scheme::Padded { batch: self.batch.unwrap_or(8) },
         }
     }
 
