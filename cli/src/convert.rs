@@ -26,7 +26,7 @@ pub struct Convert {
     #[arg(long, value_enum, default_value = "hf")]
     layout: Layout,
     /// The most of one file, in bytes or with KB, MB or GB; a tensor is never cut.
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse::bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse::bytes, allow_hyphen_values = true)]
     max_shard: usize,
 }
 

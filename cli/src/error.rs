@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::output::counted;
+
 /// The input or the machine is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -104,7 +106,7 @@ pub enum Error {
     },
 
     /// A run that has taken all its steps.
-    #[error("steps is {steps}; the run in {} has taken {taken} steps, take more with --steps", folder.display())]
+    #[error("steps is {steps}; the run in {} has taken {}, take more with --steps", folder.display(), counted(*taken as usize, "step"))]
     NothingLeft {
         /// The folder.
         folder: PathBuf,
@@ -124,7 +126,7 @@ pub enum Error {
     },
 
     /// A text of which nothing is to be predicted.
-    #[error("the text has {documents} documents of one token each, and nothing to predict; name longer ones")]
+    #[error("the text has {} of one token each, and nothing to predict; name longer ones", counted(*documents, "document"))]
     NothingPredicted {
         /// How many.
         documents: usize,
@@ -178,6 +180,15 @@ pub enum Error {
     /// Machine code would garble a terminal.
     #[error("a cubin is machine code, which a terminal cannot show; write it with -o DIR or pipe it somewhere")]
     BinaryOnTerminal,
+
+    /// An option that would do nothing beside the others.
+    #[error("{argument} does nothing without {needs}; add that, or leave out {argument}")]
+    Idle {
+        /// The option.
+        argument: &'static str,
+        /// What it belongs to.
+        needs: &'static str,
+    },
 
     /// A number of the scan for another operator.
     #[error(

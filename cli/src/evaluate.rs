@@ -12,7 +12,7 @@ use packscan_train::report::{left_out, open_corpus};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::saved::Saved;
-use crate::{Verdict, output};
+use crate::{Verdict, output, parse};
 
 /// Which model, on which text.
 #[derive(Debug, Args)]
@@ -23,12 +23,12 @@ pub struct Eval {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Most tokens of a pack; longer documents are cut, and go on from what the cut left.
-    #[arg(long, value_name = "T", default_value_t = 4096)]
+    #[arg(long, value_name = "T", default_value_t = 4096, value_parser = parse::whole::<usize>)]
     tokens: usize,
     /// The field of JSONL records and the column of Parquet files that hold the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// Leave out records without text, and count them.
+    /// Leave out files, lines and rows that give no text, and name them, instead of ending with an error.
     #[arg(long)]
     skip_bad: bool,
     /// A tokenizer.json [default: that of the run or beside the model, else bytes].
@@ -74,11 +74,11 @@ impl Eval {
         let mean = evaluator.loss / evaluator.predicted as f64;
         let seconds = began.elapsed().as_secs_f64();
         output::results(format!(
-            "loss        {mean:.4} nats a token\nperplexity  {:.3}\npredicted   {} tokens of {} in {} documents\nspeed       {} tokens/s\n",
+            "loss        {mean:.4} nats a token\nperplexity  {:.3}\npredicted   {} of {} in {}\nspeed       {} tokens/s\n",
             mean.exp(),
-            output::thousands(evaluator.predicted),
+            output::counted(evaluator.predicted, "token"),
             output::thousands(corpus.total_tokens() as usize),
-            output::thousands(corpus.documents()),
+            output::counted(corpus.documents(), "document"),
             output::thousands((corpus.total_tokens() as f64 / seconds) as usize),
         ))?;
         Ok(Verdict::Good)

@@ -10,7 +10,7 @@ use packscan_train::{Generator, Sampling};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::saved::Saved;
-use crate::{Verdict, output};
+use crate::{Verdict, output, parse};
 
 /// Which model, from which prompt, how.
 #[derive(Debug, Args)]
@@ -20,22 +20,22 @@ pub struct Generate {
     /// What the text begins with [default: standard input where that is no terminal, else the start of a document].
     prompt: Option<String>,
     /// Most tokens to make.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = parse::whole::<usize>)]
     tokens: usize,
     /// Texts to make.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse::whole::<usize>)]
     batch: usize,
     /// What logits are divided by; 0 takes the most likely token.
-    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.8)]
     temperature: f32,
     /// Draw among the K most likely tokens; 0: among all.
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = parse::whole::<usize>)]
     top_k: usize,
     /// Draw among the most likely tokens that together have probability P.
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
     /// The same seed makes the same text.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = parse::whole::<u64>)]
     seed: u64,
     /// A tokenizer.json [default: that of the run or beside the model, else bytes].
     #[arg(long, value_name = "FILE")]

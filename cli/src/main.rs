@@ -28,7 +28,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Packed Mamba kernels: generated for exactly your sizes, and verified.
 #[derive(Debug, Parser)]
@@ -86,8 +86,19 @@ impl From<Verdict> for ExitCode {
     }
 }
 
+/// The command, in which what follows an option is its value, a negative number too: what is wrong with that is then told of the option.
+fn parsed() -> Cli {
+    fn signed(command: clap::Command) -> clap::Command {
+        let option = |arg: &clap::Arg| !arg.is_positional() && arg.get_action().takes_values();
+        let signed_arg = |arg: clap::Arg| if option(&arg) { arg.allow_negative_numbers(true) } else { arg };
+        command.mut_args(signed_arg).mut_subcommands(signed)
+    }
+    let matches = signed(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 fn main() -> ExitCode {
-    let verdict = match Cli::parse().command {
+    let verdict = match parsed().command {
         Command::Train(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Eval(command) => command.run(),

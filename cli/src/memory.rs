@@ -55,10 +55,9 @@ impl Memory {
 
     /// Bytes that the plan may have; none where nothing is known.
     fn budget(&self, device: &Device) -> Result<Option<usize>> {
-        Ok(match (self.bytes, device) {
-            (Some(bytes), _) => Some(bytes),
-            (None, Device::Cuda(cuda)) => Some(cuda.memory()?.0 as usize),
-            (None, _) => None,
-        })
+        match self.bytes {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Ok(device.free_memory_bytes()?.map(|bytes| bytes as usize)),
+        }
     }
 }

@@ -36,6 +36,11 @@ pub fn green(text: &str) -> String {
     style(text).green().bold().to_string()
 }
 
+/// `1 document`, `1,234 documents`
+pub fn counted(number: usize, one: &str) -> String {
+    packscan_train::report::number::counted(number as u64, one)
+}
+
 /// `1,234,567`
 pub fn thousands(number: usize) -> String {
     packscan_train::report::number::thousands(number as u64)

@@ -9,12 +9,13 @@ use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use packscan::runtime::cache;
 use packscan_data::{Corpus, CorpusOptions, PackOptions, Plans, Scheme, Strategy, Tokenizer};
+use packscan_train::report::number::{counted, fixed, nearest_rank};
 use packscan_train::report::plot::Size;
 use packscan_train::report::{left_out, lengths_plot, open_corpus};
 
 use crate::error::{Error, Result};
 use crate::output::thousands;
-use crate::{Verdict, output};
+use crate::{Verdict, output, parse};
 
 /// Which text, and how to pack it.
 #[derive(Debug, Args)]
@@ -22,7 +23,7 @@ pub struct Pack {
     /// Text, JSONL and Parquet files, text and JSONL also as .gz or .zst, or folders with such files.
     files: Vec<PathBuf>,
     /// Tokens that a pack has at most.
-    #[arg(long, value_name = "T", default_value_t = 4096)]
+    #[arg(long, value_name = "T", default_value_t = 4096, value_parser = parse::whole::<usize>)]
     tokens: usize,
     /// A Hugging Face tokenizer.json [default: bytes].
     #[arg(long, value_name = "FILE")]
@@ -30,20 +31,20 @@ pub struct Pack {
     /// Strategies and baselines to compare, with commas between them.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "all")]
     strategy: Vec<Choice>,
-    /// Documents among which best-fit-decreasing chooses.
-    #[arg(long, value_name = "DOCUMENTS", default_value_t = Strategy::WINDOW)]
-    window: usize,
-    /// Rows of a padded batch.
-    #[arg(long, value_name = "ROWS", default_value_t = 8)]
-    batch: usize,
+    /// Documents among which best-fit-decreasing chooses [default: 16384].
+    #[arg(long, value_name = "DOCUMENTS", value_parser = parse::whole::<usize>)]
+    window: Option<usize>,
+    /// Rows of a padded batch [default: 8].
+    #[arg(long, value_name = "ROWS", value_parser = parse::whole::<usize>)]
+    batch: Option<usize>,
     /// Field of a JSONL record, or column of a Parquet file, that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// Leave out records without a text, and count them, instead of ending with an error.
+    /// Leave out files, lines and rows that give no text, and name them, instead of ending with an error.
     #[arg(long)]
     skip_bad: bool,
     /// Decides the order of the documents.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = parse::whole::<u64>)]
     seed: u64,
     /// Draw how long the documents are.
     #[arg(long, value_name = "FILE")]
@@ -94,6 +95,15 @@ impl Pack {
         if self.files.is_empty() {
             return Err(Error::NoFiles);
         }
+        let choices = self.choices();
+        for (argument, given, choice, needs) in [
+            ("--window", self.window, Choice::BestFitDecreasing, "--strategy best-fit-decreasing"),
+            ("--batch", self.batch, Choice::Padded, "--strategy padded"),
+        ] {
+            if given.is_some() && !choices.contains(&choice) {
+                return Err(Error::Idle { argument, needs });
+            }
+        }
         let tokenizer = Tokenizer::open(self.tokenizer.as_deref())?;
         let options = CorpusOptions {
             paths: self.files.clone(),
@@ -102,7 +112,7 @@ impl Pack {
             cache: cache::default_folder()?,
         };
         let corpus = open_corpus(&options, &tokenizer, true)?;
-        let rows = self.choices().into_iter().map(|choice| self.measure(choice, corpus.lengths()));
+        let rows = choices.into_iter().map(|choice| self.measure(choice, corpus.lengths()));
         let rows = rows.collect::<Result<Vec<_>>>()?;
         output::results(self.report(&corpus, &tokenizer, &rows))?;
         if let Some(path) = &self.svg {
@@ -124,18 +134,19 @@ impl Pack {
     }
 
     fn options(&self, choice: Choice) -> PackOptions {
+        let batch = self.batch.unwrap_or(8);
         let scheme = match choice {
             Choice::Sequential => Scheme::Packed(Strategy::Sequential),
             Choice::FirstFit => Scheme::Packed(Strategy::FirstFit),
             Choice::All | Choice::BestFitDecreasing => {
-                Scheme::Packed(Strategy::BestFitDecreasing { window: self.window })
+                Scheme::Packed(Strategy::BestFitDecreasing { window: self.window.unwrap_or(Strategy::WINDOW) })
             }
             Choice::Split => Scheme::Packed(Strategy::Split),
             Choice::Single => Scheme::Single,
-            Choice::Padded => Scheme::Padded { batch: self.batch },
+            Choice::Padded => Scheme::Padded { batch },
         };
         // A row of a batch may be as long as a pack, so that every strategy has the same sequences.
-        let tokens = if choice == Choice::Padded { self.tokens.saturating_mul(self.batch) } else { self.tokens };
+        let tokens = if choice == Choice::Padded { self.tokens.saturating_mul(batch) } else { self.tokens };
         PackOptions { seed: Some(self.seed), epochs: Some(1), ..PackOptions::new(tokens, scheme) }
     }
 
@@ -157,12 +168,12 @@ impl Pack {
     fn report(&self, corpus: &Corpus, tokenizer: &Tokenizer, rows: &[Row]) -> String {
         let mut lengths = corpus.lengths().to_vec();
         lengths.sort_unstable();
-        let at = |share: usize| thousands(lengths[(lengths.len() - 1) * share / 100] as usize);
-        let documents = thousands(corpus.documents());
-        let total = corpus.total_tokens() as usize;
+        let at = |percent: usize| thousands(lengths[nearest_rank(lengths.len(), percent)] as usize);
+        let total = corpus.total_tokens();
         let mut out = format!(
-            "{documents} documents, {} tokens out of {}; packs of at most {}\n",
-            thousands(total),
+            "{}, {} out of {}; packs of at most {}\n",
+            counted(corpus.documents() as u64, "document"),
+            counted(total, "token"),
             thousands(tokenizer.vocabulary()),
             thousands(self.tokens)
         );
@@ -170,15 +181,15 @@ impl Pack {
             "lengths: {} shortest, {} median, {} mean, {} in 95 of 100 at most, {} longest\n",
             at(0),
             at(50),
-            thousands(total / lengths.len()),
+            fixed(total as f64 / lengths.len() as f64, 0),
             at(95),
             at(100)
         );
         let cut = lengths.iter().filter(|length| **length as usize > self.tokens).count();
         if cut > 0 {
             out += &format!(
-                "cut: {} documents are longer than a pack; only split carries their state on\n",
-                thousands(cut)
+                "cut: {} longer than a pack; only split carries the state on\n",
+                counted(cut as u64, "document")
             );
         }
         left_out(corpus).iter().for_each(|line| out += &format!("{line}\n"));

@@ -61,6 +61,12 @@ pub fn size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A whole number that the type holds.
+pub fn whole<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
+    let number = text.parse::<u64>().ok().and_then(|number| N::try_from(number).ok());
+    number.ok_or_else(|| format!("it must be a whole number from 0 to {}", u64::MAX >> (64 - 8 * size_of::<N>())))
+}
+
 /// A time in seconds.
 pub fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -113,6 +119,14 @@ mod tests {
         assert_eq!(options("none").unwrap(), Options(Vec::new()));
         let error = options("gate,speed").unwrap_err().to_string();
         assert!(error.contains("\"speed\"") && error.contains("all, none, softplus"), "{error}");
+    }
+
+    #[test]
+    fn whole_numbers_are_those_that_the_type_holds() {
+        assert_eq!((whole("0"), whole("18446744073709551615")), (Ok(0u32), Ok(u64::MAX)));
+        for wrong in ["-3", "1.5", "many", "", "4294967296"] {
+            assert_eq!(whole::<u32>(wrong).unwrap_err(), "it must be a whole number from 0 to 4294967295");
+        }
     }
 
     #[test]

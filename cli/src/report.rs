@@ -10,7 +10,7 @@ use packscan::runtime::nvrtc::Nvrtc;
 use packscan_verify::{Case, Failure, Outcome, Property};
 
 use crate::Verdict;
-use crate::output::{green, red, thousands};
+use crate::output::{counted, green, red};
 
 /// Failures that are shown in full; the table shows them all.
 const SHOWN: usize = 3;
@@ -142,12 +142,18 @@ impl Report<'_> {
         let of = self.rows.len();
         match self.fault {
             None => {
-                writeln!(f, "\n{}: {}, a property FAILED in {failed} of {of} suites", red("not verified"), self.size())
+                writeln!(
+                    f,
+                    "\n{}: {}, a property FAILED in {failed} of {}",
+                    red("not verified"),
+                    self.size(),
+                    counted(of, "suite")
+                )
             }
             Some(name) => {
                 let by: BTreeSet<String> = self.failures().map(|(_, _, what)| what.1.property.to_string()).collect();
                 let by = by.into_iter().collect::<Vec<_>>().join(", ");
-                writeln!(f, "\nfault {name} was caught in {failed} of {of} suites, by {by}")?;
+                writeln!(f, "\nfault {name} was caught in {failed} of {}, by {by}", counted(of, "suite"))?;
                 for (device, outcome) in self.rows.iter().filter(|(_, outcome)| outcome.failure.is_none()) {
                     let id = &outcome.id;
                     writeln!(f, "  not noticed in {id} on {device}: in an option that it has not, nothing changes")?;
@@ -160,7 +166,7 @@ impl Report<'_> {
     fn size(&self) -> String {
         let variants: BTreeSet<&str> = self.rows.iter().map(|(_, outcome)| outcome.id.as_str()).collect();
         let cases = self.rows.iter().map(|(_, outcome)| outcome.cases).sum();
-        format!("{} variants, {} cases", thousands(variants.len()), thousands(cases))
+        format!("{}, {}", counted(variants.len(), "variant"), counted(cases, "case"))
     }
 }
 

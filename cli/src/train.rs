@@ -1,5 +1,6 @@
 //! `packscan train`: a model from text.
 
+use std::io;
 use std::path::{self, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -38,7 +39,7 @@ pub struct Train {
     #[arg(long, value_name = "FOLDER", conflicts_with_all = OF_THE_RUN)]
     resume: Option<PathBuf>,
     /// Steps of the whole run.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::whole::<u32>)]
     steps: Option<u32>,
     /// Where the run goes [default: runs/MODEL, or the next free number after it].
     #[arg(short, long, value_name = "FOLDER")]
@@ -55,8 +56,8 @@ pub struct Train {
     /// What blocks compute again in the backward pass instead of keeping it; auto: as little as the memory allows.
     #[arg(long, value_enum, default_value = "auto")]
     recompute: Choice,
-    /// Memory of the GPU that the plan may use, such as 50GB [default: what is free].
-    #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
+    /// Memory that the plan may use, such as 50GB [default: what is free].
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes, allow_hyphen_values = true)]
     memory: Option<usize>,
     /// Tune nothing where the run begins: what no tuning file knows runs as it was picked by hand.
     #[arg(long)]
@@ -65,16 +66,16 @@ pub struct Train {
     #[arg(long)]
     shard: bool,
     /// Steps between evaluations of the text held out.
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = parse::whole::<u32>)]
     eval_every: u32,
     /// Steps between checkpoints.
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = parse::whole::<u32>)]
     save_every: u32,
     /// Checkpoints that are kept; 0 writes none.
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = parse::whole::<usize>)]
     keep: usize,
     /// Of the parameters and of the order of the text.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = parse::whole::<u64>)]
     seed: u64,
 }
 
@@ -117,29 +118,29 @@ struct Packing {
     /// The field of JSONL records and the column of Parquet files that hold the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     text_field: String,
-    /// Leave out records without text, and count them.
+    /// Leave out files, lines and rows that give no text, and name them, instead of ending with an error.
     #[arg(long)]
     skip_bad: bool,
     /// Most tokens of a pack.
-    #[arg(long, value_name = "T", default_value_t = 4096)]
+    #[arg(long, value_name = "T", default_value_t = 4096, value_parser = parse::whole::<usize>)]
     tokens: usize,
     /// Packs of a step, on each GPU.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse::whole::<usize>)]
     packs: usize,
     /// packed, or one of the baselines that packing is compared with: single sequences, or a batch padded to its longest.
     #[arg(long, value_enum, default_value = "packed")]
     scheme: SchemeName,
-    /// Sequences of a padded batch.
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    batch: usize,
-    /// How documents are put into packs.
-    #[arg(long, value_enum, default_value = "best-fit")]
-    strategy: StrategyName,
-    /// What gradients do where --strategy split cuts a document.
-    #[arg(long, value_enum, default_value = "stop")]
-    cut: CutName,
+    /// Sequences of a batch of --scheme padded [default: 8].
+    #[arg(long, value_name = "N", value_parser = parse::whole::<usize>)]
+    batch: Option<usize>,
+    /// How documents are put into packs of --scheme packed [default: best-fit].
+    #[arg(long, value_enum)]
+    strategy: Option<StrategyName>,
+    /// What gradients do where --strategy split cuts a document [default: stop].
+    #[arg(long, value_enum)]
+    cut: Option<CutName>,
     /// Share of the text to hold out and evaluate on; 0 for none.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.02, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     held_out: f64,
 }
 
@@ -147,19 +148,19 @@ struct Packing {
 #[derive(Debug, Args)]
 struct Learning {
     /// Learning rate after warm-up [default: by the width of the model].
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE")]
     learning_rate: Option<f32>,
     /// The last step's rate as a share of that.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
     final_share: f32,
     /// Steps of warm-up [default: a tenth of all, at most 1000].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse::whole::<u32>)]
     warmup: Option<u32>,
     /// Weight decay of matrices.
-    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.1)]
     decay: f32,
     /// The largest norm of the gradients; 0 clips nothing.
-    #[arg(long, value_name = "NORM", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
     clip: f32,
 }
 
@@ -189,13 +190,30 @@ impl Packing {
     fn scheme(&self) -> Scheme {
         match self.scheme {
             SchemeName::Single => Scheme::Single,
-            SchemeName::Padded => Scheme::Padded { batch: self.batch },
+            SchemeName::Padded => Scheme::Padded { batch: self.batch.unwrap_or(8) },
             SchemeName::Packed => Scheme::Packed(match self.strategy {
-                StrategyName::BestFit => Strategy::default(),
-                StrategyName::FirstFit => Strategy::FirstFit,
-                StrategyName::Sequential => Strategy::Sequential,
-                StrategyName::Split => Strategy::Split,
+                None | Some(StrategyName::BestFit) => Strategy::default(),
+                Some(StrategyName::FirstFit) => Strategy::FirstFit,
+                Some(StrategyName::Sequential) => Strategy::Sequential,
+                Some(StrategyName::Split) => Strategy::Split,
             }),
+        }
+    }
+
+    /// Refuses options that would do nothing: whoever gives one believes that it does.
+    fn check(&self) -> Result<()> {
+        let (scheme, idle) = (self.scheme(), |argument, needs| Err(Error::Idle { argument, needs }));
+        match self {
+            Packing { batch: Some(_), .. } if !matches!(scheme, Scheme::Padded { .. }) => {
+                idle("--batch", "--scheme padded")
+            }
+            Packing { strategy: Some(_), .. } if !matches!(scheme, Scheme::Packed(_)) => {
+                idle("--strategy", "--scheme packed")
+            }
+            Packing { cut: Some(_), .. } if scheme != Scheme::Packed(Strategy::Split) => {
+                idle("--cut", "--strategy split")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -214,8 +232,8 @@ impl Packing {
             packs: self.packs,
             scheme: self.scheme(),
             cut: match self.cut {
-                CutName::Stop => Cut::Stop,
-                CutName::Flow => Cut::Flow,
+                None | Some(CutName::Stop) => Cut::Stop,
+                Some(CutName::Flow) => Cut::Flow,
             },
             held_out: self.held_out,
         })
@@ -256,13 +274,23 @@ impl Train {
         } else if let Some(line) = products::of_another(&device, &settings.products)?.filter(|_| first) {
             output::note(&line);
         }
+        if settings.shard && ranks == 1 {
+            output::note(
+                "--shard: this process is alone and keeps all of the optimiser's state; torchrun, mpirun or srun start several",
+            );
+        }
+        if first && settings.text.cut == Cut::Flow && settings.text.packs == 1 {
+            output::note(
+                "--cut flow: gradients flow between the packs of a step, and each has one; --packs makes them more",
+            );
+        }
         let shards = if settings.shard { ranks } else { 1 };
-        settings.recompute = self.memory().choose(&request(&settings, shards)?, &device, |chosen| {
+        settings.recompute = self.memory().choose(&request(&settings, shards, &device)?, &device, |chosen| {
             let settings = Settings { recompute: chosen.to_vec(), ..settings.clone() };
-            plan(&settings, shards).map_or_else(|error| error.to_string(), |plan| plan.trim_end().to_owned())
+            plan(&settings, shards, &device).map_or_else(|error| error.to_string(), |plan| plan.trim_end().to_owned())
         })?;
         if self.plan {
-            output::results(plan(&settings, shards)?)?;
+            output::results(plan(&settings, shards, &device)?)?;
             return Ok(Verdict::Good);
         }
         // Once is polite, twice ends the process at once.
@@ -313,12 +341,24 @@ impl Train {
         Ok((ids, products))
     }
 
+    /// What is there on the way to the run's folder must be folders.
+    fn check_output(&self) -> Result<()> {
+        let Some(folder) = &self.output else { return Ok(()) };
+        if folder.ancestors().find(|path| path.exists()).is_none_or(Path::is_dir) {
+            return Ok(());
+        }
+        let (path, source) = (folder.clone(), io::ErrorKind::NotADirectory.into());
+        Err(Error::Write { path, option: "-o", source })
+    }
+
     fn memory(&self) -> Memory {
         Memory { choice: self.recompute, bytes: self.memory }
     }
 
     /// The settings of a new run.
     fn fresh(&self, device: &Device) -> Result<Begun> {
+        self.packing.check()?;
+        self.check_output()?;
         let steps = self.steps.unwrap_or(200);
         let tokenizer = self.packing.tokenizer.as_deref();
         let (name, config, pretrained, tokenizer) = match &self.init {
@@ -328,7 +368,7 @@ impl Train {
             }
             None => {
                 let entries = Tokenizer::open(tokenizer)?.vocabulary();
-                let config = ModelConfig::named(&self.model)?.for_vocabulary(entries)?;
+                let config = ModelConfig::open(&self.model, entries)?;
                 (self.model.clone(), config, None, tokenizer.map(Path::to_owned))
             }
         };
@@ -386,18 +426,19 @@ struct Begun {
     pretrained: Option<Pretrained>,
 }
 
-fn request(settings: &Settings, shards: usize) -> Result<Request<'_>> {
+fn request<'a>(settings: &'a Settings, shards: usize, device: &Device) -> Result<Request<'a>> {
     let io: Dtype = settings.io()?;
     let (variants, Text { tokens, packs, .. }) = (settings.variants()?, &settings.text);
     let (tokens, packs, chain) = (*tokens, *packs, settings.text.chain());
-    Ok(Request { config: &settings.model, io, tokens, packs, chain, shards, variants })
+    let on_gpu = matches!(device, Device::Cuda(_));
+    Ok(Request { config: &settings.model, io, tokens, packs, chain, shards, variants, on_gpu })
 }
 
 /// The plan as text.
-fn plan(settings: &Settings, shards: usize) -> Result<String> {
-    let plan = request(settings, shards)?.plan(&settings.recompute);
+fn plan(settings: &Settings, shards: usize, device: &Device) -> Result<String> {
+    let plan = request(settings, shards, device)?.plan(&settings.recompute);
     let Settings { name, dtype, text, .. } = settings;
-    Ok(format!("{name}, {dtype}, packs of {} tokens\n{plan}\n", output::thousands(text.tokens)))
+    Ok(format!("{name}, {dtype} on {device}, packs of {} tokens\n{plan}\n", output::thousands(text.tokens)))
 }
 
 /// `runs/tiny`, or `runs/tiny-2` where that is taken.

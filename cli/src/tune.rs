@@ -14,7 +14,7 @@ use packscan_tune::workload::{Product, natural_lengths, read_lengths};
 use packscan_verify::operators;
 
 use crate::error::{Error, Result};
-use crate::output::thousands;
+use crate::output::counted;
 use crate::variants::Launches;
 use crate::{Verdict, output, parse, products, respawn};
 
@@ -28,10 +28,10 @@ pub struct Tune {
     #[arg(long, value_name = "D", conflicts_with = "model", value_parser = parse::size)]
     channels: Option<usize>,
     /// State size, N, of such a block.
-    #[arg(long, value_name = "N", default_value_t = 16, conflicts_with = "model")]
+    #[arg(long, value_name = "N", default_value_t = 16, conflicts_with = "model", value_parser = parse::whole::<usize>)]
     state: usize,
     /// Entries of the vocabulary where the model does not say.
-    #[arg(long, value_name = "V", default_value_t = 50_280)]
+    #[arg(long, value_name = "V", default_value_t = 50_280, value_parser = parse::whole::<usize>)]
     vocabulary: usize,
     /// Tokens of a pack.
     #[arg(long, value_name = "T", default_value_t = 16_384, value_parser = parse::size)]
@@ -87,12 +87,12 @@ impl Tune {
         }
         let problem = &launches.problem;
         let size = format!(
-            "{} tokens x {} channels, N = {}, {}, {} sequences, {device}",
-            thousands(problem.tokens()),
-            thousands(problem.channels),
+            "{} x {}, N = {}, {}, {}, {device}",
+            counted(problem.tokens(), "token"),
+            counted(problem.channels, "channel"),
             problem.state,
             problem.io,
-            problem.lengths.len()
+            counted(problem.lengths.len(), "sequence")
         );
         let file = TuningFile::of(&cache::default_folder()?, cuda.name());
         let tables = [report(&found), products::report(&products)].join("\n");

@@ -34,10 +34,10 @@ pub struct Verify {
     #[arg(long, value_enum)]
     device: Option<Kind>,
     /// Random cases for each variant, besides the fixed ones [default: 12, with --quick 3]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = parse::whole::<u32>)]
     cases: Option<u32>,
     /// Seed of the random cases.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = parse::whole::<u64>)]
     seed: u64,
     /// Small cases only: done in a minute.
     #[arg(long)]

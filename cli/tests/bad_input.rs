@@ -82,6 +82,12 @@ fn text_that_cannot_be_packed() {
     refused(&pack("good.txt --tokens 1"), &["tokens is 1"]);
     refused(&pack("good.txt --window 0"), &["window is 0"]);
     refused(&pack("good.txt --batch 0"), &["batch is 0"]);
+    refused(&pack("good.txt --batch 4 --strategy single"), &["--batch does nothing without --strategy padded"]);
+    refused(
+        &pack("good.txt --window 4 --strategy split,padded"),
+        &["--window does nothing without --strategy best-fit"],
+    );
+    refused(&run("bench --step --model tiny --cpu --batch 4"), &["--batch does nothing without --scheme padded"]);
     refused(&pack("good.txt --strategy best"), &["best", "first-fit"]);
 }
 

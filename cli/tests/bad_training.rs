@@ -20,6 +20,8 @@ fn text_that_is_none() {
     let file = |name: &str, bytes: &[u8]| fs::write(bench.path(name), bytes).unwrap();
     file("empty.txt", b"");
     file("latin.txt", b"caf\xe9");
+    fs::create_dir(bench.path("folder")).unwrap();
+    file("folder/latin.txt", b"caf\xe9");
     file("a.jsonl", b"{\"text\": \"x\"}\n{\"body\": \"y\"}\n{\"text\": 3}\n");
     file("a.parquet", b"PAR1 or so");
     file("short.txt", b"so few words");
@@ -29,22 +31,33 @@ fn text_that_is_none() {
     for (arguments, words) in [
         ("absent", &["absent cannot be read", "name files"][..]),
         ("nothing", &["the corpus is empty", "nothing", "name files"]),
-        ("empty.txt", &["the corpus is empty", "1 documents without text"]),
-        ("latin.txt", &["latin.txt: byte 3 is not valid UTF-8", "iconv"]),
+        ("empty.txt", &["the corpus is empty", "1 document without a token"]),
+        ("latin.txt", &["latin.txt: byte 3 is not valid UTF-8", "iconv", "--skip-bad"]),
+        ("text folder", &["folder/latin.txt: byte 3 is not valid UTF-8", "iconv", "--skip-bad"]),
         ("a.jsonl", &["a.jsonl, line 2: it has no field \"text\"", "--text-field", "--skip-bad"]),
         ("a.parquet", &["a.parquet: it is no whole Parquet file", "download it again"]),
         ("cut.txt.gz", &["cut.txt.gz is not whole", "download it again"]),
         ("short.txt", &["held out: 0.02 of 13 tokens", "0 to hold out nothing"]),
+        ("text --tokenizer folder", &["folder is no tokenizer: it cannot be read", "the tokenizer.json"]),
         ("text --tokenizer a.jsonl", &["a.jsonl is no tokenizer"]),
-        ("text --tokenizer absent.json", &["absent.json cannot be read"]),
+        (
+            "text --tokenizer absent.json",
+            &["absent.json is no tokenizer: it cannot be read", "or none to train on bytes"],
+        ),
     ] {
         no_run(&bench, arguments, words);
     }
-    let skipping = bench.good("train a.jsonl text --skip-bad --model model.toml --tokens 256 --steps 1 -o run");
-    assert!(
-        skipping.err.contains("left out: 2 bad records, the first: ") && skipping.err.contains("line 2"),
-        "{skipping:?}"
-    );
+    file("folder/picture.png", b"\x89PNG\r\n\x1a\n\0");
+    let skipping = bench.good("train a.jsonl folder text --skip-bad --model model.toml --tokens 256 --steps 1 -o run");
+    for told in [
+        "left out: 1 binary file in folders\n",
+        "folder/picture.png: byte 0 is no text\n",
+        "left out: 3 bad records\n",
+        "a.jsonl, line 2: it has no field \"text\"\n",
+        "folder/latin.txt: byte 3 is not valid UTF-8\n",
+    ] {
+        assert!(skipping.err.contains(told), "{told:?} is not in\n{}", skipping.err);
+    }
 }
 
 #[test]
@@ -56,8 +69,10 @@ fn settings_that_make_no_sense() {
         ("--tokens 99999999999", &["tokens is 99999999999", "2^31"]),
         ("--steps 0", &["steps is 0", "at least one step"]),
         ("--packs 0", &["packs is 0", "at least one pack"]),
+        ("--packs 100000000000", &["packs is 100000000000", "at most 1048576"]),
+        ("--decay 1e9", &["decay is 1000000000", "below 1", "take about 0.1"]),
         ("--scheme padded --batch 0", &["batch is 0", "take 8"]),
-        ("--scheme padded --batch 100 --tokens 128", &["tokens is 128", "a sequence needs two tokens"]),
+        ("--scheme padded --batch 100 --tokens 128", &["batch is 100", "needs two; take a smaller batch"]),
         ("--held-out 1", &["held_out is 1", "below 1"]),
         ("--held-out -0.1", &["held_out is -0.1", "from 0"]),
         ("--held-out NaN", &["held_out is NaN"]),
@@ -70,8 +85,18 @@ fn settings_that_make_no_sense() {
         ("--warmup 300", &["warmup is 300", "the run has 200 steps", "take fewer"]),
         ("--final-share 2", &["final_share is 2", "from 0 to 1"]),
         ("--decay NaN", &["decay is NaN"]),
-        ("--clip -1", &["max_norm is -1"]),
+        ("--clip -1", &["clip is -1", "above 0", "--clip 0 clips nothing"]),
+        ("--clip nan", &["clip is NaN", "--clip 0 clips nothing"]),
         ("--memory 0", &["--memory", "5GB"]),
+        ("--memory -3", &["'-3' for '--memory <SIZE>'", "5GB"]),
+        ("--memory -3GB", &["'-3GB' for '--memory <SIZE>'", "5GB"]),
+        ("--steps -3", &["'-3' for '--steps <N>'"]),
+        ("--tokens -3", &["'-3' for '--tokens <T>'", "a whole number from 0"]),
+        ("--seed 1.5", &["'1.5' for '--seed <SEED>'", "a whole number from 0"]),
+        ("--cut flow", &["--cut does nothing without --strategy split", "leave out --cut"]),
+        ("--cut flow --strategy first-fit", &["--cut does nothing without --strategy split"]),
+        ("--batch 4", &["--batch does nothing without --scheme padded"]),
+        ("--scheme single --strategy split", &["--strategy does nothing without --scheme packed"]),
         ("--dtype f64", &["f64", "f32, f16, bf16"]),
     ] {
         no_run(&bench, &format!("text {arguments}"), words);
@@ -87,9 +112,15 @@ fn models_that_are_none() {
     fs::write(bench.path("deep.toml"), "width = 32\nlayers = 2\nstate = 2000\n").unwrap();
     for (arguments, words) in [
         ("--model 3b", &["\"3b\"", "TOML file", "130m"][..]),
+        (
+            "--model nosuch.toml",
+            &["nosuch.toml cannot be used: there is no such file", "name one that is there", "130m"],
+        ),
+        ("--model no/such", &["no/such cannot be used: there is no such file"]),
+        ("--model text", &["text cannot be used: it is a folder", "--init"]),
         ("--model heads.toml", &["heads.toml", "line 3", "heads"]),
-        ("--model narrow.toml", &["vocabulary is 100", "the tokenizer has 257 entries"]),
-        ("--model deep.toml", &["state is 2000", "from 1 to 1024"]),
+        ("--model narrow.toml", &["narrow.toml cannot be used: vocabulary is 100", "the tokenizer has 257 entries"]),
+        ("--model deep.toml", &["deep.toml cannot be used: state is 2000", "from 1 to 1024"]),
         ("--init absent", &["absent", "config.json and model.safetensors"]),
         ("--init text", &["text", "it has no config.json"]),
     ] {
@@ -99,7 +130,11 @@ fn models_that_are_none() {
     no_run(
         &bench,
         &tied,
-        &["vocabulary is 64", "the tokenizer has 257 entries", "take the tokenizer that it was made for"],
+        &[
+            "vocabulary is 64",
+            "the tokenizer has 257 entries",
+            "name the tokenizer that it was made for with --tokenizer",
+        ],
     );
     let tokenizer = format!("{tied} --tokenizer {repository}/data/tests/fixtures/tokenizer.json");
     no_run(&bench, &tokenizer, &["vocabulary is 64", "the tokenizer has 300 entries"]);
@@ -112,6 +147,7 @@ fn more_memory_than_there_is() {
         ("--memory 100MB --plan", &["more than the 100 MB", "parameters, f32", "take a smaller model"][..]),
         ("--memory 100MB", &["more than the 100 MB", "take a smaller model"]),
         ("--memory 4GB --tokens 65536", &["activations of 24 blocks, recompute full", "--tokens 8192 would fit"]),
+        ("--memory 4GB --packs 100000", &["tokens, targets and boundaries of packs", "--packs 1562 would fit"]),
         ("--memory 4GB --recompute none", &["recompute none", "4.0 GB of memory", "--recompute auto would fit"]),
     ] {
         no_run(&bench, &format!("text --model 130m {arguments}"), words);
@@ -158,7 +194,13 @@ fn runs_that_cannot_go_on() {
     let settings = bench.path("run/run.toml");
     let text = fs::read_to_string(&settings).unwrap();
     fs::write(&settings, text.replace("state = 8", "state = 16")).unwrap();
-    refuse("train --resume run --steps 4", &["x_proj.weight", "[18, 64]", "[34, 64]"]);
+    let shapes = ["x_proj.weight", "[18, 64]", "the model of run.toml has [34, 64]", "put back the sizes"];
+    refuse("train --resume run --steps 4", &shapes);
+    for (was, now) in [("layers = 2", "layers = 3"), ("layers = 2", "layers = 1"), ("tied = false", "tied = true")] {
+        fs::write(&settings, text.replace(was, now)).unwrap();
+        let words = [&format!("it is of a model with {was}, but run.toml has {now}; write {was} there again")[..]];
+        refuse("train --resume run --steps 4", &words);
+    }
     fs::write(&settings, text.replace("seed = 0", "seed = \"none\"")).unwrap();
     refuse("train --resume run --steps 4", &["run.toml", "seed"]);
     fs::write(&settings, text).unwrap();
@@ -170,6 +212,17 @@ fn runs_that_cannot_go_on() {
     refuse("eval run/step-00000002 text", &["model.safetensors"]);
     fs::write(&weights, &whole).unwrap();
     bench.good("train --resume run --steps 4");
+}
+
+/// A file where the folder of a run is to be: told before anything is read.
+#[test]
+fn an_output_that_is_a_file() {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), "in the way").unwrap();
+    for output in ["file", "file/run"] {
+        let ran = bench.run(&format!("train text --model model.toml --tokens 256 --steps 1 -o {output}"));
+        refused(&ran, &[&format!("{output} cannot be written: not a directory; name another with -o")]);
+    }
 }
 
 #[test]

@@ -53,6 +53,19 @@ fn a_trial_keeps_no_checkpoint() {
     assert!(ran.err.contains("no checkpoint was kept"), "{}", ran.err);
 }
 
+/// Options that do nothing in one process, of one pack a step, but may in the same command elsewhere.
+#[test]
+fn what_does_nothing_here_is_said() {
+    let bench = Bench::new();
+    let small = "text --model model.toml --tokens 256 --steps 1 --keep 0";
+    let told = bench.good(&format!("train {small} --shard -o shard")).err;
+    assert!(told.contains("--shard: this process is alone") && told.contains("torchrun"), "{told}");
+    let told = bench.good(&format!("train {small} --strategy split --cut flow -o flow")).err;
+    assert!(told.contains("--cut flow: gradients flow between the packs of a step, and each has one"), "{told}");
+    let told = bench.good(&format!("train {small} --strategy split --cut flow --packs 2 -o two")).err;
+    assert!(!told.contains("--shard") && !told.contains("--cut flow"), "{told}");
+}
+
 #[test]
 fn a_run_in_the_folder_that_it_reads_is_not_its_own_text() {
     let bench = Bench::new();
@@ -198,7 +211,7 @@ fn files_of_something_else_in_the_folder_do_not_stop_a_run() {
     let bench = Bench::new();
     fs::write(bench.path("scores.jsonl"), "{\"score\": 1}\n{\"score\": 2}\n").unwrap();
     let ran = bench.good("train --model model.toml --tokens 256 --steps 1");
-    for told in ["left out: 1 files in folders without a text", "scores.jsonl: it has no field \"text\""] {
+    for told in ["left out: 1 file in folders without a text", "scores.jsonl: it has no field \"text\""] {
         assert!(ran.err.contains(told), "{told:?} is not in\n{}", ran.err);
     }
     let ran = bench.run("train scores.jsonl text --model model.toml --tokens 256 --steps 1");

@@ -143,7 +143,7 @@ fn the_plan_is_shown_and_nothing_is_run() {
     let plan = |arguments: &str| bench.good(&format!("train absent --model 130m --plan {arguments}")).out;
     let shown = plan("");
     for row in [
-        "130m, f32, packs of 4,096 tokens",
+        "130m, f32 on the CPU, packs of 4,096 tokens",
         "parameters, f32",
         "moments of the optimiser",
         "24 blocks, recompute none",
@@ -157,4 +157,38 @@ fn the_plan_is_shown_and_nothing_is_run() {
     let chosen = plan("--memory 6GB --tokens 8192");
     assert!(chosen.contains("recompute cheap") || chosen.contains("recompute full"), "{chosen}");
     assert!(!bench.path("runs").exists());
+}
+
+/// A bytes column of a plan.
+fn planned(plan: &str, row: &str) -> f64 {
+    let line = plan.lines().find(|line| line.trim_start().starts_with(row)).expect(row);
+    let words: Vec<&str> = line.split_whitespace().rev().take(2).collect();
+    let unit = match words[0] {
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        unit => panic!("{unit:?} in {line:?}"),
+    };
+    words[1].parse::<f64>().unwrap() * unit
+}
+
+/// No GPU is counted where there is none, parameters are those of the model, and a run that fits the plan takes no more.
+#[test]
+fn a_plan_on_a_cpu_is_what_a_run_there_takes() {
+    let bench = Bench::new();
+    let run = "text --model model.toml --tokens 4096 --steps 3 --memory 120MB";
+    let plan = bench.good(&format!("train {run} --plan")).out;
+    assert!(!plan.contains("driver"), "{plan}");
+    let ran = bench.good(&format!("train {run} -o run"));
+    let parameters = ran.err.split(" parameters").next().unwrap().rsplit(' ').next().unwrap().replace(',', "");
+    let parameters: f64 = parameters.parse().unwrap();
+    assert!((planned(&plan, "parameters, f32") / (4.0 * parameters) - 1.0).abs() < 0.01, "{parameters} and\n{plan}");
+    let metrics = read_metrics(&bench.path("run/metrics.jsonl")).unwrap();
+    if cfg!(target_os = "linux") {
+        let most = metrics[2].memory_bytes.expect("Linux tells") as f64;
+        let all = planned(&plan, "together");
+        let beside = planned(&plan, "the program");
+        assert!(most > all - beside && most < all, "{most} of\n{plan}");
+        assert!(metrics.is_sorted_by_key(|step| step.memory_bytes));
+    }
 }

@@ -11,8 +11,8 @@ use crate::files::{self, Format, Source};
 use crate::lines::text_of;
 use crate::random::Random;
 use crate::records::{self, Content, Record};
-use crate::shards::{self, Document, Skipped, Store, Tokens, Writer};
-use crate::{Error, Result, Tokenizer};
+use crate::shards::{self, Document, Store, Tokens, Writer};
+use crate::{Error, Result, Skipped, Tokenizer};
 
 /// Which files make a corpus.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct CorpusOptions {
     pub paths: Vec<PathBuf>,
     /// The field of a JSONL record, or the column of a Parquet file, that holds the text.
     pub text_field: String,
-    /// Leave out records that give no text, and count them, instead of refusing the corpus.
+    /// Leave out files, lines and rows that give no text, count and name them, instead of refusing the corpus.
     pub skip_bad: bool,
     /// Where tokens are cached.
     pub cache: PathBuf,
@@ -48,6 +48,10 @@ pub struct Progress {
 }
 
 /// Tokenised documents, mapped into memory. A clone is cheap and shares them.
+///
+/// What is meant as text and is none, for a byte that is not UTF-8 or a missing field, is an error or, where that was asked for, left out. A
+/// folder holds other things besides: a picture or a program in it is passed over, and so are JSONL and Parquet files of something else. All
+/// are counted and named in [`Skipped`].
 #[derive(Clone)]
 pub struct Corpus {
     store: Arc<Store>,
@@ -234,22 +238,8 @@ fn key(sources: &[Source], options: &CorpusOptions, tokenizer: &Tokenizer) -> St
 
 fn nothing_in(options: &CorpusOptions, skipped: &Skipped) -> Error {
     let paths = options.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-    let Skipped { binary_files, other_files, bad_records, empty_documents, .. } = skipped;
-    let mut what = if paths.is_empty() { "no file was named".to_owned() } else { format!("no text in {paths}") };
-    for (count, kind) in [
-        (binary_files, "binary files"),
-        (other_files, "files without the text field"),
-        (bad_records, "bad records"),
-        (empty_documents, "documents without text"),
-    ] {
-        if *count > 0 {
-            what += &format!(", {count} {kind}");
-        }
-    }
-    if let Some(first) = &skipped.first_other {
-        what += &format!(" ({first}; --text-field names another)");
-    }
-    Error::Empty { what }
+    let what = if paths.is_empty() { "no file was named".to_owned() } else { format!("no text in {paths}") };
+    Error::Empty { what, left_out: skipped.lines().into_iter().map(|line| format!("\n{line}")).collect() }
 }
 
 /// Tokenising in progress.
@@ -264,7 +254,7 @@ struct Build<'a> {
 /// What became of a record.
 enum Outcome {
     Tokens(Vec<u32>),
-    Binary,
+    Binary(u64),
     Other(String),
     Bad(Error),
 }
@@ -306,15 +296,12 @@ impl Build<'_> {
                     self.store(record, &ids)?;
                     tokens += ids.len() as u64;
                 }
-                Outcome::Binary => self.skipped.binary_files += 1,
-                Outcome::Other(what) => {
-                    self.skipped.other_files += 1;
-                    self.skipped.first_other.get_or_insert(what);
+                Outcome::Binary(offset) => {
+                    let path = &self.sources[record.file as usize].path;
+                    self.skipped.binary_files.add(|| format!("{}: byte {offset} is no text", path.display()));
                 }
-                Outcome::Bad(error) if self.options.skip_bad => {
-                    self.skipped.bad_records += 1;
-                    self.skipped.first_bad.get_or_insert_with(|| error.to_string());
-                }
+                Outcome::Other(what) => self.skipped.other_files.add(|| what),
+                Outcome::Bad(error) if self.options.skip_bad => self.skipped.bad_records.add(|| error.fault()),
                 Outcome::Bad(error) => return Err(error),
             }
         }
@@ -336,14 +323,13 @@ impl Build<'_> {
             Ok(Outcome::Bad(Error::Record { path: source.path.clone(), unit, record: record.number, rule }))
         };
         match &record.content {
-            Content::Binary => Ok(Outcome::Binary),
+            Content::Binary(offset) => Ok(Outcome::Binary(*offset)),
             Content::Other(rule) => Ok(Outcome::Other(format!("{}: {rule}", source.path.display()))),
             Content::Text(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => self.encode(text),
-                Err(_) if !source.named => Ok(Outcome::Binary),
                 Err(error) => {
                     let offset = error.valid_up_to() as u64;
-                    Err(Error::NotText { path: source.path.clone(), offset })
+                    Ok(Outcome::Bad(Error::NotText { path: source.path.clone(), offset }))
                 }
             },
             Content::Json(line) => match text_of(line, field) {

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::number::counted;
+
 /// What can go wrong between a file and a pack.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,9 +27,10 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// A text file that was named and is none.
+    /// A text file that is none.
     #[error(
-        "{}: byte {offset} is not valid UTF-8, as text must be; convert the file (`iconv -t UTF-8`) or leave it out",
+        "{}: byte {offset} is not valid UTF-8, as text must be; convert the file (`iconv -t UTF-8`), leave it out, or skip such files with \
+         --skip-bad",
         path.display()
     )]
     NotText {
@@ -72,15 +75,18 @@ pub enum Error {
     },
 
     /// Nothing to train on.
-    #[error("the corpus is empty: {what}; name files or folders with text")]
+    #[error("the corpus is empty: {what}; name files or folders with text{left_out}")]
     Empty {
         /// What was looked at.
         what: String,
+        /// What of it was left out, a line for each.
+        left_out: String,
     },
 
     /// A share that leaves one side with nothing.
     #[error(
-        "held out: {share} of {tokens} tokens; the share lies between 0 and 1 and leaves two tokens on each side; take another share, or 0 to hold out nothing"
+        "held out: {share} of {}; the share lies between 0 and 1 and leaves two tokens on each side; take another --held-out, or 0 to hold out nothing",
+        counted(*tokens, "token")
     )]
     HeldOut {
         /// The share.
@@ -149,6 +155,17 @@ pub enum Error {
     /// No thread for prefetching.
     #[error("no thread can be started to prefetch packs: {0}")]
     Thread(io::Error),
+}
+
+impl Error {
+    /// Where a record is and what is wrong with it, without the cure: for a list of those that were left out.
+    pub(crate) fn fault(&self) -> String {
+        match self {
+            Error::NotText { path, offset } => format!("{}: byte {offset} is not valid UTF-8", path.display()),
+            Error::Record { path, unit, record, rule } => format!("{}, {unit} {record}: {rule}", path.display()),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// The result of everything that can fail.

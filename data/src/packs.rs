@@ -23,7 +23,9 @@ pub struct Pack {
     pub documents: Vec<u32>,
     /// Whether the last sequence goes on in the next pack.
     pub continues: bool,
-    /// How many of the `T` tokens are padding: token 0 without a target.
+    /// How many of the `T` tokens are of documents; the others are token 0 without a target.
+    pub real: usize,
+    /// Tokens that the pack has room for and that are of no document: see [`Plan::cost`].
     pub padding: usize,
 }
 
@@ -108,7 +110,8 @@ impl Packs {
             continued: vec![false; sequences],
             documents: plan.pieces.iter().map(|piece| piece.document).collect(),
             continues: plan.continues,
-            padding: total - plan.real(),
+            real: plan.real(),
+            padding: plan.cost(self.options()) - plan.real(),
         };
         if let Some(first) = pack.continued.first_mut() {
             *first = plan.continued;

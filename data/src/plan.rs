@@ -87,6 +87,11 @@ impl PackOptions {
                 broken("window", 0, "a window has at least one document; take some thousands")
             }
             Scheme::Padded { batch: 0 } => broken("batch", 0, "a batch has at least one sequence; take 8"),
+            Scheme::Padded { batch } if self.longest() < 2 => broken(
+                "batch",
+                batch,
+                "each sequence has that share of a pack's tokens and needs two; take a smaller batch or more tokens",
+            ),
             _ if self.longest() < 2 => broken(
                 "tokens",
                 self.tokens,
@@ -128,7 +133,8 @@ impl Plan {
         self.pieces.iter().map(|piece| piece.tokens as usize).sum()
     }
 
-    /// Tokens that the pack costs: its capacity where sequences share it, else what it holds, padding included.
+    /// Tokens that the pack has room for: its capacity where sequences share it, all rows where it is a padded batch, its one sequence where
+    /// it is that. What of it is of no document is *padding*, wherever packscan tells of it: in a step's metrics as in a report on packing.
     pub fn cost(&self, options: &PackOptions) -> usize {
         match options.scheme {
             Scheme::Packed(_) => options.tokens,

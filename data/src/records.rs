@@ -28,8 +28,8 @@ pub struct Record {
 pub enum Content {
     /// A file of text, perhaps.
     Text(Vec<u8>),
-    /// A file in a folder that begins as no text does.
-    Binary,
+    /// A file in a folder that begins as no text does: the first byte at fault, from 0.
+    Binary(u64),
     /// A file in a folder whose records are of something else: what is wrong with them.
     Other(String),
     /// A line of JSON, perhaps.
@@ -44,12 +44,12 @@ impl Content {
         match self {
             Content::Text(bytes) | Content::Json(bytes) => bytes.len(),
             Content::Value(Some(value)) => value.len(),
-            Content::Binary | Content::Other(_) | Content::Value(None) => 0,
+            Content::Binary(_) | Content::Other(_) | Content::Value(None) => 0,
         }
     }
 }
 
-/// How much of a file must be free of NUL bytes for it to be taken for text. Git looks at as many.
+/// How much of a file in a folder is looked at to tell whether it is binary. Git looks at as many bytes.
 const HEAD_BYTES: u64 = 8000;
 
 /// Rows of a column that are decoded together.
@@ -72,11 +72,30 @@ fn text(source: &Source) -> Result<Content> {
     let mut reader = source.open()?;
     let mut bytes = Vec::new();
     reader.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).map_err(|error| source.failed(error))?;
-    if !source.named && bytes.contains(&0) {
-        return Ok(Content::Binary);
+    if !source.named
+        && let Some(offset) = binary(&bytes)
+    {
+        return Ok(Content::Binary(offset));
     }
     reader.read_to_end(&mut bytes).map_err(|error| source.failed(error))?;
     Ok(Content::Text(bytes))
+}
+
+/// The first byte of a file's head that no text has, if the file is not meant as text: with a NUL in it, or with bytes that are not UTF-8
+/// beside control characters that no encoding of text uses. Text in another encoding has none, and is text that must be converted.
+fn binary(head: &[u8]) -> Option<u64> {
+    let invalid = match std::str::from_utf8(head) {
+        // The head may end within a character.
+        Err(error) if error.error_len().is_some() => Some(error.valid_up_to()),
+        _ => None,
+    };
+    let nul = head.iter().position(|&byte| byte == 0);
+    let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, 0x07..=0x0d | 0x1b);
+    match (nul, invalid) {
+        (Some(nul), invalid) => Some(invalid.map_or(nul, |invalid| invalid.min(nul)) as u64),
+        (None, Some(invalid)) if head.iter().any(control) => Some(invalid as u64),
+        _ => None,
+    }
 }
 
 fn jsonl(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
@@ -175,4 +194,23 @@ fn text_column(schema: &SchemaDescriptor, field: &str) -> Result<usize, String> 
         let known = if known.is_empty() { "no column with texts".to_owned() } else { format!("texts in {known}") };
         format!("it has no column {field:?} with texts; it has {known}: name one with --text-field")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::binary;
+
+    #[test]
+    fn binary_files_are_told_from_text_in_other_encodings() {
+        assert_eq!(binary(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), Some(0));
+        assert_eq!(binary(b"%PDF-1.5\n%\xd0\xd4\xc5\xd8\nstream\nx\xda\x01\x02"), Some(10));
+        assert_eq!(binary(b"text until a NUL\0"), Some(16));
+        for text in
+            [b"caf\xe9, in Latin-1\n".as_slice(), b"\x1b[1mbold\x1b[0m\r\n\tcaf\xe9", "caf\u{e9} \u{1}".as_bytes()]
+        {
+            assert_eq!(binary(text), None, "{text:?}");
+        }
+        // A head that ends within a character.
+        assert_eq!(binary(&"\u{1}\u{e9}".as_bytes()[..2]), None);
+    }
 }

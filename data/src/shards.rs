@@ -13,6 +13,8 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::Skipped;
+
 /// Bytes after which a new shard begins; a document is never in two.
 const SHARD_BYTES: u64 = 1 << 30;
 
@@ -23,25 +25,6 @@ const ABANDONED: Duration = Duration::from_secs(6 * 3600);
 
 /// Changes with the layout of the folder.
 pub const VERSION: u32 = 1;
-
-/// What was left out of a corpus.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
-    /// Files in folders that are no text.
-    pub binary_files: u64,
-    /// JSONL and Parquet files in folders that have nothing in the field that was asked for.
-    #[serde(default)]
-    pub other_files: u64,
-    /// The first of them, and what is wrong with it.
-    #[serde(default)]
-    pub first_other: Option<String>,
-    /// Records that give no text.
-    pub bad_records: u64,
-    /// The first of them, and what is wrong with it.
-    pub first_bad: Option<String>,
-    /// Files and records without a single token, nulls of a Parquet column among them.
-    pub empty_documents: u64,
-}
 
 /// `corpus.json`
 #[derive(Debug, Serialize, Deserialize)]

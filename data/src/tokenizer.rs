@@ -38,11 +38,11 @@ impl Tokenizer {
     /// a `tokenizer_config.json` beside it, else a special token with a name known for that, else there is none.
     ///
     /// # Errors
-    /// [`Error::Read`] and [`Error::Tokenizer`].
+    /// [`Error::Tokenizer`].
     pub fn open(path: Option<&Path>) -> Result<Tokenizer> {
         let Some(path) = path else { return Ok(Tokenizer::Bytes) };
-        let text = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let broken = |what: String| Error::Tokenizer { path: path.to_owned(), what };
+        let text = fs::read(path).map_err(|source| broken(format!("it cannot be read: {source}")))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&text).map_err(|error| broken(error.to_string()))?;
         // Made for the fixed inputs of a model that classifies; here they would drop text or invent some.
         inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;

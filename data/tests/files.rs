@@ -4,11 +4,15 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use common::{Files, fixture};
 use flate2::{Compression, write::GzEncoder};
-use packscan_data::{Corpus, CorpusOptions, Skipped, Tokenizer};
+use packscan_data::{Corpus, CorpusOptions, LeftOut, Skipped, Tokenizer};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 
 /// The texts of a corpus of bytes.
 fn texts(corpus: &Corpus) -> Vec<String> {
@@ -53,14 +57,14 @@ fn text_and_jsonl_plain_and_compressed() {
     files.write("b/lines.jsonl.zst", zstd::encode_all(LINES, 3).unwrap());
     files.write("b/more.ndjson.gz", gzip(LINES));
     files.write("c/picture.png", b"\x89PNG\r\n\x1a\n\0\0");
-    files.write("c/latin1.txt", b"caf\xe9");
     files.write("d/empty.txt", "");
     let corpus = files.open(&[folder]).unwrap();
     let lines = ["one", "two\n", "three"];
     let expected = [["plain \u{1f600}", "in two members"].as_slice(), &lines, &lines, &lines].concat();
     assert_eq!(texts(&corpus), expected);
-    let skipped = Skipped { binary_files: 2, empty_documents: 4, ..Skipped::default() };
-    assert_eq!(corpus.skipped(), &skipped);
+    let binary_files = LeftOut { count: 1, named: corpus.skipped().binary_files.named.clone() };
+    assert_eq!(corpus.skipped(), &Skipped { binary_files, empty_documents: 4, ..Skipped::default() });
+    assert!(corpus.skipped().binary_files.named[0].ends_with("c/picture.png: byte 0 is no text"));
     assert!(corpus.name(0).ends_with("a/x.txt"));
     assert!(corpus.name(3).ends_with("lines.jsonl, line 3"), "{}", corpus.name(3));
 }
@@ -142,9 +146,9 @@ fn nothing_to_train_on() {
         &["absent.txt cannot be read", "name files and folders that are there"],
     );
     let empty = files.write("empty.txt", "");
-    refused(files.open(&[empty]), &["the corpus is empty", "empty.txt", "1 documents without text", "name files"]);
+    refused(files.open(&[empty]), &["the corpus is empty", "empty.txt", "1 document without a token", "name files"]);
     files.write("folder/x.bin", [0, 1, 2]);
-    refused(files.open(&[files.path("folder")]), &["the corpus is empty", "1 binary files"]);
+    refused(files.open(&[files.path("folder")]), &["the corpus is empty", "1 binary file in folders", "x.bin: byte 0"]);
     assert_eq!(cached(&files), Vec::<PathBuf>::new(), "nothing half-written stays");
 }
 
@@ -160,8 +164,55 @@ fn records_without_a_text() {
     let options = CorpusOptions { skip_bad: true, ..files.options(&[path]) };
     let corpus = Corpus::open(&options, &Tokenizer::Bytes, |_| ()).unwrap();
     assert_eq!(texts(&corpus), ["good"]);
-    assert_eq!(corpus.skipped().bad_records, 4);
-    assert!(corpus.skipped().first_bad.as_ref().unwrap().contains("line 2"));
+    let lines = corpus.skipped().lines();
+    let ends = [
+        "4 bad records",
+        "line 2: it has no field \"text\"",
+        "line 3: the field \"text\" is no string",
+        "line 4: it is no JSON object",
+        "and 1 more",
+    ];
+    assert!(lines.iter().zip(ends).all(|(line, end)| line.ends_with(end)) && lines.len() == ends.len(), "{lines:#?}");
+}
+
+/// Rows of bytes that nothing says are text.
+fn write_parquet(path: &Path, rows: &[&[u8]]) {
+    let schema = parse_message_type("message rows { required binary text; }").unwrap();
+    let mut file =
+        SerializedFileWriter::new(fs::File::create(path).unwrap(), Arc::new(schema), Default::default()).unwrap();
+    let mut group = file.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let rows: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row.to_vec())).collect();
+    column.typed::<ByteArrayType>().write_batch(&rows, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    file.close().unwrap();
+}
+
+/// A file, a line or a row: an error that says where and what to do, and left out and named only where that was asked for.
+#[test]
+fn invalid_utf8_wherever_it_is() {
+    let files = Files::new();
+    files.write("good/a.txt", "good");
+    let latin = files.write("text/latin1.txt", b"caf\xe9");
+    files.write("text/good.txt", "good");
+    let lines = files.write("lines.jsonl", b"{\"text\": \"good\"}\n{\"text\": \"caf\xe9\"}\n");
+    let rows = files.path("rows.parquet");
+    write_parquet(&rows, &[b"good", b"caf\xe9"]);
+    let folder = files.path("text");
+    for (path, place) in [
+        (&folder, "latin1.txt: byte 3 is not valid UTF-8"),
+        (&latin, "latin1.txt: byte 3 is not valid UTF-8"),
+        (&lines, "lines.jsonl, line 2: byte 13 is not valid UTF-8"),
+        (&rows, "rows.parquet, row 2: byte 3 of the text is not valid UTF-8"),
+    ] {
+        refused(files.open(std::slice::from_ref(path)), &[place, "--skip-bad"]);
+        let options = CorpusOptions { skip_bad: true, ..files.options(&[path.clone(), files.path("good")]) };
+        let corpus = Corpus::open(&options, &Tokenizer::Bytes, |_| ()).unwrap();
+        let LeftOut { count, named } = &corpus.skipped().bad_records;
+        assert!(*count == 1 && named[0].contains(place), "{named:?}");
+        assert!(texts(&corpus).iter().all(|text| text == "good"), "{:?}", texts(&corpus));
+    }
 }
 
 /// A folder may hold what has nothing to do with the text; a file that is named must be what it is taken for.
@@ -182,16 +233,16 @@ fn files_of_something_else_in_a_folder() {
     fs::remove_file(files.path("b/late.jsonl.gz")).unwrap();
     let corpus = open(&options).unwrap();
     assert_eq!(texts(&corpus), ["first", "zweite \u{1f600}", "first", "plain"]);
-    let Skipped { other_files, first_other, .. } = corpus.skipped();
-    assert_eq!(*other_files, 1);
-    assert!(first_other.as_ref().unwrap().ends_with("scores.jsonl: it has no field \"text\""), "{first_other:?}");
+    let LeftOut { count, named } = &corpus.skipped().other_files;
+    assert_eq!(*count, 1);
+    assert!(named[0].ends_with("scores.jsonl: it has no field \"text\""), "{named:?}");
     options.text_field = "body".to_owned();
     let corpus = open(&options).unwrap();
-    assert_eq!((texts(&corpus), corpus.skipped().other_files), (vec!["plain".to_owned()], 2));
+    assert_eq!((texts(&corpus), corpus.skipped().other_files.count), (vec!["plain".to_owned()], 2));
     fs::remove_file(files.path("x.txt")).unwrap();
     refused(
         open(&options),
-        &["2 files without the text field", "scores.jsonl: it has no field \"body\"", "--text-field"],
+        &["2 files in folders without a text in the field", "scores.jsonl: it has no field \"body\"", "--text-field"],
     );
 
     refused(files.open(&[folder, other]), &["scores.jsonl, line 1", "--text-field"]);

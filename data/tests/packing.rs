@@ -51,11 +51,12 @@ fn sequences(pack: &Pack, options: &PackOptions) -> Vec<(u32, Vec<(u32, u32)>)> 
         found.push((*document, sequence));
         at += length;
     }
-    assert_eq!(padding, pack.padding);
+    assert_eq!(pack.real, pack.tokens.len() - padding);
     match options.scheme {
-        Scheme::Packed(_) => assert_eq!(padding, 0),
-        Scheme::Single => assert_eq!((padding, pack.lengths.len()), (0, 1)),
+        Scheme::Packed(_) => assert_eq!((padding, pack.padding), (0, options.tokens - pack.real)),
+        Scheme::Single => assert_eq!((padding, pack.padding, pack.lengths.len()), (0, 0, 1)),
         Scheme::Padded { batch } => {
+            assert_eq!(pack.padding, padding);
             assert!(pack.lengths.len() <= batch);
             assert!(found.iter().any(|(_, sequence)| sequence.len() == pack.lengths[0]), "the longest is not padded");
             assert!(pack.lengths.iter().all(|length| *length == pack.lengths[0]));
@@ -234,7 +235,7 @@ fn options_and_positions_that_make_no_sense() {
     let window = Scheme::Packed(Strategy::BestFitDecreasing { window: 0 });
     assert!(error(PackOptions::new(64, window)).starts_with("window is 0"));
     assert!(error(PackOptions::new(64, Scheme::Padded { batch: 0 })).starts_with("batch is 0"));
-    assert!(error(PackOptions::new(15, Scheme::Padded { batch: 8 })).starts_with("tokens is 15"));
+    assert!(error(PackOptions::new(15, Scheme::Padded { batch: 8 })).starts_with("batch is 8: each sequence"));
     assert!(error(PackOptions::new(1, Scheme::Single)).starts_with("tokens is 1"));
 
     let options = PackOptions::new(64, Scheme::Single);

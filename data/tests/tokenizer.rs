@@ -89,5 +89,5 @@ fn what_is_no_tokenizer() {
         }
     }
     let error = Tokenizer::open(Some(&files.path("absent.json"))).unwrap_err().to_string();
-    assert!(error.contains("absent.json cannot be read"), "{error}");
+    assert!(error.contains("absent.json is no tokenizer: it cannot be read"), "{error}");
 }

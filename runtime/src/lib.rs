@@ -23,6 +23,7 @@ pub mod nvrtc;
 pub mod occupancy;
 mod packed;
 pub mod predict;
+mod resident;
 
 pub use self::gemm::{Gemm, GemmContext, Operand};
 pub use buffer::{Buffer, View};

@@ -75,17 +75,40 @@ impl ModelConfig {
     /// The preset of that name, or the TOML file at that path.
     ///
     /// # Errors
-    /// [`Error::Model`] for a name that is neither; [`Error::File`] and [`Error::Toml`] for a file that cannot be used.
+    /// [`Error::Model`] for a name that is neither; [`Error::Saved`], [`Error::File`] and [`Error::Toml`] for a file that cannot be used.
     pub fn named(name: &str) -> Result<ModelConfig> {
         if let Some(&(_, width, layers)) = PRESETS.iter().find(|preset| preset.0 == name) {
             return Ok(ModelConfig::of(width, layers));
         }
         let path = Path::new(name);
-        if !path.is_file() {
-            return Err(Error::Model { name: name.to_owned(), known: ModelConfig::names().join(", ") });
+        if path.is_dir() {
+            return Err(Error::saved(
+                path,
+                "it is a folder; name a TOML file, or start from the model in a folder with --init",
+            ));
+        }
+        if !path.exists() {
+            let known = ModelConfig::names().join(", ");
+            // A name with an ending or a folder was meant as a file's.
+            if path.extension().is_some_and(|ending| ending == "toml") || path.components().count() > 1 {
+                return Err(Error::saved(
+                    path,
+                    format!("there is no such file; name one that is there, or one of {known}"),
+                ));
+            }
+            return Err(Error::Model { name: name.to_owned(), known });
         }
         let text = std::fs::read_to_string(path).map_err(|source| Error::file("read", path, source))?;
         toml::from_str(&text).map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// The same with every open size settled, as [`ModelConfig::for_vocabulary`] does.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::named`], and [`Error::Saved`] for a file with a size that no model can have.
+    pub fn open(name: &str, entries: usize) -> Result<ModelConfig> {
+        let config = ModelConfig::named(name)?.for_vocabulary(entries);
+        config.map_err(|error| Error::saved(Path::new(name), error.to_string()))
     }
 
     /// A model of this width and number of blocks, the rest as published. Its vocabulary is open.
@@ -134,11 +157,21 @@ impl ModelConfig {
         }
         if self.vocabulary < entries {
             let rule = format!(
-                "the tokenizer has {entries} entries; give the model at least as many, or take the tokenizer that it was made for"
+                "the tokenizer has {entries} entries; give the model at least as many, or name the tokenizer that it was made for with --tokenizer"
             );
             return Err(wrong("vocabulary", self.vocabulary.to_string(), &rule));
         }
         Ok(self)
+    }
+
+    /// The sizes in which two models differ, as a file has them: those of this one and those of the other.
+    pub(crate) fn differing(&self, other: &ModelConfig) -> [String; 2] {
+        let [here, there] = [self, other].map(|config| toml::Table::try_from(config).expect("sizes become TOML"));
+        let differ: Vec<&String> = here.keys().filter(|key| here.get(*key) != there.get(*key)).collect();
+        [&here, &there].map(|of| {
+            let sizes: Vec<String> = differ.iter().map(|key| format!("{key} = {}", of[*key])).collect();
+            sizes.join(", ")
+        })
     }
 
     /// Channels, D.
@@ -175,6 +208,10 @@ mod tests {
     fn what_no_model_can_be_is_refused_by_name() {
         let error = ModelConfig::named("3b").unwrap_err().to_string();
         assert!(error.contains("3b") && error.contains("2.8b"), "{error}");
+        let error = ModelConfig::named("no/such.toml").unwrap_err().to_string();
+        assert!(error.starts_with("no/such.toml cannot be used: there is no such file; name one"), "{error}");
+        let error = ModelConfig::named("src").unwrap_err().to_string();
+        assert!(error.contains("it is a folder") && error.contains("--init"), "{error}");
         let wrong = |change: fn(&mut ModelConfig)| {
             let mut config = ModelConfig::of(64, 2);
             change(&mut config);

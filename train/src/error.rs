@@ -104,7 +104,10 @@ pub enum Error {
     },
 
     /// A tensor of another shape than the model's.
-    #[error("{}: {name} has the shape {got:?}, but {of} has {want:?} there", path.display())]
+    #[error(
+        "{}: {name} has the shape {got:?}, but {of} has {want:?} there; put back the sizes that were changed, or take weights of those sizes",
+        path.display()
+    )]
     Shape {
         /// The file.
         path: PathBuf,

@@ -8,6 +8,7 @@ use packscan_runtime::{Buffer, Dtype};
 use serde::{Deserialize, Serialize};
 
 use crate::parameters::{Layout, Updated};
+use crate::report::number::counted;
 use crate::{Error, Model, Result};
 
 /// How fast a run learns.
@@ -86,13 +87,23 @@ impl Rates {
             return wrong("steps", "0".to_owned(), "a run has at least one step");
         }
         if self.warmup > self.steps {
-            let rule = format!("the run has {} steps, and the rate would never get there; take fewer", self.steps);
+            let rule = format!(
+                "the run has {}, and the rate would never get there; take fewer",
+                counted(self.steps.into(), "step")
+            );
             return wrong("warmup", self.warmup.to_string(), &rule);
         }
-        if let Some(clip) = self.clip {
-            grad_norm::limit(clip)?;
+        if let Some(clip) = self.clip.filter(|clip| grad_norm::limit(*clip).is_err()) {
+            let rule =
+                "it is the largest norm of the gradients, a finite number above 0, usually 1; --clip 0 clips nothing";
+            return wrong("clip", clip.to_string(), rule);
         }
         self.numbers(1, self.learning_rate, self.decay).scalars()?;
+        if self.learning_rate * self.decay >= 1.0 {
+            let rule =
+                "a step takes learning_rate times decay of every weight away, which must be below 1; take about 0.1";
+            return wrong("decay", self.decay.to_string(), rule);
+        }
         Ok(())
     }
 
@@ -229,7 +240,7 @@ mod tests {
         assert!(wrong(|r| r.learning_rate = f32::NAN).starts_with("learning_rate is NaN"));
         assert!(wrong(|r| r.learning_rate = 6.0).starts_with("learning_rate is 6"));
         assert!(wrong(|r| r.warmup = 111).starts_with("warmup is 111"));
-        assert!(wrong(|r| r.clip = Some(0.0)).starts_with("max_norm is 0"));
+        assert!(wrong(|r| r.clip = Some(0.0)).starts_with("clip is 0"));
         assert!(wrong(|r| r.betas.1 = 1.0).starts_with("beta2 is 1"));
         assert!(rates().check().is_ok());
     }

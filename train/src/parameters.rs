@@ -210,6 +210,11 @@ impl Layout {
         self.table.iter().map(|p| p.slot.elements()).sum()
     }
 
+    /// Those of them that are matrices which products and the embedding read.
+    pub fn product_parameters(&self) -> usize {
+        self.table.iter().filter(|p| p.slot.offset < self.products).map(|p| p.slot.elements()).sum()
+    }
+
     /// The row of that name.
     pub fn find(&self, name: &str) -> Option<&Parameter> {
         self.table.iter().find(|p| p.name == name)

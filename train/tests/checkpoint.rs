@@ -201,7 +201,10 @@ fn a_checkpoint_of_another_model_names_tensor_and_shapes() {
     let error = wrong(|c| c.state = 6);
     assert!(error.contains("x_proj.weight") && error.contains("[13, 24]") && error.contains("[15, 24]"), "{error}");
     assert!(wrong(|c| c.layers = 4).contains("backbone.layers.3"));
-    assert!(wrong(|c| c.layers = 2).contains("layers: 2"));
+    assert!(
+        wrong(|c| c.layers = 4).contains("is missing; it is of a model with layers = 3, but run.toml has layers = 4")
+    );
+    assert!(wrong(|c| c.layers = 2).contains("run.toml has layers = 2; write layers = 3 there again"));
     assert!(wrong(|c| c.epsilon = 1e-6).contains("epsilon"));
     let mut other = wider();
     let error = checkpoint.restore(&mut other).unwrap_err().to_string();

@@ -160,6 +160,22 @@ fn a_pickle_is_refused_with_the_way_out() {
     assert!(error.contains("nowhere") && error.contains("no folder"), "{error}");
 }
 
+#[test]
+fn a_file_that_is_missing_among_several_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("model");
+    let format = Format { max_shard_bytes: 10_000, ..Format::default() };
+    hugging_face::convert(&Pretrained::open(&fixture("tied")).unwrap(), &folder, &format).unwrap();
+    let shards = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "safetensors");
+    let shard = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).find(shards).unwrap();
+    fs::remove_file(&shard).unwrap();
+    let error = Pretrained::open(&folder).unwrap_err().to_string();
+    let name = shard.file_name().unwrap().to_str().unwrap();
+    let told =
+        format!("model.safetensors.index.json cannot be used: it names {name}, which is not there; get that file too");
+    assert!(error.contains(&told), "{error}");
+}
+
 /// A copy of a fixture whose configuration has been changed.
 fn changed(scratch: &Path, field: &str, value: Value) -> PathBuf {
     let folder = scratch.join(field);
@@ -188,7 +204,7 @@ fn what_packscan_cannot_run_is_refused_by_name() {
     refused("expand", json!(1.5), &["config.json", "1.5"]);
     refused("time_step_rank", json!("many"), &["time_step_rank", "many", "auto"]);
     refused("state_size", json!(9), &["model.safetensors", "x_proj.weight", "[20, 64]", "[22, 64]"]);
-    refused("num_hidden_layers", json!(3), &["backbone.layers.2"]);
+    refused("num_hidden_layers", json!(3), &["backbone.layers.2", "take config.json and weights of the same model"]);
     refused("num_hidden_layers", json!(1), &["backbone.layers.1", "belongs to no model"]);
     refused("tie_word_embeddings", json!(false), &["lm_head.weight"]);
     refused("vocab_size", json!(0), &["vocab_size is 0"]);

@@ -291,6 +291,21 @@ fn every_document_is_in_one_column_of_the_histogram() {
     assert!(lengths_plot(&[(0, 2), (5, 1)]).description.contains("2 empty, not shown"));
 }
 
+/// The median is the lower of two in the middle, as in a report on packing.
+#[test]
+fn medians_of_few_are_values_that_are_there() {
+    let described = |lengths: &[(u64, u64)]| lengths_plot(lengths).description;
+    assert_eq!(described(&[(10, 1)]), "1 document; median 10, mean 10, longest 10 tokens.");
+    assert_eq!(described(&[(40, 1), (10, 1)]), "2 documents; median 10, mean 25, longest 40 tokens.");
+    assert_eq!(described(&[(10, 1), (40, 2)]), "3 documents; median 40, mean 30, longest 40 tokens.");
+    let speeds = |speeds: &[f64]| {
+        let one = |(i, &tokens_per_second): (usize, &f64)| Metrics { tokens_per_second, ..step(i as u64 + 1) };
+        page(&speeds.iter().enumerate().map(one).collect::<Vec<_>>())
+    };
+    assert!(speeds(&[300.0, 100.0]).contains("Median 100 tokens a second."));
+    assert!(speeds(&[300.0, 100.0, 200.0]).contains("Median 200 tokens a second."));
+}
+
 #[test]
 fn a_small_plot_is_drawn_so() {
     let points = vec![(0.0, 8.0), (1.0, 4.0), (2.0, f64::NAN), (3.0, 2.0), (4.0, f64::NAN), (5.0, 1.0), (6.0, 0.5)];

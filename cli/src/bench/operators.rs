@@ -15,7 +15,7 @@ use packscan_verify::operators;
 use super::cuts::{self, Cuts};
 use super::{Bench, gpu, roofline};
 use crate::error::{Error, Result};
-use crate::output::{self, thousands};
+use crate::output::{self, counted, thousands};
 use crate::variants::Launches;
 use crate::{Verdict, parse};
 
@@ -140,7 +140,7 @@ fn passes() -> Vec<&'static str> {
 
 /// The sizes of a model, with the vocabulary of the published ones where it leaves that open.
 fn of_model(name: &str, lengths: Vec<usize>, io: Dtype) -> Result<Problem> {
-    let config = ModelConfig::named(name)?.for_vocabulary(VOCABULARY)?;
+    let config = ModelConfig::open(name, VOCABULARY)?;
     Ok(Launches::new(&config, io, lengths).problem)
 }
 
@@ -156,10 +156,13 @@ fn json(report: &Report) -> String {
 /// What was measured, for people.
 fn table(report: &Report) -> String {
     let (problem, machine) = (&report.problem, &report.machine);
-    let [t, d, n] = [problem.tokens, problem.channels, problem.state].map(thousands);
+    let [d, n] = [problem.channels, problem.state].map(thousands);
     let mut out = format!(
-        "{t} tokens in {} sequences, D = {d}, N = {n}, {}, {}\n",
-        problem.sequences, problem.dtype, machine.name
+        "{} in {}, D = {d}, N = {n}, {}, {}\n",
+        counted(problem.tokens, "token"),
+        counted(problem.sequences, "sequence"),
+        problem.dtype,
+        machine.name
     );
     out += &format!(
         "at most: {} TB/s as a copy reaches, {} T special functions/s, {} T f32 operations/s\n\n",

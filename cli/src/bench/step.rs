@@ -18,9 +18,9 @@ use packscan_tune::workload::{natural_ids, natural_lengths};
 use serde::Serialize;
 
 use super::gpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Choice, Memory};
-use crate::output::{self, thousands};
+use crate::output::{self, counted, thousands};
 use crate::train::SchemeName;
 use crate::variants::{Launches, Missing};
 use crate::{Verdict, parse};
@@ -32,14 +32,14 @@ pub struct Steps {
     /// packed, or one of the baselines that packing is compared with: single sequences, or a batch padded to its longest.
     #[arg(long, value_enum, default_value = "packed")]
     scheme: SchemeName,
-    /// Sequences of a padded batch.
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    batch: usize,
+    /// Sequences of a batch of --scheme padded [default: 8].
+    #[arg(long, value_name = "N", value_parser = parse::whole::<usize>)]
+    batch: Option<usize>,
     /// What blocks compute again in the backward pass instead of keeping it; auto: as little as the memory allows.
     #[arg(long, value_enum, default_value = "auto")]
     recompute: Choice,
-    /// Memory of the GPU that the plan may use, such as 50GB [default: what is free].
-    #[arg(long, value_name = "SIZE", value_parser = parse::bytes)]
+    /// Memory that the plan may use, such as 50GB [default: what is free].
+    #[arg(long, value_name = "SIZE", value_parser = parse::bytes, allow_hyphen_values = true)]
     memory: Option<usize>,
     /// Steps, of which the first two and the last are not timed.
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..))]
@@ -95,8 +95,11 @@ const WARM_UP: usize = 2;
 impl Steps {
     /// Times steps and shows what they took.
     pub fn run(&self, asked: &Asked<'_>) -> Result<Verdict> {
+        if self.batch.is_some() && self.scheme != SchemeName::Padded {
+            return Err(Error::Idle { argument: "--batch", needs: "--scheme padded" });
+        }
         let entries = if asked.model == "tiny" { 257 } else { 50_277 };
-        let config = ModelConfig::named(asked.model)?.for_vocabulary(entries)?;
+        let config = ModelConfig::open(asked.model, entries)?;
         let mut source = Source::new(&config, self.scheme(), asked.tokens, self.steps as usize + 2)?;
         let device = if self.cpu { Device::Cpu } else { gpu()? };
         let io = asked.dtype.unwrap_or(if self.cpu { Dtype::F32 } else { Dtype::Bf16 });
@@ -107,7 +110,8 @@ impl Steps {
         lines.extend(more);
         lines.iter().for_each(|line| output::note(line));
         let variants = Variants::of(&config, io, &ids)?;
-        let request = Request { config: &config, io, tokens: asked.tokens, packs: 1, chain: 0, shards: 1, variants };
+        let (tokens, on_gpu) = (asked.tokens, !self.cpu);
+        let request = Request { config: &config, io, tokens, packs: 1, chain: 0, shards: 1, variants, on_gpu };
         let memory = Memory { choice: self.recompute, bytes: self.memory };
         let recompute = memory.choose(&request, &device, |chosen| request.plan(chosen).to_string())?;
 
@@ -119,7 +123,7 @@ impl Steps {
         let mut learner = Learner::new(model, asked.tokens, 1, &recompute)?;
         let rates = Rates { warmup: 10.min(self.steps), steps: self.steps, ..Rates::default() };
         let mut room = DevicePack::with_room(&device, asked.tokens, config.vocabulary)?;
-        let Timed { times, losses, tokens, rows } = self.time(&mut learner, &mut source, &mut room, &rates)?;
+        let Timed { times, losses, tokens, room: all } = self.time(&mut learner, &mut source, &mut room, &rates)?;
         let launched_ms = launched(&mut learner, &mut source, &mut room, &rates)?;
         let tokens_of_step = tokens as f64 / times.len() as f64;
         let times = Times::of(times);
@@ -138,7 +142,7 @@ impl Steps {
             least_ms: times.least_ms,
             most_ms: times.most_ms,
             tokens_per_second,
-            padding: 1.0 - tokens as f64 / rows as f64,
+            padding: 1.0 - tokens as f64 / all as f64,
             tera_operations_per_second: operations / 1e12,
             flops_utilisation: peak_flops(&device, io).map(|peak| operations / peak),
             launched_ms,
@@ -159,13 +163,13 @@ impl Steps {
     /// Steps as training makes them: each is reported while the next one runs.
     fn time(&self, learner: &mut Learner, source: &mut Source, room: &mut DevicePack, rates: &Rates) -> Result<Timed> {
         let (mut times, mut losses) = (Vec::new(), Vec::new());
-        let (mut tokens, mut rows) = (0, 0);
+        let (mut tokens, mut all) = (0, 0);
         let mut last = Instant::now();
         for step in 1..=self.steps + 1 {
             let report = if step <= self.steps {
-                let real = source.next(room)?;
+                let (real, cost) = source.next(room)?;
                 if step as usize > WARM_UP && step < self.steps {
-                    (tokens, rows) = (tokens + real, rows + room.tokens());
+                    (tokens, all) = (tokens + real, all + cost);
                 }
                 learner.start(std::slice::from_ref(room), rates, rates.at(step))?
             } else {
@@ -182,14 +186,14 @@ impl Steps {
         }
         // The last step has none after it that is launched meanwhile.
         times.pop();
-        Ok(Timed { times, losses, tokens, rows })
+        Ok(Timed { times, losses, tokens, room: all })
     }
 
     fn scheme(&self) -> Scheme {
         match self.scheme {
             SchemeName::Packed => Scheme::Packed(Strategy::default()),
             SchemeName::Single => Scheme::Single,
-            SchemeName::Padded => Scheme::Padded { batch: self.batch },
+            SchemeName::Padded => Scheme::Padded { batch: self.batch.unwrap_or(8) },
         }
     }
 
@@ -202,12 +206,13 @@ impl Steps {
     }
 }
 
-/// What the steps took: milliseconds of each that counts, the loss of every one, and the tokens, real and with padding, of those that count.
+/// What the steps took: milliseconds of each that counts, the loss of every one, and of those that count the tokens and
+/// what packs had room for.
 struct Timed {
     times: Vec<f64>,
     losses: Vec<f64>,
     tokens: usize,
-    rows: usize,
+    room: usize,
 }
 
 /// After how many milliseconds the host has launched a step that runs alone.
@@ -224,7 +229,7 @@ fn launched(learner: &mut Learner, source: &mut Source, room: &mut DevicePack, r
 fn described(recompute: &[Recompute]) -> String {
     let count = |kind: &Recompute| recompute.iter().filter(|of_block| *of_block == kind).count();
     let kinds = Recompute::ALL.iter().filter(|kind| count(kind) > 0);
-    let told: Vec<String> = kinds.map(|kind| format!("{kind} in {} blocks", count(kind))).collect();
+    let told: Vec<String> = kinds.map(|kind| format!("{kind} in {}", counted(count(kind), "block"))).collect();
     told.join(", ")
 }
 
@@ -260,8 +265,8 @@ impl Source {
         Ok(Source { plans, padded: matches!(scheme, Scheme::Padded { .. }), vocabulary: config.vocabulary, made: 0 })
     }
 
-    /// The next pack, and how many of its tokens are no padding.
-    fn next(&mut self, room: &mut DevicePack) -> Result<usize> {
+    /// The next pack; how many of its tokens are no padding, and how many it has room for.
+    fn next(&mut self, room: &mut DevicePack) -> Result<(usize, usize)> {
         let plan = self.plans.next().expect("packs without end");
         self.made += 1;
         let lengths: Vec<usize> = plan.pieces.iter().map(|piece| piece.tokens as usize).collect();
@@ -271,7 +276,7 @@ impl Source {
         let (tokens, targets) = filled(&plan, &words, row);
         let rows: Vec<usize> = lengths.iter().map(|&length| row.unwrap_or(length)).collect();
         room.set(&Packed::from_lengths(&rows)?, &tokens, &targets)?;
-        Ok(real)
+        Ok((real, plan.cost(self.plans.options())))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sums that operators leave to be made, and several of them in one launch.
 
 use packscan_runtime::launch::{Launched, check_call, launch};
-use packscan_runtime::{Device, DevicePacked, Dtype, Error, Result, View};
+use packscan_runtime::{Device, DevicePacked, Error, Result, View};
 
 use super::{Sizes, cpu, mapping};
 

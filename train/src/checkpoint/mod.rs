@@ -248,22 +248,30 @@ impl Checkpoint {
         if self.config() == config {
             return Ok(());
         }
-        let path = self.folder.join(hugging_face::WEIGHTS);
+        let mut missing = String::new();
         let (here, there) = (Layout::of(self.config()), Layout::of(config));
-        for want in &there.table {
+        for want in there.table {
             match here.find(&want.name) {
                 Some(got) if got.shape == want.shape => (),
                 Some(got) => {
-                    let (name, got, want) = (want.name.clone(), got.shape.clone(), want.shape.clone());
-                    return Err(Error::Shape { path, name, got, of: "the model that was asked for", want });
+                    let (path, got) = (self.folder.join(hugging_face::WEIGHTS), got.shape.clone());
+                    return Err(Error::Shape {
+                        path,
+                        name: want.name,
+                        got,
+                        of: "the model of run.toml",
+                        want: want.shape,
+                    });
                 }
                 None => {
-                    let rule = format!("{} is missing, which the model that was asked for has", want.name);
-                    return Err(Error::saved(&path, rule));
+                    missing = format!("{} is missing; ", want.name);
+                    break;
                 }
             }
         }
-        let rule = format!("it is of the model {:?}, but {config:?} was asked for", self.config());
+        let [here, there] = self.config().differing(config);
+        let cure = format!("write {here} there again, or begin another run");
+        let rule = format!("{missing}it is of a model with {here}, but run.toml has {there}; {cure}");
         Err(Error::saved(&self.folder, rule))
     }
 

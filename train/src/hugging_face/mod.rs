@@ -6,7 +6,7 @@
 
 mod config;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -24,6 +24,8 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const EMBEDDING: &str = "backbone.embeddings.weight";
 const HEAD: &str = "lm_head.weight";
+/// The cure where the two say different things.
+const SAME: &str = "take config.json and weights of the same model";
 /// What belongs to a model's text, not to its numbers: [`convert`] copies it.
 const OF_TEXT: [&str; 6] = [
     "generation_config.json",
@@ -140,7 +142,10 @@ impl Pretrained {
         }
         match self.place.iter().find(|(name, _)| !known.contains(name.as_str())) {
             Some((name, &file)) => {
-                let rule = format!("{name} belongs to no model of the sizes in {CONFIG}, in the layout {}", self.names);
+                let rule = format!(
+                    "{name} belongs to no model of the sizes in {CONFIG}, in the layout {}; {SAME}",
+                    self.names
+                );
                 Err(Error::saved(&self.files[file].path, rule))
             }
             None => Ok(()),
@@ -163,8 +168,10 @@ impl Pretrained {
 
     fn file(&self, name: &str) -> Result<&TensorFile> {
         let Some(&file) = self.place.get(name) else {
-            let rule =
-                format!("no file of it has {name}, which the model of {CONFIG} has in the layout {}", self.names);
+            let rule = format!(
+                "no file of it has {name}, which the model of {CONFIG} has in the layout {}; {SAME}",
+                self.names
+            );
             return Err(Error::saved(&self.folder, rule));
         };
         Ok(&self.files[file])
@@ -309,11 +316,13 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![one]);
     }
     if index.is_file() {
-        let index: Index = files::read_json(&index)?;
-        let names: HashSet<String> = index.weight_map.into_values().collect();
-        let mut paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
-        paths.sort();
-        return Ok(paths);
+        let Index { weight_map } = files::read_json(&index)?;
+        let names: BTreeSet<String> = weight_map.into_values().collect();
+        if let Some(missing) = names.iter().find(|name| !folder.join(name).is_file()) {
+            let rule = format!("it names {missing}, which is not there; get that file too, or the whole model again");
+            return Err(Error::saved(&index, rule));
+        }
+        return Ok(names.iter().map(|name| folder.join(name)).collect());
     }
     let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| folder.join(name).is_file());
     Err(Error::saved(

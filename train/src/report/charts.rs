@@ -1,7 +1,7 @@
 //! From metrics and lengths to the plots of a page.
 
 use super::Metrics;
-use super::number::{self, fixed, percent, significant, thousands};
+use super::number::{self, counted, fixed, nearest_rank, percent, significant, thousands};
 use super::plot::{Axis, Mark, Plot, Scale, Series, Tone};
 
 /// The most points of a line: a run of a million steps draws as fast, and as small, as one of a thousand.
@@ -163,17 +163,17 @@ pub(super) fn lengths_summary(lengths: &[(u64, u64)]) -> String {
     let empty: u64 = lengths.iter().filter(|(length, _)| *length == 0).map(|(_, count)| count).sum();
     let Some((longest, _)) = sorted.last() else { return "No documents.".to_owned() };
     let tokens: f64 = sorted.iter().map(|(length, count)| *length as f64 * *count as f64).sum();
-    let mut below = 0;
+    let (mut below, middle) = (0, nearest_rank(documents as usize, 50) as u64);
     let median = sorted.iter().find(|(_, count)| {
         below += count;
-        2 * below >= documents
+        below > middle
     });
     format!(
-        "{} documents; median {}, mean {}, longest {} tokens{}.",
-        thousands(documents),
+        "{}; median {}, mean {}, longest {}{}.",
+        counted(documents, "document"),
         thousands(median.map_or(0, |(length, _)| *length)),
         fixed(tokens / documents as f64, 0),
-        thousands(*longest),
+        counted(*longest, "token"),
         if empty > 0 { format!("; {} empty, not shown", thousands(empty)) } else { String::new() }
     )
 }
@@ -205,11 +205,11 @@ pub(super) fn last_loss(metrics: &[Metrics]) -> Option<(f64, usize)> {
     (!finite.is_empty()).then(|| (finite.iter().sum::<f64>() / finite.len() as f64, finite.len()))
 }
 
-/// The middle one of the finite values; NaN if there is none.
+/// The middle one of the finite values, the lower of two; NaN if there is none.
 pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut finite: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     finite.sort_unstable_by(f64::total_cmp);
-    finite.get(finite.len() / 2).copied().unwrap_or(f64::NAN)
+    finite.get(nearest_rank(finite.len(), 50)).copied().unwrap_or(f64::NAN)
 }
 
 fn column(metrics: &[Metrics], value: impl Fn(&Metrics) -> f64) -> Vec<Point> {
@@ -317,13 +317,13 @@ fn superscript(power: i32) -> String {
     power.to_string().chars().map(raised).collect()
 }
 
-/// Shares of the whole run, in percent, for the facts of a page.
+/// The padding of the whole run, in percent of the room of its packs.
 pub(super) fn weighted_padding(metrics: &[Metrics]) -> String {
     let finite = || metrics.iter().filter(|m| m.padding.is_finite() && m.padding < 1.0);
-    let rows = |m: &Metrics| m.tokens as f64 / (1.0 - m.padding);
-    let all: f64 = finite().map(rows).sum();
+    let room = |m: &Metrics| m.tokens as f64 / (1.0 - m.padding);
+    let all: f64 = finite().map(room).sum();
     if all > 0.0 {
-        percent(finite().map(|m| rows(m) * m.padding).sum::<f64>() / all, 2)
+        percent(finite().map(|m| room(m) * m.padding).sum::<f64>() / all, 2)
     } else {
         number::NONE.to_owned()
     }

@@ -36,10 +36,10 @@ pub struct Metrics {
     /// The model's operations as a share (0 to 1) of what the GPU could do at its peak; none where the peak is not known.
     #[serde(default)]
     pub flops_utilisation: Option<f64>,
-    /// The most device memory in use so far.
+    /// The most memory in use so far: on a GPU that of all buffers, on a CPU that of the whole process.
     #[serde(default)]
     pub memory_bytes: Option<u64>,
-    /// Share (0 to 1) of the step's rows that held no token.
+    /// Share (0 to 1) of what the step's packs have room for that was no token of the text.
     #[serde(deserialize_with = "nan_if_null")]
     pub padding: f64,
     /// Whether the step changed nothing, because its loss or gradient was not finite.

@@ -1,11 +1,15 @@
 //! Numbers for people.
 
+use packscan_data::number::grouped;
+pub use packscan_data::number::{counted, thousands};
+
 /// What stands for a number that is none.
 pub const NONE: &str = "–";
 
-/// `1,234,567`
-pub fn thousands(number: u64) -> String {
-    grouped(&number.to_string())
+/// Which of so many values in ascending order, from 0, is the percentile by nearest rank: the least that `percent` in 100 of them do not exceed.
+/// The median is the 50th.
+pub fn nearest_rank(values: usize, percent: usize) -> usize {
+    (values * percent).div_ceil(100).saturating_sub(1)
 }
 
 /// `1,234.50`: so many digits after the point, whole thousands apart. A minus sign, not a hyphen.
@@ -63,25 +67,12 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-fn grouped(digits: &str) -> String {
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_read_well() {
-        let written: Vec<String> = [0, 999, 1000, 1_234_567].into_iter().map(thousands).collect();
-        assert_eq!(written, ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([fixed(-1234.5, 2), fixed(-0.001, 2), fixed(f64::NAN, 2)], ["−1,234.50", "0.00", NONE]);
         assert_eq!(
             [3.412_34, 0.001_234, 0.000_012_34, 153_012.4, 0.0].map(|number| significant(number, 3)),
@@ -93,5 +84,15 @@ mod tests {
             [6.52, 59.7, 245.0, 3725.0, 183_600.0].map(duration),
             ["6.5 s", "1 min 00 s", "4 min 05 s", "1 h 02 min", "2 d 03 h"]
         );
+    }
+
+    #[test]
+    fn a_percentile_is_a_value_that_is_there() {
+        for (values, percent, index) in
+            [(1, 95, 0), (2, 50, 0), (2, 95, 1), (3, 50, 1), (19, 95, 18), (20, 95, 18), (21, 95, 19), (100, 95, 94)]
+        {
+            assert_eq!(nearest_rank(values, percent), index, "{percent} % of {values}");
+        }
+        assert_eq!([nearest_rank(7, 0), nearest_rank(7, 100), nearest_rank(0, 50)], [0, 6, 0]);
     }
 }

@@ -166,7 +166,7 @@ impl Page<'_> {
              <th scope=\"col\">Held out<small>nats a token</small></th><th scope=\"col\">Gradient<small>norm</small></th>\
              <th scope=\"col\">Rate<small>of learning</small></th><th scope=\"col\">Tokens<small>of the step</small></th>\
              <th scope=\"col\">Speed<small>tokens/s</small></th><th scope=\"col\">FLOPs<small>of peak</small></th>\
-             <th scope=\"col\">Memory<small>at peak</small></th><th scope=\"col\">Padding<small>of rows</small></th>\
+             <th scope=\"col\">Memory<small>at peak</small></th><th scope=\"col\">Padding<small>of room</small></th>\
              <th scope=\"col\">Time<small>since start</small></th></tr></thead>\n<tbody>\n",
         );
         for m in self.metrics.iter().rev().take(LISTED) {

@@ -13,9 +13,6 @@ use super::number::{duration, fixed, percent, thousands};
 /// Between two plain lines.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Share of the newest step in what is smoothed: about the last twenty count.
-const NEWEST: f64 = 0.1;
-
 /// The view of a run. Steps are shown by [`Progress::step`]; other lines go through [`Progress::note`], so that bar and line do not mix.
 pub struct Progress {
     shown: Shown,
@@ -25,8 +22,6 @@ pub struct Progress {
     made: u64,
     /// When the first of them was made; it took longer than the others, which did not have to compile kernels.
     first: Duration,
-    loss: Smoothed,
-    tokens_per_second: Smoothed,
     skipped: u64,
 }
 
@@ -58,17 +53,7 @@ impl Progress {
     }
 
     fn with(shown: Shown, steps: u64) -> Self {
-        let (loss, tokens_per_second) = (Smoothed::default(), Smoothed::default());
-        Progress {
-            shown,
-            steps,
-            started: Instant::now(),
-            made: 0,
-            first: Duration::ZERO,
-            loss,
-            tokens_per_second,
-            skipped: 0,
-        }
+        Progress { shown, steps, started: Instant::now(), made: 0, first: Duration::ZERO, skipped: 0 }
     }
 
     /// Shows a step that was made.
@@ -82,8 +67,6 @@ impl Progress {
         if self.made == 1 {
             self.first = now;
         }
-        self.loss.add(metrics.loss);
-        self.tokens_per_second.add(metrics.tokens_per_second);
         self.skipped += u64::from(metrics.skipped);
         let (place, values) = (self.place(metrics, now), self.values(metrics));
         match &mut self.shown {
@@ -117,11 +100,11 @@ impl Progress {
         }
     }
 
-    /// `loss 3.412 · 18,432 tokens/s · 41.2 % of peak`
+    /// `loss 3.412 · 18,432 tokens/s · 41.2 % of peak`: the step's own, as its line of `metrics.jsonl` has them.
     fn values(&self, metrics: &Metrics) -> String {
         let mut parts = vec![
-            format!("loss {}", fixed(self.loss.value(), 3)),
-            format!("{} tokens/s", fixed(self.tokens_per_second.value(), 0)),
+            format!("loss {}", fixed(metrics.loss, 3)),
+            format!("{} tokens/s", fixed(metrics.tokens_per_second, 0)),
         ];
         parts.extend(metrics.flops_utilisation.map(|share| format!("{} of peak", percent(share, 1))));
         parts.extend(metrics.held_out_loss.map(|loss| format!("held out {}", fixed(loss, 3))));
@@ -161,27 +144,6 @@ impl Drop for Progress {
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Progress").field("steps", &self.steps).field("made", &self.made).finish_non_exhaustive()
-    }
-}
-
-/// A mean in which older values count ever less, without a pull towards zero at the beginning. What is not finite is passed over.
-#[derive(Clone, Copy, Debug, Default)]
-struct Smoothed {
-    sum: f64,
-    weight: f64,
-}
-
-impl Smoothed {
-    fn add(&mut self, value: f64) {
-        if value.is_finite() {
-            self.sum += NEWEST * (value - self.sum);
-            self.weight += NEWEST * (1.0 - self.weight);
-        }
-    }
-
-    /// NaN before the first value.
-    fn value(self) -> f64 {
-        self.sum / self.weight
     }
 }
 
@@ -239,14 +201,29 @@ mod tests {
     }
 
     #[test]
-    fn a_skipped_step_is_told_at_once_and_does_not_spoil_the_loss() {
+    fn a_skipped_step_is_told_at_once() {
         let out = Captured::default();
         let mut progress = Progress::plain(100, QUIET, out.clone());
         progress.step_at(&step(1, 4.0), Duration::from_secs(1));
         progress.step_at(&Metrics { skipped: true, ..step(2, f64::NAN) }, Duration::from_secs(2));
         let text = out.text();
-        assert!(text.lines().nth(1).unwrap().contains("loss 4.000"), "{text}");
+        assert!(text.lines().nth(1).unwrap().contains("loss –"), "{text}");
         assert!(text.lines().nth(1).unwrap().ends_with("· 1 skipped"), "{text}");
+    }
+
+    /// Whatever came before, and whether this process saw it: a resumed run tells the same of a step.
+    #[test]
+    fn a_step_is_told_by_its_own_numbers() {
+        let told = |before: &[f64]| {
+            let out = Captured::default();
+            let mut progress = Progress::plain(9, Duration::ZERO, out.clone());
+            for (i, loss) in before.iter().chain(&[2.125]).enumerate() {
+                progress.step_at(&step(9 - before.len() as u64 + i as u64, *loss), Duration::from_secs(1));
+            }
+            out.text().lines().last().unwrap().to_owned()
+        };
+        assert_eq!(told(&[]), "step 9/9 · 9.0 s in all · loss 2.125 · 18,432 tokens/s");
+        assert_eq!(told(&[5.0, 4.0, 3.0]), told(&[]));
     }
 
     #[test]
@@ -255,15 +232,5 @@ mod tests {
         let mut progress = Progress::plain(0, QUIET, out.clone());
         progress.step_at(&step(1, f64::NAN), Duration::ZERO);
         assert!(out.text().contains("loss – · "), "{}", out.text());
-    }
-
-    #[test]
-    fn smoothing_starts_at_the_first_value() {
-        let mut smoothed = Smoothed::default();
-        assert!(smoothed.value().is_nan());
-        smoothed.add(5.0);
-        assert!((smoothed.value() - 5.0).abs() < 1e-12);
-        smoothed.add(4.0);
-        assert!((4.0..5.0).contains(&smoothed.value()));
     }
 }

@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use packscan_data::{Corpus, CorpusOptions, Tokenizer};
 
-use super::number::thousands;
+use super::number::counted;
 
 /// Opens a corpus under a bar of bytes; without one where standard error is no terminal, or where another rank shows it.
 ///
@@ -20,26 +20,14 @@ pub fn open_corpus(options: &CorpusOptions, tokenizer: &Tokenizer, shown: bool) 
     let corpus = Corpus::open(options, tokenizer, |progress| {
         bar.set_length(progress.all_bytes);
         bar.set_position(progress.bytes);
-        let (documents, tokens) = (thousands(progress.documents as u64), thousands(progress.tokens));
-        bar.set_message(format!("{documents} documents, {tokens} tokens"));
+        let (documents, tokens) = (progress.documents as u64, progress.tokens);
+        bar.set_message(format!("{}, {}", counted(documents, "document"), counted(tokens, "token")));
     });
     bar.finish_and_clear();
     corpus
 }
 
-/// What is not in a corpus, a line for each kind.
+/// What is not in a corpus, a line for each kind and for each thing that is named.
 pub fn left_out(corpus: &Corpus) -> Vec<String> {
-    let skipped = corpus.skipped();
-    let first = |what: &Option<String>| what.as_ref().map(|first| format!(", the first: {first}")).unwrap_or_default();
-    let kinds = [
-        (skipped.binary_files, "files in folders that are no text".to_owned()),
-        (
-            skipped.other_files,
-            format!("files in folders without a text in the field that was asked for{}", first(&skipped.first_other)),
-        ),
-        (skipped.empty_documents, "documents without a token".to_owned()),
-        (skipped.bad_records, format!("bad records{}", first(&skipped.first_bad))),
-    ];
-    let some = kinds.into_iter().filter(|(count, _)| *count > 0);
-    some.map(|(count, what)| format!("left out: {} {what}", thousands(count))).collect()
+    corpus.skipped().lines()
 }

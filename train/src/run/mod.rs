@@ -88,7 +88,7 @@ pub fn train(mut start: Start<'_>) -> Result<Ending> {
 /// A step that was launched, and what will be told of it.
 struct Started {
     packs: source::Packs,
-    /// Tokens on all ranks, and of them padding.
+    /// Tokens of the text on all ranks, and the room there that has none.
     tokens: f64,
     padding: f64,
     learning_rate: f32,
@@ -224,13 +224,13 @@ impl<'a> Run<'a> {
     fn tell(&mut self, step: u32, started: &Started, report: &Report, evaluates: bool) -> Result<()> {
         let Started { packs, tokens, padding, learning_rate, at } = started;
         let diverged = self.count_skipped(step, report, packs);
-        self.tokens += (tokens - padding) as u64;
+        self.tokens += *tokens as u64;
         // From the end of the step before, or where that was waited for, from the beginning of this one; and before the evaluation, which
         // is no part of the step.
         let ended = self.learner.ended();
         let took_s = ended.duration_since(*at.max(&self.ended)).as_secs_f64();
         self.ended = ended;
-        let per_second = (tokens - padding) / took_s.max(1e-9);
+        let per_second = tokens / took_s.max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
         let held_out = match evaluates {
@@ -245,11 +245,11 @@ impl<'a> Run<'a> {
             held_out_loss: held_out,
             gradient_norm: report.gradient_norm.into(),
             learning_rate: (*learning_rate).into(),
-            tokens: (tokens - padding) as u64,
+            tokens: *tokens as u64,
             tokens_per_second: per_second,
             flops_utilisation: self.records.utilisation(per_second / self.ranks.size() as f64),
-            memory_bytes: Some(self.learner.model.device.peak_bytes() as u64),
-            padding: padding / tokens.max(1.0),
+            memory_bytes: self.learner.model.device.most_memory_bytes(),
+            padding: padding / (tokens + padding).max(1.0),
             skipped: report.skipped,
             elapsed_s,
         });

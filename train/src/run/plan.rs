@@ -6,9 +6,10 @@ use packscan_kernels::adamw::Kept;
 use packscan_kernels::{causal_conv1d, grad_norm, selective_scan};
 use packscan_runtime::Dtype;
 
+use super::source::AHEAD;
 use crate::activations::{Recompute, Sizes};
 use crate::parameters::Layout;
-use crate::report::number;
+use crate::report::number::{self, counted};
 use crate::step::memory_bytes;
 use crate::variants::Variants;
 use crate::{DevicePack, Error, ModelConfig, Result};
@@ -36,10 +37,14 @@ pub struct Request<'a> {
     pub shards: usize,
     /// What the launches run: saved states and partial sums are theirs.
     pub variants: Variants,
+    /// Whether it runs on a GPU.
+    pub on_gpu: bool,
 }
 
 /// What cuBLASLt may use, and what a driver keeps to itself: measured on an H200, rounded up.
-const BESIDE_BYTES: usize = 1 << 30;
+const BESIDE_ON_GPU_BYTES: usize = 1 << 30;
+/// What a run on a CPU takes beside its buffers: 27 MB of `tiny` on two cores, rounded up for more threads and a large tokenizer.
+const BESIDE_BYTES: usize = 64_000_000;
 /// Blocks of the scan that partial sums are kept of, at most, where the device is not asked: some rounds of a large GPU.
 const BLOCKS: usize = 4096;
 
@@ -61,25 +66,24 @@ impl Request<'_> {
         let selective_scan::Backward { channels, .. } = scan_bwd;
         let causal_conv1d::Backward { ways, run, .. } = conv_bwd;
         let tokens = self.tokens * d.div_ceil(channels as usize) * 2 * n;
-        let groups = BLOCKS.div_ceil(d.div_ceil(channels as usize)) * d * (n + 2);
+        // A CPU goes through all sequences in one.
+        let groups = if self.on_gpu { BLOCKS.div_ceil(d.div_ceil(channels as usize)) } else { 1 } * d * (n + 2);
         let conv = self.tokens.div_ceil((ways * run) as usize) * d * (self.config.taps + 1);
         4 * (tokens + groups + conv + 1024 * self.config.width)
     }
 
-    /// The plan for what each block computes again.
-    pub fn plan(&self, recompute: &[Recompute]) -> Plan {
-        let Layout { products, elements, .. } = Layout::of(self.config);
-        let others = elements - products;
-        let sizes = self.sizes(recompute);
-        let count = |kind| recompute.iter().filter(|&&r| r == kind).count();
+    /// What `matrices` elements of matrices and `others` of other parameters take, and what belongs to them; activations lie in the room of gradients
+    /// of a single pack.
+    fn parameter_rows(&self, sizes: &Sizes, matrices: usize, others: usize) -> Vec<(String, usize)> {
+        let elements = matrices + others;
         let mut rows = match Kept::of(self.io) {
             Kept::Whole => vec![("parameters, f32".to_owned(), 4 * elements)],
             Kept::Copied(dtype) => vec![
                 ("parameters, f32".to_owned(), 4 * elements),
-                (format!("copies of matrices, {dtype}"), dtype.bytes() * products),
+                (format!("copies of matrices, {dtype}"), dtype.bytes() * matrices),
             ],
             Kept::Split => vec![
-                ("matrices, bf16 and 16 bits more".to_owned(), 4 * products),
+                ("matrices, bf16 and 16 bits more".to_owned(), 4 * matrices),
                 ("other parameters, f32".to_owned(), 4 * others),
             ],
         };
@@ -89,23 +93,41 @@ impl Request<'_> {
         };
         rows.extend([
             (gradients.to_owned(), 4 * elements - lent + 4 * elements.div_ceil(grad_norm_part())),
-            ("moments of the optimiser, f32".to_owned(), 8 * (products.div_ceil(self.shards) + others)),
+            ("moments of the optimiser, f32".to_owned(), 8 * (matrices.div_ceil(self.shards) + others)),
         ]);
+        rows
+    }
+
+    /// The plan for what each block computes again.
+    pub fn plan(&self, recompute: &[Recompute]) -> Plan {
+        let layout = Layout::of(self.config);
+        let sizes = self.sizes(recompute);
+        let count = |kind| recompute.iter().filter(|&&r| r == kind).count();
+        let matrices = layout.product_parameters();
+        let mut rows = self.parameter_rows(&sizes, matrices, layout.parameters() - matrices);
+        let bytes = |rows: &[(String, usize)]| rows.iter().map(|row| row.1).sum::<usize>();
+        let laid_out = bytes(&self.parameter_rows(&sizes, layout.products, layout.elements - layout.products));
+        rows.push(("gaps, so that ranks can share matrices out".to_owned(), laid_out - bytes(&rows)));
         for kind in Recompute::ALL {
             if count(kind) > 0 {
-                let name = format!("activations of {} blocks, recompute {kind}", count(kind));
+                let name = format!("activations of {}, recompute {kind}", counted(count(kind) as u64, "block"));
                 rows.push((name, count(kind) * sizes.block_bytes(kind)));
             }
         }
         rows.push(("activations that blocks take turns with".to_owned(), sizes.shared_bytes()));
         rows.push(("partial sums of gradients".to_owned(), self.workspace_bytes()));
         let indices = self.packs * DevicePack::bytes(self.tokens, self.config.vocabulary);
-        rows.push(("tokens, targets and boundaries of packs".to_owned(), indices));
+        // Tokens and targets of packs that are made ahead, and of those that go to the device, lie in the host's memory.
+        let ahead = if self.on_gpu { 0 } else { (AHEAD + 1) * self.packs * 2 * Dtype::U32.bytes() * self.tokens };
+        rows.push(("tokens, targets and boundaries of packs".to_owned(), indices + ahead));
         if self.chain > 0 {
             let memories = memory_bytes(self.config, self.io, self.tokens, self.chain);
             rows.push(("states of documents cut between packs".to_owned(), memories));
         }
-        rows.push(("libraries and driver".to_owned(), BESIDE_BYTES));
+        rows.push(match self.on_gpu {
+            true => ("libraries and driver".to_owned(), BESIDE_ON_GPU_BYTES),
+            false => ("the program, its threads and the tokenizer".to_owned(), BESIDE_BYTES),
+        });
         Plan { rows }
     }
 
@@ -129,11 +151,15 @@ impl Request<'_> {
             }
         }
         let least = vec![Recompute::Full; layers];
-        let fits = |tokens: &usize| Request { tokens: *tokens, ..*self }.plan(&least).bytes() <= budget;
-        let tokens = std::iter::successors(Some(self.tokens / 2), |tokens| Some(tokens / 2));
-        let cure = match tokens.take_while(|&tokens| tokens >= 256).find(fits) {
-            Some(tokens) => format!("--tokens {tokens} would fit; --packs makes up for smaller packs"),
-            None => "no pack would fit; take a smaller model".to_owned(),
+        let fits = |tokens, packs| Request { tokens, packs, ..*self }.plan(&least).bytes() <= budget;
+        let halves = |of: usize, least| {
+            std::iter::successors(Some(of / 2), |half| Some(half / 2)).take_while(move |&half| half >= least)
+        };
+        let packs = halves(self.packs, 1).find(|&packs| fits(self.tokens, packs));
+        let cure = match (packs, halves(self.tokens, 256).find(|&tokens| fits(tokens, self.packs))) {
+            (Some(packs), _) => format!("--packs {packs} would fit"),
+            (None, Some(tokens)) => format!("--tokens {tokens} would fit; --packs makes up for smaller packs"),
+            (None, None) => "no pack would fit; take a smaller model or more memory".to_owned(),
         };
         Err(Error::Memory { needed: self.plan(&least).to_string(), budget: number::bytes(budget as u64), cure })
     }
@@ -165,7 +191,7 @@ mod tests {
     use crate::variants::{Carries, Ids};
 
     fn request(config: &ModelConfig, variants: Variants) -> Request<'_> {
-        Request { config, io: Dtype::Bf16, tokens: 16_384, packs: 1, chain: 0, shards: 1, variants }
+        Request { config, io: Dtype::Bf16, tokens: 16_384, packs: 1, chain: 0, shards: 1, variants, on_gpu: true }
     }
 
     fn hand_picked(config: &ModelConfig) -> Variants {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use packscan_runtime::{Device, Dtype};
 
 use super::{Settings, Source, settings};
-use crate::report::number::thousands;
+use crate::report::number::counted;
 use crate::report::{Metrics, MetricsFile, Page, Progress, Status, read_metrics};
 use crate::{Error, Learner, Result};
 
@@ -68,15 +68,16 @@ impl Records {
         let mut progress = Progress::new(step.into(), steps);
         let parameters = learner.model.layout.parameters() as u64;
         progress.note(&format!(
-            "{}: {} parameters in {} blocks, {} on {device}",
+            "{}: {} in {}, {} on {device}",
             settings.name,
-            thousands(parameters),
-            settings.model.layers,
+            counted(parameters, "parameter"),
+            counted(settings.model.layers as u64, "block"),
             settings.dtype
         ));
         source.describe().iter().for_each(|line| progress.note(line));
         progress.note(&format!("run: {}", folder.display()));
-        let model = format!("{} ({} wide, {} blocks)", settings.name, settings.model.width, settings.model.layers);
+        let blocks = counted(settings.model.layers as u64, "block");
+        let model = format!("{} ({} wide, {blocks})", settings.name, settings.model.width);
         let open = Open {
             folder: folder.to_owned(),
             file,

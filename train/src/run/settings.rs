@@ -7,6 +7,7 @@ use packscan_runtime::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::activations::Recompute;
+use crate::report::number::counted;
 use crate::variants::{Ids, Variants};
 use crate::{Error, ModelConfig, Rates, Result};
 
@@ -91,6 +92,9 @@ pub struct Settings {
     pub products: Ids,
 }
 
+/// Packs of a step, at most: far more than any step needs, and few enough to be counted in bytes.
+const MOST_PACKS: usize = 1 << 20;
+
 /// The name of the file in a run folder.
 pub const FILE: &str = "run.toml";
 
@@ -125,8 +129,8 @@ impl Settings {
         self.rates.check()?;
         let wrong = |field, got: String, rule: &str| Err(Error::Config { field, got, rule: rule.to_owned() });
         let Text { packs, tokens, held_out, .. } = self.text;
-        if packs == 0 {
-            return wrong("packs", "0".to_owned(), "a step has at least one pack");
+        if !(1..=MOST_PACKS).contains(&packs) {
+            return wrong("packs", packs.to_string(), "a step has at least one pack, and at most 1048576");
         }
         if !(2..=packscan_runtime::MAX_TOKENS).contains(&tokens) {
             return wrong("tokens", tokens.to_string(), "a pack has from two tokens to 2^31; take some thousands");
@@ -140,8 +144,8 @@ impl Settings {
             }
         }
         if self.recompute.len() != self.model.layers {
-            let rule = format!("the model has {} blocks; name a choice for each", self.model.layers);
-            return wrong("recompute", format!("{} choices", self.recompute.len()), &rule);
+            let rule = format!("the model has {}; name a choice for each", counted(self.model.layers as u64, "block"));
+            return wrong("recompute", counted(self.recompute.len() as u64, "choice"), &rule);
         }
         Ok(())
     }

@@ -7,12 +7,12 @@ use packscan_runtime::collective::Collective;
 use packscan_runtime::{Packed, cache};
 
 use super::{DevicePack, Settings};
-use crate::report::number::thousands;
+use crate::report::number::counted;
 use crate::report::{left_out, open_corpus};
 use crate::{Learner, Result};
 
 /// Packs made ahead of the step under way, for each pack of a step.
-const AHEAD: usize = 3;
+pub(super) const AHEAD: usize = 3;
 /// Packs that an evaluation looks at, at most, on each rank.
 const EVALUATED: usize = 16;
 
@@ -35,9 +35,9 @@ pub struct Source {
 
 /// The packs of one step, on one rank: what is told of them.
 pub struct Packs {
-    /// Tokens, padding included.
+    /// Tokens of the text.
     pub tokens: usize,
-    /// Of them padding.
+    /// Room for tokens that none of the text has.
     pub padding: usize,
     /// Where the text goes on.
     pub position: Position,
@@ -96,16 +96,16 @@ impl Source {
     /// Lines about the text: how much there is, and what is not as one might think.
     pub fn describe(&self) -> Vec<String> {
         let held = match &self.held_out {
-            Some(held) => format!(", {} tokens held out", thousands(held.total_tokens())),
+            Some(held) => format!(", {} held out", counted(held.total_tokens(), "token")),
             None => String::new(),
         };
         let (documents, tokens) = (self.corpus.documents() as u64, self.corpus.total_tokens());
-        let mut lines = vec![format!("text: {} documents, {} tokens{held}", thousands(documents), thousands(tokens))];
+        let mut lines = vec![format!("text: {}, {}{held}", counted(documents, "document"), counted(tokens, "token"))];
         lines.extend(left_out(&self.corpus));
         if self.cut > 0 {
             lines.push(format!(
-                "cut: {} documents are longer than a sequence can be; --strategy split carries their state on, or take more --tokens",
-                thousands(self.cut as u64)
+                "cut: {} longer than a sequence can be; --strategy split carries the state on, or take more --tokens",
+                counted(self.cut as u64, "document")
             ));
         }
         if self.tokenizer.end().is_none() {
@@ -130,7 +130,7 @@ impl Source {
             }
             mine[self.each - 1].continues = false;
         }
-        let (tokens, padding) = mine.iter().fold((0, 0), |(t, p), pack| (t + pack.tokens.len(), p + pack.padding));
+        let (tokens, padding) = mine.iter().fold((0, 0), |(t, p), pack| (t + pack.real, p + pack.padding));
         mine.iter().zip(rooms).try_for_each(|(pack, room)| place(pack, room))?;
         let documents = mine.into_iter().map(|pack| pack.documents).collect();
         Ok(Packs { tokens, padding, position, documents })
