@@ -252,16 +252,11 @@ fn a_full_disk_is_loud_and_the_run_goes_on() {
     let bench = Bench::new();
     bench.good("train text --model model.toml --tokens 256 --steps 2 -o run");
     let saved = bench.names("run/step-00000002");
-    let command = bench.command("train --resume run --steps 202");
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 150; exec \"$0\" \"$@\""]);
-    limited.arg(command.get_program()).args(command.get_args());
-    limited.current_dir(bench.path("")).env("PACKSCAN_CACHE", bench.path("cache")).env("NO_COLOR", "1");
-    let output = limited.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
+    let ran = bench.limited(150, "train --resume run --steps 202");
+    let told = &ran.err;
     assert!(told.contains("WARNING: the checkpoint of step 100 was NOT saved: cannot write"), "{told}");
     // The run went on to its end; that its last checkpoint is not there is an error.
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert_eq!(ran.code, 2, "{told}");
     assert!(
         told.contains("step 202/202") && told.contains("its last checkpoint, of step 202, was NOT saved"),
         "{told}"

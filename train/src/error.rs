@@ -119,7 +119,7 @@ pub enum Error {
     },
 
     /// A file or folder that cannot be used.
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}{}", path.display(), cure(source))]
     File {
         /// What was tried: read, write, rename.
         doing: &'static str,
@@ -137,5 +137,16 @@ impl Error {
 
     pub(crate) fn saved(path: &Path, rule: impl Into<String>) -> Error {
         Error::Saved { path: path.to_owned(), rule: rule.into() }
+    }
+}
+
+/// What helps against what the system says of a file, where that is known; to be put after it.
+pub(crate) fn cure(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there",
+        io::ErrorKind::FileTooLarge => "; raise the limit of what a file may hold (`ulimit -f`)",
+        io::ErrorKind::ReadOnlyFilesystem => "; name a folder that can be written",
+        io::ErrorKind::PermissionDenied => "; let this user read and write there",
+        _ => "",
     }
 }

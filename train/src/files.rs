@@ -1,7 +1,7 @@
-//! Folders that are either whole or not there, and small files of JSON.
+//! Folders and files that are either whole or not there, and small files of JSON.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Result};
 
-/// Ends the name of a folder that is being written.
+/// Ends the name of a folder or file that is being written.
 pub(crate) const PARTIAL: &str = ".partial";
 /// Ends the name of a folder that is being replaced, until the new one has its place.
 pub(crate) const REPLACED: &str = ".replaced";
@@ -30,8 +30,26 @@ pub(crate) fn write_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<()>
         rename(target, &replaced)?;
     }
     rename(&partial, target)?;
-    sync(target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    sync(parent(target))?;
     remove(&replaced)
+}
+
+/// Makes or replaces a file: readers see all of it or what was there before. What a killed process has left of one, the next overwrites.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = beside(path, PARTIAL);
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    if let Err(error) = write() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(&partial);
+        return Err(error);
+    }
+    // A rename is kept across a power failure only once its folder is written too; only Unix opens folders.
+    if cfg!(unix) { File::open(parent(path))?.sync_all() } else { Ok(()) }
 }
 
 /// Removes a folder. What is left if that is interrupted looks like one that was never whole.
@@ -75,6 +93,11 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(ending);
     path.with_file_name(name)
+}
+
+/// The folder that a path lies in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A run: text in, a trained model and its records out.
 
 mod agreement;
+mod folder;
 mod plan;
 mod records;
 mod settings;

@@ -1,15 +1,14 @@
 //! What a run leaves for people: metrics, a page, progress on the terminal, the settings.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use packscan_runtime::{Device, Dtype};
 
-use super::{Settings, Source, settings};
+use super::{Settings, Source, folder};
 use crate::report::number::thousands;
-use crate::report::{Metrics, MetricsFile, Page, Progress, Status, read_metrics};
-use crate::{Error, Learner, Result};
+use crate::report::{Metrics, MetricsFile, Page, Progress, Status};
+use crate::{Learner, Result};
 
 /// How often the page is written anew.
 const PAGE_EVERY: Duration = Duration::from_secs(30);
@@ -41,10 +40,10 @@ impl Records {
     /// Starts the records of a run, or goes on with those up to `step`, and says on the terminal what runs.
     ///
     /// # Errors
-    /// [`Error::File`] for a folder that cannot be written.
+    /// Those of files, for a folder that cannot be written.
     pub fn open(
         settings: &Settings,
-        folder: &Path,
+        path: &Path,
         device: &Device,
         learner: &Learner,
         source: &Source,
@@ -55,15 +54,8 @@ impl Records {
         if !first_rank {
             return Ok(Records { open: None, flops });
         }
-        fs::create_dir_all(folder).map_err(|error| Error::file("make", folder, error))?;
         let configuration = settings.text();
-        let path = folder.join(settings::FILE);
-        fs::write(&path, &configuration).map_err(|error| Error::file("write", &path, error))?;
-        let path = folder.join("metrics.jsonl");
-        let (file, all) = match step {
-            0 => (MetricsFile::create(&path)?, Vec::new()),
-            step => (MetricsFile::resume(&path, step.into())?, read_metrics(&path)?),
-        };
+        let (file, all) = folder::open(path, &configuration, step)?;
         let steps = u64::from(settings.rates.steps);
         let mut progress = Progress::new(step.into(), steps);
         let parameters = learner.model.layout.parameters() as u64;
@@ -75,15 +67,15 @@ impl Records {
             settings.dtype
         ));
         source.describe().iter().for_each(|line| progress.note(line));
-        progress.note(&format!("run: {}", folder.display()));
+        progress.note(&format!("run: {}", path.display()));
         let model = format!("{} ({} wide, {} blocks)", settings.name, settings.model.width, settings.model.layers);
         let open = Open {
-            folder: folder.to_owned(),
+            folder: path.to_owned(),
             file,
             all,
             progress: Some(progress),
             page_written: Instant::now(),
-            name: folder.file_name().map_or_else(|| settings.name.clone(), |name| name.to_string_lossy().into_owned()),
+            name: path.file_name().map_or_else(|| settings.name.clone(), |name| name.to_string_lossy().into_owned()),
             model,
             device: format!("{device}, {}", settings.dtype),
             configuration,
