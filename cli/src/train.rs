@@ -10,7 +10,7 @@ use packscan_data::{Scheme, Strategy, Tokenizer};
 use packscan_train::activations::Recompute;
 use packscan_train::checkpoint::{self, Checkpoint};
 use packscan_train::hugging_face::Pretrained;
-use packscan_train::run::{self, Cut, Ending, Request, Settings, Start, Text};
+use packscan_train::run::{self, Cut, Ending, Lock, Request, Settings, Start, Text};
 use packscan_train::variants::Ids;
 use packscan_train::{ModelConfig, Rates};
 use packscan_tune::workload::natural_lengths;
@@ -247,8 +247,8 @@ impl Train {
         let world = World::from_environment()?;
         let device = self.machine.device(world.as_ref())?;
         let (ranks, first) = world.as_ref().map_or((1, true), |world| (world.size, world.rank == 0));
-        let Begun { mut settings, folder, resumed, pretrained } = match &self.resume {
-            Some(folder) => self.resumed(folder)?,
+        let Begun { mut settings, folder, lock, resumed, pretrained } = match &self.resume {
+            Some(folder) => self.resumed(folder, first)?,
             None => self.fresh(&device)?,
         };
         if self.resume.is_none() {
@@ -279,7 +279,7 @@ impl Train {
             }
         };
         let kept = settings.keep > 0;
-        let start = Start { settings, folder: &folder, device, world, resumed, pretrained, stop: &STOP };
+        let start = Start { settings, folder: &folder, lock, device, world, resumed, pretrained, stop: &STOP };
         match run::train(start)? {
             Ending::Finished => {
                 let rest = match kept {
@@ -353,12 +353,13 @@ impl Train {
             Some(folder) => folder.clone(),
             None => free_folder(&settings.name),
         };
-        Ok(Begun { settings, folder, resumed: None, pretrained })
+        Ok(Begun { settings, folder, lock: None, resumed: None, pretrained })
     }
 
-    /// The settings of a run that is there, and its newest checkpoint.
-    fn resumed(&self, folder: &Path) -> Result<Begun> {
+    /// The settings of a run that is there, and its newest checkpoint. The first rank takes its folder before it looks.
+    fn resumed(&self, folder: &Path, first: bool) -> Result<Begun> {
         let mut settings = Settings::read(folder)?;
+        let lock = (first && !self.plan).then(|| Lock::take(folder)).transpose()?;
         settings.rates.steps = self.steps.unwrap_or(settings.rates.steps);
         let (newest, skipped) = checkpoint::newest(folder)?;
         skipped.iter().for_each(|skipped| output::note(&skipped.to_string()));
@@ -371,7 +372,7 @@ impl Train {
             Some(checkpoint) => {
                 checkpoint.check(&settings.model)?;
                 let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
-                Ok(Begun { settings, folder, resumed, pretrained: None })
+                Ok(Begun { settings, folder, lock, resumed, pretrained: None })
             }
             None => Err(Error::NothingToResume { folder: folder.to_owned() }),
         }
@@ -382,6 +383,7 @@ impl Train {
 struct Begun {
     settings: Settings,
     folder: PathBuf,
+    lock: Option<Lock>,
     resumed: Option<Checkpoint>,
     pretrained: Option<Pretrained>,
 }

@@ -25,7 +25,7 @@ fn a_run_learns_and_leaves_its_files() {
     let bench = Bench::new();
     let ran =
         bench.good("train text --model model.toml --tokens 512 --steps 40 --eval-every 20 --save-every 10 -o run");
-    let files = ["metrics.jsonl", "run.html", "run.toml", "step-00000030", "step-00000040"];
+    let files = [".lock", "metrics.jsonl", "run.html", "run.toml", "step-00000030", "step-00000040"];
     assert_eq!(bench.names("run"), files);
     for told in ["parameters in 2 blocks", "text: ", "cut: ", "step 40/40", "held out", "packscan generate run"] {
         assert!(ran.err.contains(told), "{told:?} is not in\n{}", ran.err);
@@ -49,7 +49,7 @@ fn a_run_learns_and_leaves_its_files() {
 fn a_trial_keeps_no_checkpoint() {
     let bench = Bench::new();
     let ran = bench.good("train text --model model.toml --tokens 256 --steps 2 --keep 0 -o run");
-    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.html", "run.toml"]);
+    assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.html", "run.toml"]);
     assert!(ran.err.contains("no checkpoint was kept"), "{}", ran.err);
 }
 
@@ -189,7 +189,7 @@ fn a_second_ctrl_c_ends_at_once() {
     assert!(lines.any(|line| line.contains("stopping after this step")));
     send("-INT", &child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.toml"], "nothing was saved");
+    assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.toml"], "nothing was saved");
     assert!(metrics(&bench.path("run")).is_empty(), "the step was not finished");
 }
 
@@ -262,7 +262,7 @@ fn a_full_disk_is_loud_and_the_run_goes_on() {
         "{told}"
     );
     assert_eq!(metrics(&bench.path("run")).len(), 202);
-    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.html", "run.toml", "step-00000002"]);
+    assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.html", "run.toml", "step-00000002"]);
     assert_eq!(bench.names("run/step-00000002"), saved);
     bench.good("eval run text/lib.rs");
 }

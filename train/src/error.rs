@@ -66,6 +66,19 @@ pub enum Error {
         what: String,
     },
 
+    /// A folder that another process trains in.
+    #[error(
+        "{} is in use: {} trains there; wait until it has ended, stop it, or name another folder",
+        folder.display(),
+        if by.is_empty() { "another process" } else { by }
+    )]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// The other process, where it is known.
+        by: String,
+    },
+
     /// A run that ended without its last checkpoint.
     #[error(
         "the run ended, but its last checkpoint, of step {step}, was NOT saved: {error}; make room and go on from the one before with \

@@ -23,6 +23,7 @@ use crate::parameters::Layout;
 use crate::report::{Metrics, Status};
 use crate::{DevicePack, Error, Learner, Model, Report, Result};
 
+pub use folder::Lock;
 pub use plan::{Plan, Request};
 pub use records::{Records, peak_flops};
 pub use settings::{Cut, FILE, Settings, Text};
@@ -35,6 +36,8 @@ pub struct Start<'a> {
     pub settings: Settings,
     /// Where its records and checkpoints go.
     pub folder: &'a Path,
+    /// That of the folder on rank 0, where it was taken already.
+    pub lock: Option<Lock>,
     /// Where it runs.
     pub device: Device,
     /// What a launcher says of other ranks.
@@ -122,7 +125,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(start: Start<'a>) -> Result<Run<'a>> {
-        let Start { settings, folder, device, world, resumed, pretrained, stop } = start;
+        let Start { settings, folder, lock, device, world, resumed, pretrained, stop } = start;
         let progressed: Option<Progressed> = match &resumed {
             Some(checkpoint) => Some(serde_json::from_value(checkpoint.trainer.clone()).map_err(|error| {
                 Error::saved(&checkpoint.folder, format!("it does not say how far the run was: {error}"))
@@ -137,7 +140,9 @@ impl<'a> Run<'a> {
         let Settings { text, model, .. } = &settings;
         let room = |_| DevicePack::with_room(&device, text.tokens, model.vocabulary);
         let rooms = (0..text.packs).map(room).collect::<Result<_>>()?;
-        let records = Records::open(&settings, folder, &device, &learner, &source, ranks.rank() == 0, step)?;
+        let writes = ranks.rank() == 0;
+        let opened = writes.then(|| folder::open(folder, &settings.text(), step, lock)).transpose()?;
+        let records = Records::open(&settings, opened, &device, &learner, &source, step)?;
         let (before_s, tokens) = progressed.as_ref().map_or((0.0, 0), |p| (p.elapsed_s, p.tokens));
         Ok(Run {
             settings,

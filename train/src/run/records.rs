@@ -1,11 +1,12 @@
 //! What a run leaves for people: metrics, a page, progress on the terminal, the settings.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use packscan_runtime::{Device, Dtype};
 
-use super::{Settings, Source, folder};
+use super::folder::{Lock, Opened};
+use super::{Settings, Source};
 use crate::report::number::thousands;
 use crate::report::{Metrics, MetricsFile, Page, Progress, Status};
 use crate::{Learner, Result};
@@ -23,6 +24,7 @@ pub struct Records {
 
 struct Open {
     folder: PathBuf,
+    _lock: Lock,
     file: MetricsFile,
     all: Vec<Metrics>,
     progress: Option<Progress>,
@@ -37,25 +39,22 @@ struct Open {
 }
 
 impl Records {
-    /// Starts the records of a run, or goes on with those up to `step`, and says on the terminal what runs.
+    /// Starts the records of a run, or goes on with those up to `step`, and says on the terminal what runs. `folder` is there on rank 0.
     ///
     /// # Errors
-    /// Those of files, for a folder that cannot be written.
-    pub fn open(
+    /// For a type that no model computes in.
+    pub(super) fn open(
         settings: &Settings,
-        path: &Path,
+        folder: Option<Opened>,
         device: &Device,
         learner: &Learner,
         source: &Source,
-        first_rank: bool,
         step: u32,
     ) -> Result<Records> {
         let flops = (settings.model.flops_per_token(), peak_flops(device, settings.io()?));
-        if !first_rank {
+        let Some(Opened { path, lock, file, metrics: all }) = folder else {
             return Ok(Records { open: None, flops });
-        }
-        let configuration = settings.text();
-        let (file, all) = folder::open(path, &configuration, step)?;
+        };
         let steps = u64::from(settings.rates.steps);
         let mut progress = Progress::new(step.into(), steps);
         let parameters = learner.model.layout.parameters() as u64;
@@ -68,22 +67,26 @@ impl Records {
         ));
         source.describe().iter().for_each(|line| progress.note(line));
         progress.note(&format!("run: {}", path.display()));
+        let unguarded = lock.unguarded.clone();
         let model = format!("{} ({} wide, {} blocks)", settings.name, settings.model.width, settings.model.layers);
         let open = Open {
-            folder: path.to_owned(),
+            name: path.file_name().map_or_else(|| settings.name.clone(), |name| name.to_string_lossy().into_owned()),
+            folder: path,
+            _lock: lock,
             file,
             all,
             progress: Some(progress),
             page_written: Instant::now(),
-            name: path.file_name().map_or_else(|| settings.name.clone(), |name| name.to_string_lossy().into_owned()),
             model,
             device: format!("{device}, {}", settings.dtype),
-            configuration,
+            configuration: settings.text(),
             parameters,
             steps,
             lengths: histogram(source.corpus.lengths()),
         };
-        Ok(Records { open: Some(open), flops })
+        let mut records = Records { open: Some(open), flops };
+        unguarded.iter().for_each(|line| records.loud(line));
+        Ok(records)
     }
 
     /// The share of what the device could do that training uses at so many tokens a second.
