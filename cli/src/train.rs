@@ -18,7 +18,7 @@ use packscan_tune::workload::natural_lengths;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::memory::{Choice, Memory};
-use crate::saved::Saved;
+use crate::saved::{Saved, say_skipped};
 use crate::variants::{Launches, Missing};
 use crate::{Verdict, output, parse, products};
 
@@ -362,7 +362,7 @@ impl Train {
         let lock = (first && !self.plan).then(|| Lock::take(folder)).transpose()?;
         settings.rates.steps = self.steps.unwrap_or(settings.rates.steps);
         let (newest, skipped) = checkpoint::newest(folder)?;
-        skipped.iter().for_each(|skipped| output::note(&skipped.to_string()));
+        say_skipped(&skipped);
         match newest {
             Some(checkpoint) if checkpoint.step >= settings.rates.steps => Err(Error::NothingLeft {
                 folder: folder.to_owned(),

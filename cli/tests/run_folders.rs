@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
 use common::refused;
 use common::training::Bench;
@@ -56,4 +57,42 @@ fn one_process_at_a_time_trains_in_a_folder() {
     assert_eq!(bench.names("new"), [".lock"]);
     drop(lock);
     bench.good(&begin);
+}
+
+/// Cuts off the second half of a file.
+fn halve(path: &Path) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
+
+#[test]
+fn who_takes_an_older_checkpoint_says_so() {
+    let bench = Bench::new();
+    bench.good(&RUN.replace("--steps 2", "--steps 2 --save-every 1"));
+    let newest = bench.good("convert run whole");
+    assert!(!newest.err.contains("left out"), "{}", newest.err);
+    let weights = |folder: &str| fs::read(bench.path(folder).join("model.safetensors")).unwrap();
+    assert!(weights("whole") == weights("run/step-00000002") && weights("whole") != weights("run/step-00000001"));
+
+    halve(&bench.path("run/step-00000002/model.safetensors"));
+    for command in [
+        "eval run text/lib.rs",
+        "generate run x -n 1",
+        "convert run older",
+        "train text --init run --tokens 256 --steps 1 -o more",
+        "train --resume run --steps 2",
+    ] {
+        let ran = bench.good(command);
+        let told = "the checkpoint run/step-00000002 is left out: run/step-00000002/model.safetensors cannot be used";
+        assert_eq!(ran.err.matches(told).count(), 1, "{command}: {}", ran.err);
+        if command.starts_with("convert") {
+            assert!(weights("older") == weights("run/step-00000001"));
+        }
+    }
+    for step in ["run/step-00000001", "run/step-00000002"] {
+        halve(&bench.path(step).join("optimizer.safetensors"));
+    }
+    let words = ["run cannot be used: the run has no whole checkpoint", "of 2", "step-00000002/optimizer.safetensors"];
+    refused(&bench.run("generate run x"), &words);
+    refused(&bench.run("convert run nothing"), &words);
 }
