@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, Result, tensors};
 
 /// Ends the name of a folder or file that is being written.
 pub(crate) const PARTIAL: &str = ".partial";
@@ -79,7 +79,10 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read_to_string(path).map_err(|source| Error::file("read", path, source))?;
-    serde_json::from_str(&text).map_err(|error| Error::saved(path, format!("it is cut short or no such file: {error}")))
+    serde_json::from_str(&text).map_err(|error| {
+        let what = "it was cut short, or is no such file";
+        Error::saved(path, format!("{what}: {error}; {}", tensors::CURE))
+    })
 }
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

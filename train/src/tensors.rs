@@ -30,16 +30,8 @@ impl TensorFile {
         // SAFETY: a mapping is only as constant as its file. Whoever writes such files here writes them under another name first and
         // renames them; whoever cuts one short that is in use ends this process.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            let cut = matches!(
-                error,
-                SafeTensorError::MetadataIncompleteBuffer
-                    | SafeTensorError::HeaderTooSmall
-                    | SafeTensorError::InvalidHeaderLength
-            );
-            let cause = if cut { "it was cut short" } else { "it is damaged, or no file of tensors" };
-            Error::saved(path, format!("{cause} ({} bytes: {error}); get or save it again", map.len()))
-        })?;
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|error| Error::saved(path, format!("{}; {CURE}", damage(&map, &error))))?;
         Ok(TensorFile { path: path.to_owned(), map, metadata, start: size_of::<u64>() + header })
     }
 
@@ -89,6 +81,41 @@ impl TensorFile {
             Dtype::F32 | Dtype::U32 => widened::<f32>(bytes),
         })
     }
+}
+
+/// What helps where a file is not what was saved.
+pub(crate) const CURE: &str = "copy or download it again, or take an earlier checkpoint";
+
+/// What is wrong with a file that its header does not describe: where it was cut, if it was.
+fn damage(file: &[u8], error: &SafeTensorError) -> String {
+    let bytes = file.len();
+    let header = file.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    match error {
+        SafeTensorError::HeaderTooSmall => format!("it was cut short: {bytes} bytes are there, and its header is not"),
+        SafeTensorError::InvalidHeaderLength => {
+            format!("it was cut short: {} of {header} bytes of its header are there", bytes - size_of::<u64>())
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            let (header, tensors) = file[size_of::<u64>()..].split_at(header as usize);
+            let metadata = serde_json::from_slice(header);
+            metadata.map_or_else(|error| error.to_string(), |metadata| incomplete(&metadata, tensors.len()))
+        }
+        _ => format!("it is damaged, or no file of tensors ({bytes} bytes: {error})"),
+    }
+}
+
+/// The first tensor of which not all is there, if `bytes` are there of all of them.
+fn incomplete(metadata: &Metadata, bytes: usize) -> String {
+    let mut all = 0;
+    for name in metadata.offset_keys() {
+        let Some(TensorInfo { dtype, shape, data_offsets: (start, end) }) = metadata.info(&name) else { continue };
+        if *end > bytes {
+            let (there, asked) = (bytes.saturating_sub(*start), end - start);
+            return format!("it was cut short: {there} of {asked} bytes of {name}, {shape:?} in {dtype}, are there");
+        }
+        all = all.max(*end);
+    }
+    format!("it is damaged: it has {} bytes more than its tensors take", bytes - all)
 }
 
 /// Name and shape of a tensor to be written.
