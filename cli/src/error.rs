@@ -130,6 +130,23 @@ pub enum Error {
         documents: usize,
     },
 
+    /// A loss that is no number.
+    #[error(
+        "the loss of {} is {loss} in the pack that begins with {first}: the model has diverged, or {dtype} cannot hold what it computes; take \
+         an earlier checkpoint, or another --dtype",
+        model.display()
+    )]
+    LossNotFinite {
+        /// The model.
+        model: PathBuf,
+        /// The loss.
+        loss: f64,
+        /// Its first document.
+        first: String,
+        /// Type of the activations.
+        dtype: String,
+    },
+
     /// A run that never saved a checkpoint.
     #[error("{} has no whole checkpoint to go on from; remove the folder, or begin anew in another", folder.display())]
     NothingToResume {

@@ -54,8 +54,8 @@ pub enum Error {
 
     /// A run that learns nothing any more.
     #[error(
-        "{steps} steps in a row were skipped, the last of them step {step}: {what}; go on from the last checkpoint with a lower \
-         learning rate, or look at the text"
+        "{steps} steps in a row were skipped, the last of them step {step}: {what}\nif it is the same text again and again, look at that; if it \
+         is every text, the model has diverged: {cure}"
     )]
     Diverged {
         /// How many.
@@ -64,6 +64,8 @@ pub enum Error {
         step: u32,
         /// What was not finite, and of which text.
         what: String,
+        /// How the run goes on with a lower learning rate.
+        cure: String,
     },
 
     /// A folder that another process trains in.

@@ -65,7 +65,7 @@ impl TensorFile {
         }
     }
 
-    /// A tensor's values, widened to f32.
+    /// A tensor's values, widened to f32, all of them finite: with another, nothing that is learnt or said would be.
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         fn widened<T: Element>(bytes: &[u8]) -> Vec<f32> {
             bytes.chunks_exact(T::DTYPE.bytes()).map(|bytes| pod_read_unaligned::<T>(bytes).to_f32()).collect()
@@ -75,12 +75,33 @@ impl TensorFile {
             let (start, end) = info.data_offsets;
             &self.map[self.start + start..self.start + end]
         });
-        Ok(match dtype {
+        let values = match dtype {
             Dtype::F16 => widened::<f16>(bytes),
             Dtype::Bf16 => widened::<bf16>(bytes),
             Dtype::F32 | Dtype::U32 => widened::<f32>(bytes),
-        })
+        };
+        let shape = self.metadata.info(name).map_or(&[][..], |info| &info.shape);
+        match not_finite(&values, shape) {
+            Some(what) => Err(Error::saved(
+                &self.path,
+                format!(
+                    "{name}{what}, which is no finite number: what saved it had diverged, or the file is damaged; {CURE}"
+                ),
+            )),
+            None => Ok(values),
+        }
     }
+}
+
+/// The index and value of the first number of a tensor that is not finite.
+fn not_finite(values: &[f32], shape: &[usize]) -> Option<String> {
+    let mut rest = values.iter().position(|value| !value.is_finite())?;
+    let value = values[rest];
+    let mut index = vec![0; shape.len()];
+    for (i, &size) in index.iter_mut().zip(shape).rev() {
+        (*i, rest) = (rest % size, rest / size);
+    }
+    Some(format!("{index:?} is {value}"))
 }
 
 /// What helps where a file is not what was saved.
@@ -134,6 +155,9 @@ pub(crate) fn write(
     for (i, (name, shape)) in entries.iter().enumerate() {
         let values = values_of(i)?;
         assert_eq!(values.len(), shape.iter().product::<usize>(), "{name} has other values than its shape says");
+        if let Some(what) = not_finite(&values, shape) {
+            return Err(Error::NotFinite { what: format!("the values of {name} ({name}{what})") });
+        }
         let bytes = match dtype {
             Dtype::F16 => rounded::<f16>(name, &values)?,
             Dtype::Bf16 => rounded::<bf16>(name, &values)?,

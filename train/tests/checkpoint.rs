@@ -291,6 +291,17 @@ fn save_on_a_full_disk(run: &Path) {
 }
 
 #[test]
+fn what_could_not_be_loaded_is_not_saved() {
+    let (run, learner) = run_with(&[1]);
+    let (config, mut values) = (learner.model.config.clone(), weights(&learner.model));
+    values[config.width + 2] = f32::NAN;
+    let mut diverged = self::learner(Model::new(&Device::Cpu, Dtype::F32, &config, &values).unwrap());
+    let error = checkpoint::save(run.path(), 2, &mut diverged, &Value::Null, 1).unwrap_err().to_string();
+    assert!(error.contains("backbone.embeddings.weight[1, 2] is NaN") && error.contains("diverged"), "{error}");
+    assert_eq!(names(run.path()), ["step-00000001"]);
+}
+
+#[test]
 fn a_folder_that_cannot_be_made_is_an_error() {
     let (run, mut learner) = run_with(&[1]);
     let file = run.path().join("a-file");

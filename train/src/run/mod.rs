@@ -117,6 +117,8 @@ struct Run<'a> {
     /// Tokens of all ranks until then.
     tokens: u64,
     skipped_in_a_row: u32,
+    /// The step of the newest checkpoint.
+    saved: Option<u32>,
     /// Seconds before this process, and when it began.
     before_s: f64,
     began: Instant,
@@ -158,6 +160,7 @@ impl<'a> Run<'a> {
             ended: Instant::now(),
             tokens,
             skipped_in_a_row: 0,
+            saved: (step > 0).then_some(step),
             before_s,
             began: Instant::now(),
             stop,
@@ -169,26 +172,28 @@ impl<'a> Run<'a> {
     fn steps(&mut self) -> Result<Ending> {
         let (steps, first) = (self.settings.rates.steps, self.step);
         let is_done = !matches!(self.learner.model.device, Device::Cuda(_));
-        let mut saved = first;
+        // A checkpoint that had to wait until a step is not skipped.
+        let mut due = false;
         while self.step < steps {
             self.ranks.progress(self.step.into())?;
             let (next, stop) = self.prepare()?;
             if stop && self.step > first {
                 self.finish_step(false)?;
-                if saved < self.step {
+                if self.saved != Some(self.step) {
                     self.save(true)?;
                 }
                 return Ok(Ending::Stopped);
             }
             self.start_step(next)?;
             let last = self.step == steps;
-            let saves = last || self.step.is_multiple_of(self.settings.save_every);
+            let saves = last || due || self.step.is_multiple_of(self.settings.save_every);
             let evaluates = last || self.step.is_multiple_of(self.settings.eval_every);
             if saves || evaluates || is_done {
                 self.finish_step(evaluates)?;
             }
-            if saves && self.save(last)? {
-                saved = self.step;
+            due = saves && !last && self.skipped_in_a_row > 0;
+            if saves && !due {
+                self.save(last)?;
             }
         }
         Ok(Ending::Finished)
@@ -275,27 +280,33 @@ impl<'a> Run<'a> {
             None => "the loss of another rank's pack is not finite".to_owned(),
         };
         self.records.note(&format!("step {step} was skipped: {what}"));
-        match self.skipped_in_a_row < MOST_SKIPPED {
-            true => Ok(()),
-            false => Err(Error::Diverged { steps: self.skipped_in_a_row, step, what }),
+        if self.skipped_in_a_row < MOST_SKIPPED {
+            return Ok(());
         }
+        let folder = self.folder.display();
+        let cure = match self.saved {
+            Some(saved) => format!(
+                "lower learning_rate in {folder}/{FILE}, and go on from its newest checkpoint, of step {saved}, with \
+                 `packscan train --resume {folder}`"
+            ),
+            None => "no checkpoint was saved yet: begin anew with a lower --learning-rate".to_owned(),
+        };
+        Err(Error::Diverged { steps: self.skipped_in_a_row, step, what, cure })
     }
 
-    /// Writes a checkpoint on rank 0, and says whether it is there; one that cannot be written is told, and the run goes on. It is an error
-    /// where the run ends here.
-    fn save(&mut self, ends: bool) -> Result<bool> {
-        let Some(progressed) = self.progressed.as_ref().filter(|_| self.settings.keep > 0) else { return Ok(false) };
+    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on. It is an error where the run ends here. While
+    /// steps are skipped no older one goes: those may be the last from which the run can be saved.
+    fn save(&mut self, ends: bool) -> Result<()> {
+        let Settings { keep, .. } = self.settings;
+        let Some(progressed) = self.progressed.as_ref().filter(|_| keep > 0) else { return Ok(()) };
         let state = serde_json::to_value(progressed).expect("numbers become JSON");
-        let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep);
-        let is_there = saved.is_ok();
-        if let Err(error) = saved {
-            if ends {
-                return Err(Error::Unsaved { step: self.step, error: Box::new(error) });
-            }
-            self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step));
+        let keep = if self.skipped_in_a_row > 0 { usize::MAX } else { keep };
+        match checkpoint::save(&self.folder, self.step, &mut self.learner, &state, keep) {
+            Ok(_) => self.saved = Some(self.step),
+            Err(error) if ends => return Err(Error::Unsaved { step: self.step, error: Box::new(error) }),
+            Err(error) => self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step)),
         }
-        self.ranks.progress(self.step.into())?;
-        Ok(is_there)
+        Ok(self.ranks.progress(self.step.into())?)
     }
 }
 
