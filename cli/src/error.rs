@@ -103,6 +103,15 @@ pub enum Error {
         folder: PathBuf,
     },
 
+    /// Settings of a run that goes on, which no argument can change.
+    #[error("{error}\nthe run goes on with the settings in {}: mend that one there, or name other --steps", file.display())]
+    OfTheRun {
+        /// What is wrong with them.
+        error: packscan_train::Error,
+        /// Where they are.
+        file: PathBuf,
+    },
+
     /// A run that has taken all its steps.
     #[error("steps is {steps}; the run in {} has taken {taken} steps, take more with --steps", folder.display())]
     NothingLeft {

@@ -229,7 +229,7 @@ impl Learning {
         Rates {
             learning_rate: self.learning_rate.unwrap_or(by_width),
             final_share: self.final_share,
-            warmup: self.warmup.unwrap_or((steps / 10).min(1000)),
+            warmup: self.warmup.unwrap_or(Rates::usual_warmup(steps)),
             steps,
             decay: self.decay,
             clip: (self.clip != 0.0).then_some(self.clip),
@@ -360,7 +360,12 @@ impl Train {
     fn resumed(&self, folder: &Path, first: bool) -> Result<Begun> {
         let mut settings = Settings::read(folder)?;
         let lock = (first && !self.plan).then(|| Lock::take(folder)).transpose()?;
-        settings.rates.steps = self.steps.unwrap_or(settings.rates.steps);
+        let rates = settings.rates.until(self.steps.unwrap_or(settings.rates.steps));
+        if first && rates.warmup != settings.rates.warmup {
+            let (now, before) = (rates.warmup, settings.rates.warmup);
+            output::note(&format!("warm-up: {now} steps, a tenth of the steps now; it was to be {before}"));
+        }
+        settings.rates = rates;
         let (newest, skipped) = checkpoint::newest(folder)?;
         say_skipped(&skipped);
         match newest {
@@ -370,6 +375,7 @@ impl Train {
                 steps: settings.rates.steps,
             }),
             Some(checkpoint) => {
+                settings.check().map_err(|error| Error::OfTheRun { error, file: folder.join(run::FILE) })?;
                 checkpoint.check(&settings.model)?;
                 let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
                 Ok(Begun { settings, folder, lock, resumed, pretrained: None })

@@ -96,3 +96,43 @@ fn who_takes_an_older_checkpoint_says_so() {
     refused(&bench.run("generate run x"), &words);
     refused(&bench.run("convert run nothing"), &words);
 }
+
+#[test]
+fn fewer_steps_than_the_warm_up_that_nobody_chose() {
+    let bench = Bench::new();
+    let begin = |steps: &str, run: &str| {
+        bench.good(&format!("train text --model model.toml --tokens 256 --save-every 1 {steps} -o {run}"));
+        let path = bench.path(run).join("run.toml");
+        let settings = fs::read_to_string(&path).unwrap();
+        assert!(settings.contains("steps = 2\n"), "{settings}");
+        // As if it had been begun for more, and stopped after two.
+        fs::write(path, settings.replace("steps = 2\n", "steps = 4000\n").replace("warmup = 0\n", "warmup = 400\n"))
+            .unwrap();
+    };
+    let warmup = |run: &str| {
+        let settings = fs::read_to_string(bench.path(run).join("run.toml")).unwrap();
+        settings.lines().find(|line| line.starts_with("warmup")).unwrap().to_owned()
+    };
+    begin("--steps 2", "run");
+    let ran = bench.good("train --resume run --steps 6");
+    assert!(ran.err.contains("warm-up: 0 steps, a tenth of the steps now; it was to be 400"), "{}", ran.err);
+    assert_eq!(warmup("run"), "warmup = 0");
+    // More steps leave it where it is.
+    assert!(!bench.good("train --resume run --steps 20").err.contains("warm-up"));
+    assert_eq!(warmup("run"), "warmup = 0");
+
+    // One that somebody chose is not passed over; what the message says helps.
+    begin("--steps 2 --warmup 1", "chosen");
+    let path = bench.path("chosen/run.toml");
+    let settings = fs::read_to_string(&path).unwrap();
+    let settings = settings.replace("warmup = 1\n", "warmup = 7\n");
+    fs::write(&path, &settings).unwrap();
+    let ran = bench.run("train --resume chosen --steps 6");
+    refused(&ran, &["warmup is 7; the run has 6 steps", "settings in chosen/run.toml", "other --steps"]);
+    bench.good("train --resume chosen --steps 8");
+    fs::write(&path, settings.replace("warmup = 7\n", "warmup = 3\n").replace("learning_rate = ", "learning_rate = 9"))
+        .unwrap();
+    let ran = bench.run("train --resume chosen --steps 10");
+    refused(&ran, &["learning_rate is 9", "settings in chosen/run.toml: mend that one there"]);
+    assert!(!ran.err.contains("--learning-rate"), "which --resume refuses: {}", ran.err);
+}
