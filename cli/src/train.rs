@@ -10,7 +10,7 @@ use packscan_data::{Scheme, Strategy, Tokenizer};
 use packscan_train::activations::Recompute;
 use packscan_train::checkpoint::{self, Checkpoint};
 use packscan_train::hugging_face::Pretrained;
-use packscan_train::run::{self, Cut, Ending, Lock, Request, Settings, Start, Text};
+use packscan_train::run::{self, Cut, Ended, Ending, Lock, Request, Settings, Start, Text};
 use packscan_train::variants::Ids;
 use packscan_train::{ModelConfig, Rates};
 use packscan_tune::workload::natural_lengths;
@@ -280,13 +280,15 @@ impl Train {
         };
         let kept = settings.keep > 0;
         let start = Start { settings, folder: &folder, lock, device, world, resumed, pretrained, stop: &STOP };
-        match run::train(start)? {
+        let Ended { how, page } = run::train(start)?;
+        match how {
             Ending::Finished => {
+                let shows = if page { format!("{}/run.html shows the run; ", folder.display()) } else { String::new() };
                 let rest = match kept {
                     true => format!("`packscan generate {}` goes on from a prompt", folder.display()),
                     false => "no checkpoint was kept".to_owned(),
                 };
-                note(format!("done: {}/run.html shows the run; {rest}", folder.display()));
+                note(format!("done: {shows}{rest}"));
                 Ok(Verdict::Good)
             }
             Ending::Stopped => {

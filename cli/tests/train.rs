@@ -313,7 +313,16 @@ fn a_full_disk_is_loud_and_the_run_goes_on() {
     let saved = bench.names("run/step-00000002");
     let ran = bench.limited(150, "train --resume run --steps 202");
     let told = &ran.err;
-    assert!(told.contains("WARNING: the checkpoint of step 100 was NOT saved: cannot write"), "{told}");
+    for words in [
+        "WARNING: the checkpoint of step 100 was NOT saved: cannot write",
+        "raise the limit",
+        "tried again after step 200, and until then the newest is of step 2",
+        "WARNING: the checkpoint of step 200 was NOT saved",
+        "tried again after step 202",
+        "once that is mended, `packscan train --resume run` goes on from step 2",
+    ] {
+        assert!(told.contains(words), "{words:?} is not in\n{told}");
+    }
     // The run went on to its end; that its last checkpoint is not there is an error.
     assert_eq!(ran.code, 2, "{told}");
     assert!(
@@ -324,4 +333,27 @@ fn a_full_disk_is_loud_and_the_run_goes_on() {
     assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.html", "run.toml", "step-00000002"]);
     assert_eq!(bench.names("run/step-00000002"), saved);
     bench.good("eval run text/lib.rs");
+}
+
+/// Text that is in the cache already, and steps whose lines are more than a file may hold.
+#[test]
+#[cfg(unix)]
+fn records_that_cannot_be_written_are_told_once_and_not_claimed() {
+    let bench = Bench::new();
+    let run = "train text --model model.toml --tokens 64 --keep 0";
+    bench.good(&format!("{run} --steps 1 -o other"));
+    let ran = bench.limited(16, &format!("{run} --steps 60 -o run"));
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    let warnings: Vec<&str> = ran.err.lines().filter(|line| line.contains("WARNING")).collect();
+    let [first, last, page] = warnings[..] else { panic!("{warnings:#?}") };
+    let starts = |line: &str, file: &str| line.contains(&format!("cannot write run/{file}: "));
+    assert!(starts(first, "metrics.jsonl") && first.contains("the run goes on"), "{first}");
+    assert!(starts(last, "metrics.jsonl") && last.contains("what metrics.jsonl should have is NOT there"), "{last}");
+    assert!(starts(page, "run.html") && page.contains("NOT there"), "{page}");
+    assert!(ran.err.contains("done: no checkpoint was kept") && !ran.err.contains("shows the run"), "{}", ran.err);
+    assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.toml"]);
+    // Whole lines, as many as there was room for.
+    let text = fs::read_to_string(bench.path("run/metrics.jsonl")).unwrap();
+    assert!(text.ends_with('\n') && metrics(&bench.path("run")).len() == text.lines().count());
+    assert!((5..60).contains(&text.lines().count()), "{text}");
 }

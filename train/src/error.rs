@@ -83,14 +83,15 @@ pub enum Error {
 
     /// A run that ended without its last checkpoint.
     #[error(
-        "the run ended, but its last checkpoint, of step {step}, was NOT saved: {error}; make room and go on from the one before with \
-         --resume"
+        "the run ended, but its last checkpoint, of step {step}, was NOT saved: {error}\nonce that is mended, {cure}"
     )]
     Unsaved {
         /// The step.
         step: u32,
         /// What kept it from being saved.
         error: Box<Error>,
+        /// From where the run goes on.
+        cure: String,
     },
 
     /// Numbers that are none.

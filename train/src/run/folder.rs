@@ -11,7 +11,7 @@ use crate::report::{Metrics, MetricsFile, read_metrics};
 use crate::{Error, Result, files};
 
 /// The file of metrics in a run's folder.
-const METRICS: &str = "metrics.jsonl";
+pub(super) const METRICS: &str = "metrics.jsonl";
 /// The file that is locked in a run's folder. It stays, and says which process was the last to train there.
 const LOCK: &str = ".lock";
 

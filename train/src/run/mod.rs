@@ -59,6 +59,15 @@ pub enum Ending {
     Stopped,
 }
 
+/// A run that is over for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How.
+    pub how: Ending,
+    /// Whether `run.html` shows all of it; other ranks than the first write none.
+    pub page: bool,
+}
+
 /// What a checkpoint keeps of the run beside model and optimiser.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Progressed {
@@ -75,18 +84,17 @@ const MOST_SKIPPED: u32 = 10;
 /// # Errors
 /// For settings that make no sense, text that cannot be used, too little memory, [`Error::Diverged`], and whatever a device fails
 /// with. A checkpoint that cannot be written is told and does not end the run.
-pub fn train(mut start: Start<'_>) -> Result<Ending> {
+pub fn train(mut start: Start<'_>) -> Result<Ended> {
     start.settings.check()?;
     // Those that nobody named too: what is picked by hand may be another one in a later packscan.
     start.settings.variants = start.settings.variants()?.ids();
     let mut run = Run::new(start)?;
     let ending = run.steps();
     let status = if matches!(ending, Ok(Ending::Finished)) { Status::Finished } else { Status::Stopped };
-    run.records.page(status);
-    if ending.is_ok() {
-        run.ranks.leave()?;
-    }
-    ending
+    let page = run.records.close(status);
+    let how = ending?;
+    run.ranks.leave()?;
+    Ok(Ended { how, page })
 }
 
 /// A step that was launched, and what will be told of it.
@@ -303,10 +311,28 @@ impl<'a> Run<'a> {
         let keep = if self.skipped_in_a_row > 0 { usize::MAX } else { keep };
         match checkpoint::save(&self.folder, self.step, &mut self.learner, &state, keep) {
             Ok(_) => self.saved = Some(self.step),
-            Err(error) if ends => return Err(Error::Unsaved { step: self.step, error: Box::new(error) }),
-            Err(error) => self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step)),
+            Err(error) => self.unsaved(error, ends)?,
         }
         Ok(self.ranks.progress(self.step.into())?)
+    }
+
+    /// Tells of a checkpoint that cannot be written, and what is left.
+    fn unsaved(&mut self, error: Error, ends: bool) -> Result<()> {
+        let (step, folder, every) = (self.step, self.folder.display(), self.settings.save_every);
+        if ends {
+            let cure = match self.saved {
+                Some(saved) => format!("`packscan train --resume {folder}` goes on from step {saved}"),
+                None => "begin anew in another folder: there is no checkpoint before it".to_owned(),
+            };
+            return Err(Error::Unsaved { step, error: Box::new(error), cure });
+        }
+        let next = (step / every + 1).saturating_mul(every).min(self.settings.rates.steps);
+        let left =
+            self.saved.map_or_else(|| "there is none".to_owned(), |saved| format!("the newest is of step {saved}"));
+        self.records.loud(&format!(
+            "the checkpoint of step {step} was NOT saved: {error}; it is tried again after step {next}, and until then {left}"
+        ));
+        Ok(())
     }
 }
 

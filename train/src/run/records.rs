@@ -5,14 +5,19 @@ use std::time::{Duration, Instant};
 
 use packscan_runtime::{Device, Dtype};
 
-use super::folder::{Lock, Opened};
+use super::folder::{self, Lock, Opened};
 use super::{Settings, Source};
 use crate::report::number::thousands;
-use crate::report::{Metrics, MetricsFile, Page, Progress, Status};
+use crate::report::{self, Metrics, MetricsFile, Page, Progress, Status};
 use crate::{Learner, Result};
 
 /// How often the page is written anew.
 const PAGE_EVERY: Duration = Duration::from_secs(30);
+
+/// What is written of the steps.
+const FILES: [&str; 2] = [folder::METRICS, "run.html"];
+const METRICS: usize = 0;
+const PAGE: usize = 1;
 
 /// The records of a run; on ranks other than 0 they are none.
 pub struct Records {
@@ -26,6 +31,8 @@ struct Open {
     folder: PathBuf,
     _lock: Lock,
     file: MetricsFile,
+    /// Whether the last write of the metrics and of the page failed.
+    unwritten: [bool; 2],
     all: Vec<Metrics>,
     progress: Option<Progress>,
     page_written: Instant,
@@ -74,6 +81,7 @@ impl Records {
             folder: path,
             _lock: lock,
             file,
+            unwritten: [false; 2],
             all,
             progress: Some(progress),
             page_written: Instant::now(),
@@ -102,11 +110,23 @@ impl Records {
         if let Some(progress) = &mut open.progress {
             progress.step(metrics);
         }
-        if let Err(error) = written {
-            self.loud(&format!("metrics.jsonl: {error}"));
+        let waited = open.page_written.elapsed();
+        self.tell_written(METRICS, written, false);
+        if waited > PAGE_EVERY {
+            self.page(Status::Running, false);
         }
-        if self.open.as_ref().is_some_and(|open| open.page_written.elapsed() > PAGE_EVERY) {
-            self.page(Status::Running);
+    }
+
+    /// Says of one of [`FILES`] that it cannot be written, and that it can be again: once, and once more at the end.
+    fn tell_written(&mut self, which: usize, written: report::Result<()>, ends: bool) {
+        let Some(open) = &mut self.open else { return };
+        let before = std::mem::replace(&mut open.unwritten[which], written.is_err());
+        match written {
+            Err(error) if ends => self.loud(&format!("{error}; what {} should have is NOT there", FILES[which])),
+            Err(error) if !before => self
+                .loud(&format!("{error}; the run goes on, and {} is made up for once it can be written", FILES[which])),
+            Ok(()) if before => self.note(&format!("{} is written again, and whole", FILES[which])),
+            _ => (),
         }
     }
 
@@ -123,7 +143,7 @@ impl Records {
     }
 
     /// Writes the page.
-    pub fn page(&mut self, status: Status) {
+    fn page(&mut self, status: Status, ends: bool) {
         let Some(open) = &mut self.open else { return };
         open.page_written = Instant::now();
         let page = Page {
@@ -137,15 +157,21 @@ impl Records {
             lengths: &open.lengths,
             configuration: &open.configuration,
         };
-        if let Err(error) = page.write(&open.folder.join("run.html")) {
-            self.loud(&format!("run.html: {error}"));
-        }
+        let written = page.write(&open.folder.join(FILES[PAGE]));
+        self.tell_written(PAGE, written, ends);
+    }
+
+    /// Writes what is not written yet, and the last page; says whether that shows the run.
+    pub fn close(&mut self, status: Status) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        let written = open.file.write_missing();
+        self.tell_written(METRICS, written, true);
+        self.page(status, true);
         // What comes after the last page does not mix with a bar.
-        if status != Status::Running
-            && let Some(open) = &mut self.open
-        {
+        self.open.as_mut().is_some_and(|open| {
             open.progress = None;
-        }
+            !open.unwritten[PAGE]
+        })
     }
 }
 
