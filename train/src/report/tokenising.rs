@@ -27,7 +27,7 @@ pub fn open_corpus(options: &CorpusOptions, tokenizer: &Tokenizer, shown: bool) 
     corpus
 }
 
-/// What is not in a corpus, a line for each kind.
+/// What is not in a corpus, a line for each kind; and first what was wrong with the cache, if anything was.
 pub fn left_out(corpus: &Corpus) -> Vec<String> {
     let skipped = corpus.skipped();
     let first = |what: &Option<String>| what.as_ref().map(|first| format!(", the first: {first}")).unwrap_or_default();
@@ -41,5 +41,9 @@ pub fn left_out(corpus: &Corpus) -> Vec<String> {
         (skipped.bad_records, format!("bad records{}", first(&skipped.first_bad))),
     ];
     let some = kinds.into_iter().filter(|(count, _)| *count > 0);
-    some.map(|(count, what)| format!("left out: {} {what}", thousands(count))).collect()
+    let left_out = some.map(|(count, what)| format!("left out: {} {what}", thousands(count)));
+    let damaged = corpus
+        .damaged()
+        .map(|what| format!("the cached tokens were damaged ({what}), and the text was tokenised again"));
+    damaged.into_iter().chain(left_out).collect()
 }
