@@ -157,7 +157,7 @@ pub enum Error {
     },
 
     /// A run that never saved a checkpoint.
-    #[error("{} has no whole checkpoint to go on from; remove the folder, or begin anew in another", folder.display())]
+    #[error("the run in {} has no whole checkpoint to go on from; remove the folder, or begin anew in another", folder.display())]
     NothingToResume {
         /// The folder.
         folder: PathBuf,

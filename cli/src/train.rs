@@ -351,7 +351,7 @@ impl Train {
         };
         settings.check()?;
         let folder = match &self.output {
-            Some(folder) if folder.join(run::FILE).exists() => return Err(Error::RunExists { folder: folder.clone() }),
+            Some(folder) if folder.join(run::FILE).exists() => return Err(taken(folder)?),
             Some(folder) => folder.clone(),
             None => free_folder(&settings.name),
         };
@@ -377,14 +377,25 @@ impl Train {
                 steps: settings.rates.steps,
             }),
             Some(checkpoint) => {
-                settings.check().map_err(|error| Error::OfTheRun { error, file: folder.join(run::FILE) })?;
                 checkpoint.check(&settings.model)?;
+                settings.check().map_err(|error| Error::OfTheRun { error, file: folder.join(run::FILE) })?;
                 let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
                 Ok(Begun { settings, folder, lock, resumed, pretrained: None })
             }
             None => Err(Error::NothingToResume { folder: folder.to_owned() }),
         }
     }
+}
+
+/// What is in the way of a new run in the folder of another, with a cure that can be followed.
+fn taken(folder: &Path) -> Result<Error> {
+    let folder = folder.to_owned();
+    // One that another process has is not to be removed.
+    Lock::take(&folder)?;
+    Ok(match checkpoint::newest(&folder)?.0 {
+        Some(_) => Error::RunExists { folder },
+        None => Error::NothingToResume { folder },
+    })
 }
 
 /// What a run starts with.

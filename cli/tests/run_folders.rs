@@ -27,7 +27,11 @@ fn a_disk_that_is_full_at_the_start_leaves_no_half_of_a_run() {
     bench.limited(0, RUN);
     assert_eq!(bench.names("run"), ["notes"]);
     bench.good(RUN);
-    // What another program has done to it.
+    // One that ended before it saved anything, and what another program has done to it.
+    bench.good(&RUN.replace("-o run", "--keep 0 -o none"));
+    let none = "the run in none has no whole checkpoint to go on from; remove the folder, or begin anew in another";
+    refused(&bench.run("train text -o none"), &[none]);
+    refused(&bench.run("train --resume none --steps 3"), &[none]);
     fs::write(bench.path("run/run.toml"), "").unwrap();
     refused(&bench.run("train --resume run --steps 3"), &["run/run.toml", "missing field", "begin anew in another"]);
 }
@@ -42,6 +46,7 @@ fn one_process_at_a_time_trains_in_a_folder() {
     let ran = bench.run("train --resume run --steps 3");
     refused(&ran, &[&owner, "wait until it has ended", "another folder"]);
     assert!(!ran.err.contains("text: "), "it is refused at once: {}", ran.err);
+    refused(&bench.run(RUN), &[&owner]);
     assert_eq!(bench.names("run"), files);
     // Whoever only reads may.
     bench.good("train --resume run --steps 3 --plan");
