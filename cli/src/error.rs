@@ -107,7 +107,7 @@ pub enum Error {
     #[error("{error}\nthe run goes on with the settings in {}: mend that one there, or name other --steps", file.display())]
     OfTheRun {
         /// What is wrong with them.
-        error: packscan_train::Error,
+        error: Box<packscan_train::Error>,
         /// Where they are.
         file: PathBuf,
     },

@@ -378,7 +378,9 @@ impl Train {
             }),
             Some(checkpoint) => {
                 checkpoint.check(&settings.model)?;
-                settings.check().map_err(|error| Error::OfTheRun { error, file: folder.join(run::FILE) })?;
+                settings
+                    .check()
+                    .map_err(|error| Error::OfTheRun { error: Box::new(error), file: folder.join(run::FILE) })?;
                 let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
                 Ok(Begun { settings, folder, lock, resumed, pretrained: None })
             }
