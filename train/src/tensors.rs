@@ -105,7 +105,8 @@ fn not_finite(values: &[f32], shape: &[usize]) -> Option<String> {
 }
 
 /// What helps where a file is not what was saved.
-pub(crate) const CURE: &str = "copy or download it again, or take an earlier checkpoint";
+pub(crate) const CURE: &str =
+    "copy or download it again, or remove this checkpoint, and its run goes on from the one before";
 
 /// What is wrong with a file that its header does not describe: where it was cut, if it was.
 fn damage(file: &[u8], error: &SafeTensorError) -> String {
