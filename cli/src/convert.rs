@@ -1,19 +1,21 @@
-//! `packscan convert`: a model's folder in another layout, type or number of files.
+//! `packscan convert`: a model in another layout, type or number of files.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use packscan::Dtype;
+use packscan_train::checkpoint;
 use packscan_train::hugging_face::{self, Format, Names, Pretrained};
 use packscan_train::parameters::Layout as Table;
 
 use crate::error::Result;
+use crate::saved::say_skipped;
 use crate::{Verdict, output, parse};
 
 /// Which model, where to, in what form.
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// Folder with config.json and model.safetensors, in one file or several, in either layout; a checkpoint is one.
+    /// A run, a checkpoint of one, or a folder with config.json and model.safetensors, in one file or several, in either layout.
     #[arg(value_name = "FROM")]
     from: PathBuf,
     /// Folder to make.
@@ -41,7 +43,9 @@ enum Layout {
 impl Convert {
     /// Writes the folder.
     pub fn run(&self) -> Result<Verdict> {
-        let model = Pretrained::open(&self.from)?;
+        let from = checkpoint::model_folder(&self.from)?;
+        say_skipped(&from.skipped);
+        let model = Pretrained::open(&from.folder)?;
         let names = match self.layout {
             Layout::Hf => Names::HuggingFace,
             Layout::Original => Names::Original,

@@ -105,6 +105,15 @@ pub enum Error {
         folder: PathBuf,
     },
 
+    /// Settings of a run that goes on, which no argument can change.
+    #[error("{error}\nthe run goes on with the settings in {}: mend that one there, or name other --steps", file.display())]
+    OfTheRun {
+        /// What is wrong with them.
+        error: Box<packscan_train::Error>,
+        /// Where they are.
+        file: PathBuf,
+    },
+
     /// A run that has taken all its steps.
     #[error("steps is {steps}; the run in {} has taken {}, take more with --steps", folder.display(), counted(*taken as usize, "step"))]
     NothingLeft {
@@ -132,8 +141,25 @@ pub enum Error {
         documents: usize,
     },
 
+    /// A loss that is no number.
+    #[error(
+        "the loss of {} is {loss} in the pack that begins with {first}: the model has diverged, or {dtype} cannot hold what it computes; take \
+         an earlier checkpoint, or another --dtype",
+        model.display()
+    )]
+    LossNotFinite {
+        /// The model.
+        model: PathBuf,
+        /// The loss.
+        loss: f64,
+        /// Its first document.
+        first: String,
+        /// Type of the activations.
+        dtype: String,
+    },
+
     /// A run that never saved a checkpoint.
-    #[error("{} has no whole checkpoint to go on from; remove the folder, or begin anew in another", folder.display())]
+    #[error("the run in {} has no whole checkpoint to go on from; remove the folder, or begin anew in another", folder.display())]
     NothingToResume {
         /// The folder.
         folder: PathBuf,

@@ -65,6 +65,11 @@ impl Eval {
         let began = Instant::now();
         for pack in Packs::new(&corpus, options)? {
             evaluator.add(&pack)?;
+            if !evaluator.loss.is_finite() {
+                let first = pack.documents.first().map_or_else(String::new, |&first| corpus.name(first as usize));
+                let (model, dtype) = (self.model.clone(), model.io.to_string());
+                return Err(Error::LossNotFinite { model, loss: evaluator.loss, first, dtype });
+            }
             bar.inc(1);
         }
         bar.finish_and_clear();

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use packscan_data::Tokenizer;
-use packscan_train::checkpoint;
+use packscan_train::checkpoint::{self, ModelFolder, Skipped};
 use packscan_train::hugging_face::Pretrained;
 use packscan_train::run::Settings;
 
 use crate::error::Result;
+use crate::output;
 
 /// What a folder with a model holds.
 pub struct Saved {
@@ -22,7 +23,8 @@ pub struct Saved {
 impl Saved {
     /// Opens a run, a checkpoint or a Hugging Face model.
     pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Saved> {
-        let (folder, run) = checkpoint::model_folder(path)?;
+        let ModelFolder { folder, run, skipped } = checkpoint::model_folder(path)?;
+        say_skipped(&skipped);
         let settings = run.as_deref().map(Settings::read).transpose()?;
         let beside = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
         let of_run: Option<PathBuf> = settings.and_then(|settings| settings.text.tokenizer);
@@ -32,4 +34,9 @@ impl Saved {
         pretrained.config = pretrained.config.for_vocabulary(tokenizer.vocabulary())?;
         Ok(Saved { pretrained, tokenizer, tokenizer_file })
     }
+}
+
+/// Says which checkpoints are not whole, so that an older one is taken.
+pub fn say_skipped(skipped: &[Skipped]) {
+    skipped.iter().for_each(|skipped| output::note(&skipped.to_string()));
 }

@@ -11,7 +11,7 @@ use packscan_data::{Scheme, Strategy, Tokenizer};
 use packscan_train::activations::Recompute;
 use packscan_train::checkpoint::{self, Checkpoint};
 use packscan_train::hugging_face::Pretrained;
-use packscan_train::run::{self, Cut, Ending, Request, Settings, Start, Text};
+use packscan_train::run::{self, Cut, Ended, Ending, Lock, Request, Settings, Start, Text};
 use packscan_train::variants::Ids;
 use packscan_train::{ModelConfig, Rates};
 use packscan_tune::workload::natural_lengths;
@@ -19,7 +19,7 @@ use packscan_tune::workload::natural_lengths;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::memory::{Choice, Memory};
-use crate::saved::Saved;
+use crate::saved::{Saved, say_skipped};
 use crate::variants::{Launches, Missing};
 use crate::{Verdict, output, parse, products};
 
@@ -247,7 +247,7 @@ impl Learning {
         Rates {
             learning_rate: self.learning_rate.unwrap_or(by_width),
             final_share: self.final_share,
-            warmup: self.warmup.unwrap_or((steps / 10).min(1000)),
+            warmup: self.warmup.unwrap_or(Rates::usual_warmup(steps)),
             steps,
             decay: self.decay,
             clip: (self.clip != 0.0).then_some(self.clip),
@@ -265,8 +265,8 @@ impl Train {
         let world = World::from_environment()?;
         let device = self.machine.device(world.as_ref())?;
         let (ranks, first) = world.as_ref().map_or((1, true), |world| (world.size, world.rank == 0));
-        let Begun { mut settings, folder, resumed, pretrained } = match &self.resume {
-            Some(folder) => self.resumed(folder)?,
+        let Begun { mut settings, folder, lock, resumed, pretrained } = match &self.resume {
+            Some(folder) => self.resumed(folder, first)?,
             None => self.fresh(&device)?,
         };
         if self.resume.is_none() {
@@ -307,14 +307,16 @@ impl Train {
             }
         };
         let kept = settings.keep > 0;
-        let start = Start { settings, folder: &folder, device, world, resumed, pretrained, stop: &STOP };
-        match run::train(start)? {
+        let start = Start { settings, folder: &folder, lock, device, world, resumed, pretrained, stop: &STOP };
+        let Ended { how, page } = run::train(start)?;
+        match how {
             Ending::Finished => {
+                let shows = if page { format!("{}/run.html shows the run; ", folder.display()) } else { String::new() };
                 let rest = match kept {
                     true => format!("`packscan generate {}` goes on from a prompt", folder.display()),
                     false => "no checkpoint was kept".to_owned(),
                 };
-                note(format!("done: {}/run.html shows the run; {rest}", folder.display()));
+                note(format!("done: {shows}{rest}"));
                 Ok(Verdict::Good)
             }
             Ending::Stopped => {
@@ -389,19 +391,25 @@ impl Train {
         };
         settings.check()?;
         let folder = match &self.output {
-            Some(folder) if folder.join(run::FILE).exists() => return Err(Error::RunExists { folder: folder.clone() }),
+            Some(folder) if folder.join(run::FILE).exists() => return Err(taken(folder)?),
             Some(folder) => folder.clone(),
             None => free_folder(&settings.name),
         };
-        Ok(Begun { settings, folder, resumed: None, pretrained })
+        Ok(Begun { settings, folder, lock: None, resumed: None, pretrained })
     }
 
-    /// The settings of a run that is there, and its newest checkpoint.
-    fn resumed(&self, folder: &Path) -> Result<Begun> {
+    /// The settings of a run that is there, and its newest checkpoint. The first rank takes its folder before it looks.
+    fn resumed(&self, folder: &Path, first: bool) -> Result<Begun> {
         let mut settings = Settings::read(folder)?;
-        settings.rates.steps = self.steps.unwrap_or(settings.rates.steps);
+        let lock = (first && !self.plan).then(|| Lock::take(folder)).transpose()?;
+        let rates = settings.rates.until(self.steps.unwrap_or(settings.rates.steps));
+        if first && rates.warmup != settings.rates.warmup {
+            let (now, before) = (rates.warmup, settings.rates.warmup);
+            output::note(&format!("warm-up: {now} steps, a tenth of the steps now; it was to be {before}"));
+        }
+        settings.rates = rates;
         let (newest, skipped) = checkpoint::newest(folder)?;
-        skipped.iter().for_each(|skipped| output::note(&skipped.to_string()));
+        say_skipped(&skipped);
         match newest {
             Some(checkpoint) if checkpoint.step >= settings.rates.steps => Err(Error::NothingLeft {
                 folder: folder.to_owned(),
@@ -410,18 +418,33 @@ impl Train {
             }),
             Some(checkpoint) => {
                 checkpoint.check(&settings.model)?;
+                settings
+                    .check()
+                    .map_err(|error| Error::OfTheRun { error: Box::new(error), file: folder.join(run::FILE) })?;
                 let (folder, resumed) = (folder.to_owned(), Some(checkpoint));
-                Ok(Begun { settings, folder, resumed, pretrained: None })
+                Ok(Begun { settings, folder, lock, resumed, pretrained: None })
             }
             None => Err(Error::NothingToResume { folder: folder.to_owned() }),
         }
     }
 }
 
+/// What is in the way of a new run in the folder of another, with a cure that can be followed.
+fn taken(folder: &Path) -> Result<Error> {
+    let folder = folder.to_owned();
+    // One that another process has is not to be removed.
+    Lock::take(&folder)?;
+    Ok(match checkpoint::newest(&folder)?.0 {
+        Some(_) => Error::RunExists { folder },
+        None => Error::NothingToResume { folder },
+    })
+}
+
 /// What a run starts with.
 struct Begun {
     settings: Settings,
     folder: PathBuf,
+    lock: Option<Lock>,
     resumed: Option<Checkpoint>,
     pretrained: Option<Pretrained>,
 }

@@ -231,7 +231,12 @@ fn what_cannot_be_generated_or_evaluated() {
     bench.good("train text --model model.toml --tokens 256 --steps 2 -o run");
     fs::write(bench.path("empty.txt"), "").unwrap();
     for (arguments, words) in [
-        ("generate absent x", &["absent", "it is no folder"][..]),
+        (
+            "generate absent x",
+            &["absent", "it is not there", "name a run, a checkpoint of one, or a Hugging Face folder"][..],
+        ),
+        ("eval absent text", &["absent", "it is not there", "name a run"]),
+        ("generate model.toml x", &["model.toml", "it is no folder", "name a run"]),
         ("generate text x", &["it has no config.json", "name a run"]),
         ("generate run x --batch 0", &["batch is 0", "take 1"]),
         ("generate run x --temperature -1", &["temperature is -1", "from 0 on"]),

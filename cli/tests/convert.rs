@@ -55,7 +55,12 @@ fn bad_input_leaves_nothing() {
             assert!(ran.err.contains(word), "{word:?} is not in\n{}", ran.err);
         }
     };
-    refused(&scratch.path().join("nowhere"), &to, &[], &["nowhere cannot be used", "no folder"]);
+    refused(
+        &scratch.path().join("nowhere"),
+        &to,
+        &[],
+        &["nowhere cannot be used", "it is not there", "name a run, a checkpoint"],
+    );
     refused(scratch.path(), &to, &[], &["it has no config.json"]);
     refused(&fixture(), &to, &["--dtype", "u32"], &["u32", "f32, f16, bf16"]);
     refused(&fixture(), &to, &["--layout", "other"], &["other", "hf, original"]);

@@ -25,7 +25,7 @@ fn a_run_learns_and_leaves_its_files() {
     let bench = Bench::new();
     let ran =
         bench.good("train text --model model.toml --tokens 512 --steps 40 --eval-every 20 --save-every 10 -o run");
-    let files = ["metrics.jsonl", "run.html", "run.toml", "step-00000030", "step-00000040"];
+    let files = [".lock", "metrics.jsonl", "run.html", "run.toml", "step-00000030", "step-00000040"];
     assert_eq!(bench.names("run"), files);
     for told in ["parameters in 2 blocks", "text: ", "cut: ", "step 40/40", "held out", "packscan generate run"] {
         assert!(ran.err.contains(told), "{told:?} is not in\n{}", ran.err);
@@ -49,7 +49,7 @@ fn a_run_learns_and_leaves_its_files() {
 fn a_trial_keeps_no_checkpoint() {
     let bench = Bench::new();
     let ran = bench.good("train text --model model.toml --tokens 256 --steps 2 --keep 0 -o run");
-    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.html", "run.toml"]);
+    assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.html", "run.toml"]);
     assert!(ran.err.contains("no checkpoint was kept"), "{}", ran.err);
 }
 
@@ -202,7 +202,7 @@ fn a_second_ctrl_c_ends_at_once() {
     assert!(lines.any(|line| line.contains("stopping after this step")));
     send("-INT", &child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.toml"], "nothing was saved");
+    assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.toml"], "nothing was saved");
     assert!(metrics(&bench.path("run")).is_empty(), "the step was not finished");
 }
 
@@ -218,31 +218,49 @@ fn files_of_something_else_in_the_folder_do_not_stop_a_run() {
     common::refused(&ran, &["scores.jsonl, line 1: it has no field \"text\"", "--skip-bad"]);
 }
 
-/// Makes what the model reads of one byte NaN: packs without it stay as they are.
-fn spoil(checkpoint: &Path, byte: u8) {
+/// Changes the values of a tensor in a checkpoint.
+fn change(checkpoint: &Path, name: &str, change: impl Fn(usize, &mut f32)) {
     let path = checkpoint.join("model.safetensors");
     let mut file = fs::read(&path).unwrap();
-    let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let about: serde_json::Value = serde_json::from_slice(&file[8..8 + header]).unwrap();
-    let embedding = &about["backbone.embeddings.weight"];
-    let width = embedding["shape"][1].as_u64().unwrap() as usize;
-    let start = 8 + header + embedding["data_offsets"][0].as_u64().unwrap() as usize + 4 * width * usize::from(byte);
-    file[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let header = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let about: serde_json::Value = serde_json::from_slice(&file[8..header]).unwrap();
+    let offset = |i: usize| header + about[name]["data_offsets"][i].as_u64().unwrap() as usize;
+    for (i, bytes) in file[offset(0)..offset(1)].chunks_exact_mut(4).enumerate() {
+        let mut value = f32::from_le_bytes(bytes.try_into().unwrap());
+        change(i, &mut value);
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
     fs::write(path, file).unwrap();
+}
+
+/// Makes what the model computes of one byte more than a float holds, with weights that are finite: only that byte's embedding has
+/// anything in the first channel, and the first norm makes much of it. Packs without it stay as they are.
+fn spoil(checkpoint: &Path, byte: usize) {
+    change(checkpoint, "backbone.embeddings.weight", |i, value| {
+        if i % 32 == 0 {
+            *value = f32::from(i / 32 == byte);
+        }
+    });
+    change(checkpoint, "backbone.layers.0.norm.weight", |i, value| {
+        if i == 0 {
+            *value = 1e15;
+        }
+    });
 }
 
 #[test]
 fn a_step_that_is_not_finite_is_skipped_and_ten_in_a_row_end_the_run() {
     let bench = Bench::new();
     bench.good("train text --model model.toml --tokens 256 --steps 1 -o spoilt");
-    spoil(&bench.path("spoilt/step-00000001"), b'~');
+    spoil(&bench.path("spoilt/step-00000001"), usize::from(b'~'));
     for (folder, words) in [("mixed", "plain words\n"), ("bad", "a ~ in each\n")] {
         fs::create_dir(bench.path(folder)).unwrap();
         (0..12).for_each(|i| fs::write(bench.path(folder).join(format!("{i}.txt")), words.repeat(8)).unwrap());
     }
     fs::write(bench.path("mixed/wavy.txt"), "one ~ is enough\n".repeat(6)).unwrap();
 
-    let start = "--init spoilt --scheme single --tokens 256 --held-out 0 --save-every 5";
+    // So slow that no other embedding gets anything there either.
+    let start = "--init spoilt --scheme single --tokens 256 --held-out 0 --save-every 5 --learning-rate 1e-30";
     let ran = bench.good(&format!("train mixed {start} --steps 13 -o mixed-run"));
     assert_eq!(ran.err.matches("was skipped").count(), 1, "{}", ran.err);
     assert!(ran.err.contains("wavy.txt) is not finite") && ran.err.contains("1 skipped"), "{}", ran.err);
@@ -252,11 +270,55 @@ fn a_step_that_is_not_finite_is_skipped_and_ten_in_a_row_end_the_run() {
 
     let ran = bench.run(&format!("train bad {start} --steps 50 -o bad-run"));
     assert_eq!(ran.code, 2, "{ran:#?}");
-    let words = ["10 steps in a row were skipped", "step 10", "the loss of pack 0", ".txt", "lower learning rate"];
+    let words = ["10 steps in a row were skipped", "step 10", "the loss of pack 0", ".txt", "look at that"];
     common::refused(&ran, &words);
+    common::refused(&ran, &["no checkpoint was saved yet", "lower --learning-rate"]);
+    assert!(!bench.names("bad-run").iter().any(|name| name.starts_with("step-")), "nothing was learnt");
     assert_eq!(metrics(&bench.path("bad-run")).len(), 10);
     let page = fs::read_to_string(bench.path("bad-run/run.html")).unwrap();
     assert!(page.contains("skipped (10)"), "the page shows them");
+}
+
+/// A run over plain text, whose model then diverges: of its checkpoints the good ones stay.
+#[test]
+fn a_run_that_diverges_keeps_its_good_checkpoints() {
+    let bench = Bench::new();
+    let file = |name: &str, words: &str| fs::write(bench.path(name), words.repeat(8)).unwrap();
+    file("a.txt", "a ~ in each\n");
+    bench.good("train a.txt --model model.toml --tokens 256 --held-out 0 --steps 2 --save-every 1 --keep 1 -o run");
+    assert_eq!(bench.names("run").last().unwrap(), "step-00000002");
+    spoil(&bench.path("run/step-00000002"), usize::from(b'~'));
+    let ran = bench.run("train --resume run --steps 30");
+    let cure = "lower learning_rate in run/run.toml, and go on from its newest checkpoint, of step 2, with \
+                `packscan train --resume run`";
+    common::refused(&ran, &["10 steps in a row were skipped", "step 12", "the model has diverged", cure]);
+    assert_eq!(bench.names("run").last().unwrap(), "step-00000002");
+    assert_eq!(metrics(&bench.path("run")).len(), 12);
+    // One that ends before it is given up is saved beside them.
+    bench.good("train --resume run --steps 4");
+    assert!(bench.names("run").ends_with(&["step-00000002".to_owned(), "step-00000004".to_owned()]));
+    common::refused(&bench.run("eval run a.txt"), &["the loss of run is", "a.txt", "take an earlier checkpoint"]);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused() {
+    let bench = Bench::new();
+    bench.good("train text --model model.toml --tokens 256 --steps 2 --save-every 1 -o run");
+    change(&bench.path("run/step-00000002"), "lm_head.weight", |i, value| {
+        if i == 32 * 7 + 5 {
+            *value = f32::NEG_INFINITY;
+        }
+    });
+    for command in ["eval run text", "generate run x", "train --resume run --steps 3", "train text --init run -o more"]
+    {
+        let ran = bench.run(command);
+        common::refused(&ran, &["run/step-00000002/model.safetensors", "lm_head.weight[7, 5] is -inf", "diverged"]);
+    }
+    common::refused(&bench.run("convert run other"), &["lm_head.weight[7, 5] is -inf"]);
+    assert!(!bench.path("more").exists() && !bench.path("other").exists());
+    // What the message says helps.
+    fs::remove_dir_all(bench.path("run/step-00000002")).unwrap();
+    bench.good("train --resume run --steps 3");
 }
 
 #[test]
@@ -265,22 +327,49 @@ fn a_full_disk_is_loud_and_the_run_goes_on() {
     let bench = Bench::new();
     bench.good("train text --model model.toml --tokens 256 --steps 2 -o run");
     let saved = bench.names("run/step-00000002");
-    let command = bench.command("train --resume run --steps 202");
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 150; exec \"$0\" \"$@\""]);
-    limited.arg(command.get_program()).args(command.get_args());
-    limited.current_dir(bench.path("")).env("PACKSCAN_CACHE", bench.path("cache")).env("NO_COLOR", "1");
-    let output = limited.output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("WARNING: the checkpoint of step 100 was NOT saved: cannot write"), "{told}");
+    let ran = bench.limited(150, "train --resume run --steps 202");
+    let told = &ran.err;
+    for words in [
+        "WARNING: the checkpoint of step 100 was NOT saved: cannot write",
+        "raise the limit",
+        "tried again after step 200, and until then the newest is of step 2",
+        "WARNING: the checkpoint of step 200 was NOT saved",
+        "tried again after step 202",
+        "once that is mended, `packscan train --resume run` goes on from step 2",
+    ] {
+        assert!(told.contains(words), "{words:?} is not in\n{told}");
+    }
     // The run went on to its end; that its last checkpoint is not there is an error.
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert_eq!(ran.code, 2, "{told}");
     assert!(
         told.contains("step 202/202") && told.contains("its last checkpoint, of step 202, was NOT saved"),
         "{told}"
     );
     assert_eq!(metrics(&bench.path("run")).len(), 202);
-    assert_eq!(bench.names("run"), ["metrics.jsonl", "run.html", "run.toml", "step-00000002"]);
+    assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.html", "run.toml", "step-00000002"]);
     assert_eq!(bench.names("run/step-00000002"), saved);
     bench.good("eval run text/lib.rs");
+}
+
+/// Text that is in the cache already, and steps whose lines are more than a file may hold.
+#[test]
+#[cfg(unix)]
+fn records_that_cannot_be_written_are_told_once_and_not_claimed() {
+    let bench = Bench::new();
+    let run = "train text --model model.toml --tokens 64 --keep 0";
+    bench.good(&format!("{run} --steps 1 -o other"));
+    let ran = bench.limited(16, &format!("{run} --steps 60 -o run"));
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    let warnings: Vec<&str> = ran.err.lines().filter(|line| line.contains("WARNING")).collect();
+    let [first, last, page] = warnings[..] else { panic!("{warnings:#?}") };
+    let starts = |line: &str, file: &str| line.contains(&format!("cannot write run/{file}: "));
+    assert!(starts(first, "metrics.jsonl") && first.contains("the run goes on"), "{first}");
+    assert!(starts(last, "metrics.jsonl") && last.contains("what metrics.jsonl should have is NOT there"), "{last}");
+    assert!(starts(page, "run.html") && page.contains("NOT there"), "{page}");
+    assert!(ran.err.contains("done: no checkpoint was kept") && !ran.err.contains("shows the run"), "{}", ran.err);
+    assert_eq!(bench.names("run"), [".lock", "metrics.jsonl", "run.toml"]);
+    // Whole lines, as many as there was room for.
+    let text = fs::read_to_string(bench.path("run/metrics.jsonl")).unwrap();
+    assert!(text.ends_with('\n') && metrics(&bench.path("run")).len() == text.lines().count());
+    assert!((5..60).contains(&text.lines().count()), "{text}");
 }

@@ -91,9 +91,10 @@ impl Corpus {
         let corpora = options.cache.join("corpora");
         shards::sweep(&corpora);
         let name = corpora.join(key(&sources, options, tokenizer));
-        let store = match Store::open(&name) {
-            Some(store) => store,
-            None => {
+        let found = Store::open(&name);
+        let store = match found {
+            Ok(Some(store)) => store,
+            Ok(None) | Err(_) => {
                 let failed = |source| Error::Cache { folder: corpora.clone(), source };
                 let writer = Writer::new(&corpora, tokenizer.vocabulary()).map_err(failed)?;
                 tag(&options.cache);
@@ -103,7 +104,9 @@ impl Corpus {
                     return Err(nothing_in(options, &build.skipped));
                 }
                 let files = sources.iter().map(|source| source.path.clone()).collect();
-                build.writer.finish(&name, files, build.skipped).map_err(failed)?
+                let mut store = build.writer.finish(&name, files, build.skipped).map_err(failed)?;
+                store.damaged = found.err();
+                store
             }
         };
         let whole =
@@ -154,6 +157,11 @@ impl Corpus {
             Format::Jsonl => format!("{}, line {record}", path.display()),
             Format::Parquet => format!("{}, row {record}", path.display()),
         }
+    }
+
+    /// What was wrong with what was cached of these files, where it was; they were tokenised again.
+    pub fn damaged(&self) -> Option<&str> {
+        self.store.damaged.as_deref()
     }
 
     /// What was left out.

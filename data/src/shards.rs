@@ -2,14 +2,17 @@
 //!
 //! A folder holds `corpus.json`, which says what the rest is; `documents`, three `u32` each: tokens, file, line or row; and
 //! `tokens-0000` and so on, the ids of whole documents end to end, `u16` where the vocabulary allows it. Numbers are in the
-//! machine's own order: a cache does not travel.
+//! machine's own order: a cache does not travel. `corpus.json` has a CRC-32 of each file, which opening checks: it costs about what reading costs,
+//! and what a disk or another program has changed is tokenised again, not trained on.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crc32fast::Hasher;
 use memmap2::Mmap;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -24,7 +27,7 @@ const UNFINISHED: &str = ".unfinished-";
 const ABANDONED: Duration = Duration::from_secs(6 * 3600);
 
 /// Changes with the layout of the folder.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// `corpus.json`
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,10 +35,19 @@ struct Manifest {
     version: u32,
     id_bytes: u64,
     documents: u64,
-    /// Documents and tokens of each shard.
-    shards: Vec<(u64, u64)>,
+    /// Of the file `documents`.
+    documents_crc32: u32,
+    shards: Vec<Shard>,
     files: Vec<PathBuf>,
     skipped: Skipped,
+}
+
+/// What `corpus.json` says of one shard.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Shard {
+    documents: u64,
+    tokens: u64,
+    crc32: u32,
 }
 
 /// What is known of a document besides its tokens.
@@ -113,8 +125,9 @@ pub struct Writer {
     folder: TempDir,
     id_bytes: u64,
     documents: Vec<Document>,
-    shards: Vec<(u64, u64)>,
-    shard: Option<BufWriter<File>>,
+    shards: Vec<Shard>,
+    /// The last of them, and the checksum so far.
+    shard: Option<(BufWriter<File>, Hasher)>,
 }
 
 impl Writer {
@@ -128,22 +141,25 @@ impl Writer {
 
     /// Appends a document.
     pub fn push(&mut self, document: Document, ids: &[u32]) -> io::Result<()> {
-        let full = self.shards.last().is_some_and(|(_, tokens)| tokens * self.id_bytes >= SHARD_BYTES);
+        let full = self.shards.last().is_some_and(|shard| shard.tokens * self.id_bytes >= SHARD_BYTES);
         if full || self.shard.is_none() {
             self.finish_shard()?;
             let file = File::create(self.folder.path().join(shard_name(self.shards.len())))?;
-            self.shard = Some(BufWriter::with_capacity(1 << 20, file));
-            self.shards.push((0, 0));
+            self.shard = Some((BufWriter::with_capacity(1 << 20, file), Hasher::new()));
+            self.shards.push(Shard::default());
         }
-        if let (Some(shard), Some(sizes)) = (&mut self.shard, self.shards.last_mut()) {
-            if self.id_bytes == 2 {
-                let ids: Vec<u16> = ids.iter().map(|id| *id as u16).collect();
-                shard.write_all(bytemuck::cast_slice(&ids))?;
+        if let (Some((file, crc)), Some(shard)) = (&mut self.shard, self.shards.last_mut()) {
+            let narrow: Vec<u16>;
+            let bytes = if self.id_bytes == 2 {
+                narrow = ids.iter().map(|id| *id as u16).collect();
+                bytemuck::cast_slice(&narrow)
             } else {
-                shard.write_all(bytemuck::cast_slice(ids))?;
-            }
-            sizes.0 += 1;
-            sizes.1 += ids.len() as u64;
+                bytemuck::cast_slice(ids)
+            };
+            file.write_all(bytes)?;
+            crc.update(bytes);
+            shard.documents += 1;
+            shard.tokens += ids.len() as u64;
         }
         self.documents.push(document);
         Ok(())
@@ -155,32 +171,43 @@ impl Writer {
     }
 
     fn finish_shard(&mut self) -> io::Result<()> {
-        match self.shard.take() {
-            Some(shard) => shard.into_inner()?.sync_all(),
-            None => Ok(()),
-        }
+        let (Some((file, crc)), Some(shard)) = (self.shard.take(), self.shards.last_mut()) else { return Ok(()) };
+        shard.crc32 = crc.finalize();
+        file.into_inner()?.sync_all()
     }
 
     /// Makes it all durable under its name, unless another process was faster.
     pub fn finish(mut self, name: &Path, files: Vec<PathBuf>, skipped: Skipped) -> io::Result<Store> {
         self.finish_shard()?;
-        let documents = self.documents.len() as u64;
-        let manifest =
-            Manifest { version: VERSION, id_bytes: self.id_bytes, documents, shards: self.shards, files, skipped };
-        write_whole(&self.folder.path().join("documents"), bytemuck::cast_slice(&self.documents))?;
+        let documents: &[u8] = bytemuck::cast_slice(&self.documents);
+        let manifest = Manifest {
+            version: VERSION,
+            id_bytes: self.id_bytes,
+            documents: self.documents.len() as u64,
+            documents_crc32: crc32fast::hash(documents),
+            shards: self.shards,
+            files,
+            skipped,
+        };
+        write_whole(&self.folder.path().join("documents"), documents)?;
         write_whole(&self.folder.path().join("corpus.json"), &serde_json::to_vec_pretty(&manifest)?)?;
-        if let Some(store) = Store::open(name) {
+        if let Ok(Some(store)) = Store::open(name) {
             return Ok(store);
         }
         if name.exists() {
             fs::remove_dir_all(name)?;
         }
-        match fs::rename(self.folder.path(), name) {
-            Ok(()) => drop(self.folder.keep()),
-            // Another process may have come between; what it wrote is the same.
-            Err(error) => return Store::open(name).ok_or(error),
+        let renamed = fs::rename(self.folder.path(), name);
+        if renamed.is_ok() {
+            // It has another name now: there is nothing left to remove.
+            let _ = self.folder.keep();
         }
-        Store::open(name).ok_or_else(|| io::Error::other("what was just written reads differently"))
+        match (Store::open(name), renamed) {
+            (Ok(Some(store)), _) => Ok(store),
+            // Another process may have come between; what it wrote would have been the same.
+            (_, Err(error)) => Err(error),
+            _ => Err(io::Error::other("what was just written reads differently")),
+        }
     }
 }
 
@@ -209,6 +236,27 @@ fn shard_name(index: usize) -> String {
     format!("tokens-{index:04}")
 }
 
+/// Maps a shard.
+fn map(folder: &Path, index: usize) -> Result<Mmap, String> {
+    let name = shard_name(index);
+    let failed = |error| format!("{name} cannot be read: {error}");
+    let file = File::open(folder.join(&name)).map_err(failed)?;
+    // SAFETY: the file must not change while it is mapped. It lies in a folder that got its name when all of it was
+    // written, and nothing writes to such a folder; whoever removes it leaves the mapped pages alone.
+    unsafe { Mmap::map(&file) }.map_err(failed)
+}
+
+/// Whether a file has the bytes that were written.
+fn check(name: &str, bytes: &[u8], length: u64, crc32: u32) -> Result<(), String> {
+    if bytes.len() as u64 != length {
+        return Err(format!("{name} has {} of {length} bytes", bytes.len()));
+    }
+    match crc32fast::hash(bytes) == crc32 {
+        true => Ok(()),
+        false => Err(format!("{name} has not the bytes that were written")),
+    }
+}
+
 /// The mapped shards of a corpus.
 #[derive(Debug)]
 pub struct Store {
@@ -219,34 +267,50 @@ pub struct Store {
     starts: Vec<(u32, u64)>,
     files: Vec<PathBuf>,
     skipped: Skipped,
+    /// What was wrong with the one that was there before it.
+    pub damaged: Option<String>,
 }
 
 impl Store {
-    /// Opens a folder. `None` if it is not there, not whole, or of another version.
-    pub fn open(folder: &Path) -> Option<Store> {
-        let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("corpus.json")).ok()?).ok()?;
-        let documents = fs::read(folder.join("documents")).ok()?;
-        let whole = manifest.version == VERSION
-            && [2, 4].contains(&manifest.id_bytes)
-            && documents.len() as u64 == manifest.documents * size_of::<Document>() as u64;
-        let documents: Vec<Document> = whole.then(|| bytemuck::pod_collect_to_vec(&documents))?;
+    /// Opens a folder, if it is there.
+    ///
+    /// # Errors
+    /// What is wrong with it, where not all of it is what was written.
+    pub fn open(folder: &Path) -> Result<Option<Store>, String> {
+        if !folder.exists() {
+            return Ok(None);
+        }
+        let bytes = |name: &str| fs::read(folder.join(name)).map_err(|error| format!("{name} cannot be read: {error}"));
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes("corpus.json")?).map_err(|error| format!("corpus.json: {error}"))?;
+        if manifest.version != VERSION || ![2, 4].contains(&manifest.id_bytes) {
+            return Err("corpus.json is of another version".to_owned());
+        }
+        let documents = bytes("documents")?;
+        let length = manifest.documents.saturating_mul(size_of::<Document>() as u64);
+        check("documents", &documents, length, manifest.documents_crc32)?;
+        let documents: Vec<Document> = bytemuck::pod_collect_to_vec(&documents);
+        let shards: Vec<Mmap> = (0..manifest.shards.len()).map(|index| map(folder, index)).collect::<Result<_, _>>()?;
+        shards.par_iter().zip(&manifest.shards).enumerate().try_for_each(|(index, (map, shard))| {
+            check(&shard_name(index), map, shard.tokens.saturating_mul(manifest.id_bytes), shard.crc32)
+        })?;
         let mut starts = Vec::with_capacity(documents.len());
-        let mut shards = Vec::new();
         let mut rest = documents.iter();
-        for (index, (count, tokens)) in manifest.shards.iter().enumerate() {
+        for (index, shard) in manifest.shards.iter().enumerate() {
             let mut start = 0;
-            for document in rest.by_ref().take(*count as usize) {
+            for document in rest.by_ref().take(shard.documents as usize) {
                 starts.push((index as u32, start));
                 start += u64::from(document.tokens);
             }
-            let file = File::open(folder.join(shard_name(index))).ok()?;
-            // SAFETY: the file must not change while it is mapped. It lies in a folder that got its name when all of it was
-            // written, and nothing writes to such a folder; whoever removes it leaves the mapped pages alone.
-            let map = unsafe { Mmap::map(&file) }.ok()?;
-            (start == *tokens && map.len() as u64 == tokens * manifest.id_bytes).then(|| shards.push(map))?;
+            if start != shard.tokens {
+                return Err(format!("corpus.json counts other tokens in {}", shard_name(index)));
+            }
+        }
+        if starts.len() != documents.len() {
+            return Err("corpus.json counts other documents".to_owned());
         }
         let Manifest { id_bytes, files, skipped, .. } = manifest;
-        (starts.len() == documents.len()).then_some(Store { shards, id_bytes, documents, starts, files, skipped })
+        Ok(Some(Store { shards, id_bytes, documents, starts, files, skipped, damaged: None }))
     }
 
     /// Every document.

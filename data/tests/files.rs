@@ -120,18 +120,30 @@ fn tokens_are_cached_until_something_changes() {
     let hf = Tokenizer::open(Some(&fixture("tokenizer.json"))).unwrap();
     assert!(tokenised(&hf).1, "another tokenizer");
     fs::write(&path, "second").unwrap();
+    let before = cached(&files);
     let (changed, worked) = tokenised(&Tokenizer::Bytes);
     assert!(worked, "another file");
     assert_eq!((texts(&changed), texts(&corpus)), (vec!["second".to_owned()], vec!["first".to_owned()]));
-    // Damage of every file that a cached corpus has: it is built again.
-    for entry in cached(&files) {
+    assert_eq!(changed.damaged(), None);
+    // Damage of every file that a cached corpus has: it is built again, and said.
+    for entry in cached(&files).iter().filter(|entry| !before.contains(entry)) {
         for part in ["corpus.json", "documents", "tokens-0000"] {
             let part = entry.join(part);
             let bytes = fs::read(&part).unwrap();
-            fs::remove_file(&part).unwrap();
-            fs::write(&part, &bytes[..bytes.len() - 1]).unwrap();
-            let (rebuilt, _) = tokenised(&Tokenizer::Bytes);
-            assert_eq!(texts(&rebuilt), ["second"]);
+            let shorter = bytes[..bytes.len() - 1].to_vec();
+            let mut changed = bytes;
+            // The first token, a number of tokens, the version's name.
+            changed[2] ^= 1;
+            for (damaged, what) in [(shorter, "shorter"), (changed, "changed")] {
+                fs::remove_file(&part).unwrap();
+                fs::write(&part, damaged).unwrap();
+                let (rebuilt, _) = tokenised(&Tokenizer::Bytes);
+                assert_eq!(texts(&rebuilt), ["second"], "{what} {}", part.display());
+                let said = rebuilt.damaged().unwrap_or_else(|| panic!("{what} {} was mapped", part.display()));
+                assert!(part.ends_with(said.split([' ', ':']).next().unwrap()), "{said}");
+                let split = rebuilt.split_held_out(0.5, 0).unwrap().0;
+                assert_eq!(split.damaged(), rebuilt.damaged());
+            }
         }
     }
     assert!(!tokenised(&Tokenizer::Bytes).1);

@@ -54,8 +54,8 @@ pub enum Error {
 
     /// A run that learns nothing any more.
     #[error(
-        "{steps} steps in a row were skipped, the last of them step {step}: {what}; go on from the last checkpoint with a lower \
-         learning rate, or look at the text"
+        "{steps} steps in a row were skipped, the last of them step {step}: {what}\nif it is the same text again and again, look at that; if it \
+         is every text, the model has diverged: {cure}"
     )]
     Diverged {
         /// How many.
@@ -64,18 +64,34 @@ pub enum Error {
         step: u32,
         /// What was not finite, and of which text.
         what: String,
+        /// How the run goes on with a lower learning rate.
+        cure: String,
+    },
+
+    /// A folder that another process trains in.
+    #[error(
+        "{} is in use: {} trains there; wait until it has ended, stop it, or name another folder",
+        folder.display(),
+        if by.is_empty() { "another process" } else { by }
+    )]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// The other process, where it is known.
+        by: String,
     },
 
     /// A run that ended without its last checkpoint.
     #[error(
-        "the run ended, but its last checkpoint, of step {step}, was NOT saved: {error}; make room and go on from the one before with \
-         --resume"
+        "the run ended, but its last checkpoint, of step {step}, was NOT saved: {error}\nonce that is mended, {cure}"
     )]
     Unsaved {
         /// The step.
         step: u32,
         /// What kept it from being saved.
         error: Box<Error>,
+        /// From where the run goes on.
+        cure: String,
     },
 
     /// Numbers that are none.
@@ -122,7 +138,7 @@ pub enum Error {
     },
 
     /// A file or folder that cannot be used.
-    #[error("cannot {doing} {}: {source}", path.display())]
+    #[error("cannot {doing} {}: {source}{}", path.display(), cure(source))]
     File {
         /// What was tried: read, write, rename.
         doing: &'static str,
@@ -140,5 +156,16 @@ impl Error {
 
     pub(crate) fn saved(path: &Path, rule: impl Into<String>) -> Error {
         Error::Saved { path: path.to_owned(), rule: rule.into() }
+    }
+}
+
+/// What helps against what the system says of a file, where that is known; to be put after it.
+pub(crate) fn cure(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there",
+        io::ErrorKind::FileTooLarge => "; raise the limit of what a file may hold (`ulimit -f`)",
+        io::ErrorKind::ReadOnlyFilesystem => "; name a folder that can be written",
+        io::ErrorKind::PermissionDenied => "; let this user read and write there",
+        _ => "",
     }
 }

@@ -1,15 +1,15 @@
-//! Folders that are either whole or not there, and small files of JSON.
+//! Folders and files that are either whole or not there, and small files of JSON.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::{Error, Result, tensors};
 
-/// Ends the name of a folder that is being written.
+/// Ends the name of a folder or file that is being written.
 pub(crate) const PARTIAL: &str = ".partial";
 /// Ends the name of a folder that is being replaced, until the new one has its place.
 pub(crate) const REPLACED: &str = ".replaced";
@@ -30,8 +30,26 @@ pub(crate) fn write_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<()>
         rename(target, &replaced)?;
     }
     rename(&partial, target)?;
-    sync(target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    sync(parent(target))?;
     remove(&replaced)
+}
+
+/// Makes or replaces a file: readers see all of it or what was there before. What a killed process has left of one, the next overwrites.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = beside(path, PARTIAL);
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    if let Err(error) = write() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(&partial);
+        return Err(error);
+    }
+    // A rename is kept across a power failure only once its folder is written too; only Unix opens folders.
+    if cfg!(unix) { File::open(parent(path))?.sync_all() } else { Ok(()) }
 }
 
 /// Removes a folder. What is left if that is interrupted looks like one that was never whole.
@@ -61,7 +79,10 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read_to_string(path).map_err(|source| Error::file("read", path, source))?;
-    serde_json::from_str(&text).map_err(|error| Error::saved(path, format!("it is cut short or no such file: {error}")))
+    serde_json::from_str(&text).map_err(|error| {
+        let what = "it was cut short, or is no such file";
+        Error::saved(path, format!("{what}: {error}; {}", tensors::CURE))
+    })
 }
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
@@ -75,6 +96,11 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(ending);
     path.with_file_name(name)
+}
+
+/// The folder that a path lies in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

@@ -50,6 +50,19 @@ impl Default for Rates {
 }
 
 impl Rates {
+    /// The steps of warm-up where nobody names others: a tenth of all, at most 1000.
+    pub fn usual_warmup(steps: u32) -> u32 {
+        (steps / 10).min(1000)
+    }
+
+    /// The same for another number of steps. Warm-up stays as long as it was, so that the rate goes on from where it is; only one that was
+    /// usual and no longer fits is the usual one of `steps`.
+    pub fn until(&self, steps: u32) -> Rates {
+        let keeps = self.warmup <= steps || self.warmup != Rates::usual_warmup(self.steps);
+        let warmup = if keeps { self.warmup } else { Rates::usual_warmup(steps) };
+        Rates { warmup, steps, ..self.clone() }
+    }
+
     /// The rate of step `step`, from 1.
     pub fn at(&self, step: u32) -> f32 {
         if step <= self.warmup {

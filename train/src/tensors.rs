@@ -30,16 +30,8 @@ impl TensorFile {
         // SAFETY: a mapping is only as constant as its file. Whoever writes such files here writes them under another name first and
         // renames them; whoever cuts one short that is in use ends this process.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            let cut = matches!(
-                error,
-                SafeTensorError::MetadataIncompleteBuffer
-                    | SafeTensorError::HeaderTooSmall
-                    | SafeTensorError::InvalidHeaderLength
-            );
-            let cause = if cut { "it was cut short" } else { "it is damaged, or no file of tensors" };
-            Error::saved(path, format!("{cause} ({} bytes: {error}); get or save it again", map.len()))
-        })?;
+        let (header, metadata) = SafeTensors::read_metadata(&map)
+            .map_err(|error| Error::saved(path, format!("{}; {CURE}", damage(&map, &error))))?;
         Ok(TensorFile { path: path.to_owned(), map, metadata, start: size_of::<u64>() + header })
     }
 
@@ -73,7 +65,7 @@ impl TensorFile {
         }
     }
 
-    /// A tensor's values, widened to f32.
+    /// A tensor's values, widened to f32, all of them finite: with another, nothing that is learnt or said would be.
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         fn widened<T: Element>(bytes: &[u8]) -> Vec<f32> {
             bytes.chunks_exact(T::DTYPE.bytes()).map(|bytes| pod_read_unaligned::<T>(bytes).to_f32()).collect()
@@ -83,12 +75,69 @@ impl TensorFile {
             let (start, end) = info.data_offsets;
             &self.map[self.start + start..self.start + end]
         });
-        Ok(match dtype {
+        let values = match dtype {
             Dtype::F16 => widened::<f16>(bytes),
             Dtype::Bf16 => widened::<bf16>(bytes),
             Dtype::F32 | Dtype::U32 => widened::<f32>(bytes),
-        })
+        };
+        let shape = self.metadata.info(name).map_or(&[][..], |info| &info.shape);
+        match not_finite(&values, shape) {
+            Some(what) => Err(Error::saved(
+                &self.path,
+                format!(
+                    "{name}{what}, which is no finite number: what saved it had diverged, or the file is damaged; {CURE}"
+                ),
+            )),
+            None => Ok(values),
+        }
     }
+}
+
+/// The index and value of the first number of a tensor that is not finite.
+fn not_finite(values: &[f32], shape: &[usize]) -> Option<String> {
+    let mut rest = values.iter().position(|value| !value.is_finite())?;
+    let value = values[rest];
+    let mut index = vec![0; shape.len()];
+    for (i, &size) in index.iter_mut().zip(shape).rev() {
+        (*i, rest) = (rest % size, rest / size);
+    }
+    Some(format!("{index:?} is {value}"))
+}
+
+/// What helps where a file is not what was saved.
+pub(crate) const CURE: &str =
+    "copy or download it again, or remove this checkpoint, and its run goes on from the one before";
+
+/// What is wrong with a file that its header does not describe: where it was cut, if it was.
+fn damage(file: &[u8], error: &SafeTensorError) -> String {
+    let bytes = file.len();
+    let header = file.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    match error {
+        SafeTensorError::HeaderTooSmall => format!("it was cut short: {bytes} bytes are there, and its header is not"),
+        SafeTensorError::InvalidHeaderLength => {
+            format!("it was cut short: {} of {header} bytes of its header are there", bytes - size_of::<u64>())
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            let (header, tensors) = file[size_of::<u64>()..].split_at(header as usize);
+            let metadata = serde_json::from_slice(header);
+            metadata.map_or_else(|error| error.to_string(), |metadata| incomplete(&metadata, tensors.len()))
+        }
+        _ => format!("it is damaged, or no file of tensors ({bytes} bytes: {error})"),
+    }
+}
+
+/// The first tensor of which not all is there, if `bytes` are there of all of them.
+fn incomplete(metadata: &Metadata, bytes: usize) -> String {
+    let mut all = 0;
+    for name in metadata.offset_keys() {
+        let Some(TensorInfo { dtype, shape, data_offsets: (start, end) }) = metadata.info(&name) else { continue };
+        if *end > bytes {
+            let (there, asked) = (bytes.saturating_sub(*start), end - start);
+            return format!("it was cut short: {there} of {asked} bytes of {name}, {shape:?} in {dtype}, are there");
+        }
+        all = all.max(*end);
+    }
+    format!("it is damaged: it has {} bytes more than its tensors take", bytes - all)
 }
 
 /// Name and shape of a tensor to be written.
@@ -107,6 +156,9 @@ pub(crate) fn write(
     for (i, (name, shape)) in entries.iter().enumerate() {
         let values = values_of(i)?;
         assert_eq!(values.len(), shape.iter().product::<usize>(), "{name} has other values than its shape says");
+        if let Some(what) = not_finite(&values, shape) {
+            return Err(Error::NotFinite { what: format!("the values of {name} ({name}{what})") });
+        }
         let bytes = match dtype {
             Dtype::F16 => rounded::<f16>(name, &values)?,
             Dtype::Bf16 => rounded::<bf16>(name, &values)?,

@@ -153,6 +153,34 @@ fn a_checkpoint_that_is_not_whole_is_left_out() {
 }
 
 #[test]
+fn a_file_cut_short_names_tensor_shape_and_bytes() {
+    let (run, learner) = run_with(&[1]);
+    let path = folder(run.path(), 1).join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let error_of = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        Checkpoint::open(&folder(run.path(), 1)).unwrap_err().to_string()
+    };
+    let error_at = |length: usize| error_of(&bytes[..length]);
+    let first = &learner.model.layout.table[0];
+    let all = 4 * first.slot.elements();
+    for there in [0, 7, all - 1] {
+        let error = error_at(8 + header + there);
+        let of = format!("{there} of {all} bytes of {}, {:?} in F32, are there", first.name, first.shape);
+        assert!(error.contains(&of) && error.contains("model.safetensors"), "{error}");
+        assert!(error.contains("cut short") && error.contains("remove this checkpoint"), "{error}");
+    }
+    let last = &learner.model.layout.table.last().unwrap();
+    let all = 4 * last.slot.elements();
+    let error = error_at(bytes.len() - 1);
+    assert!(error.contains(&format!("{} of {all} bytes of {}, {:?}", all - 1, last.name, last.shape)), "{error}");
+    assert!(error_at(8 + header - 9).contains(&format!("{} of {header} bytes of its header", header - 9)));
+    assert!(error_at(3).contains("3 bytes are there"), "{}", error_at(3));
+    assert!(error_of(&[&bytes[..], &[0; 5]].concat()).contains("5 bytes more than its tensors take"));
+}
+
+#[test]
 fn what_a_killed_save_leaves_is_neither_loaded_nor_kept() {
     let (run, mut learner) = run_with(&[9, 10]);
     // Killed while it wrote step 11, while it removed step 8, and between the two names of step 10.
@@ -263,6 +291,17 @@ fn save_on_a_full_disk(run: &Path) {
     println!("the error: {}", checkpoint::save(run, 2, &mut learner, &Value::Null, 1).unwrap_err());
     // The run goes on.
     train(&mut learner, 3, 4);
+}
+
+#[test]
+fn what_could_not_be_loaded_is_not_saved() {
+    let (run, learner) = run_with(&[1]);
+    let (config, mut values) = (learner.model.config.clone(), weights(&learner.model));
+    values[config.width + 2] = f32::NAN;
+    let mut diverged = self::learner(Model::new(&Device::Cpu, Dtype::F32, &config, &values).unwrap());
+    let error = checkpoint::save(run.path(), 2, &mut diverged, &Value::Null, 1).unwrap_err().to_string();
+    assert!(error.contains("backbone.embeddings.weight[1, 2] is NaN") && error.contains("diverged"), "{error}");
+    assert_eq!(names(run.path()), ["step-00000001"]);
 }
 
 #[test]

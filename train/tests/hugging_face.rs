@@ -157,7 +157,7 @@ fn a_pickle_is_refused_with_the_way_out() {
     let error = hugging_face::load(scratch.path()).unwrap_err().to_string();
     assert!(error.contains("pytorch_model.bin") && error.contains("save_file"), "{error}");
     let error = hugging_face::load(&scratch.path().join("nowhere")).unwrap_err().to_string();
-    assert!(error.contains("nowhere") && error.contains("no folder"), "{error}");
+    assert!(error.contains("nowhere") && error.contains("not there"), "{error}");
 }
 
 #[test]

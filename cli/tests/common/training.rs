@@ -46,6 +46,20 @@ impl Bench {
         finish(self.command(arguments))
     }
 
+    /// The same in a process that can write only so many blocks to a file, of 512 or 1,024 bytes each.
+    #[cfg(unix)]
+    pub fn limited(&self, blocks: u32, arguments: &str) -> Ran {
+        let command = self.command(arguments);
+        let mut limited = Command::new("sh");
+        limited.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""));
+        limited.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            value.map(|value| limited.env(name, value));
+        }
+        limited.current_dir(self.path(""));
+        finish(limited)
+    }
+
     /// The same, which must do its work.
     #[track_caller]
     pub fn good(&self, arguments: &str) -> Ran {

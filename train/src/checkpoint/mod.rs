@@ -194,17 +194,40 @@ fn step_of(path: &Path, ending: &str) -> Option<u32> {
     digits.parse().ok().filter(|_| digits.len() >= 8)
 }
 
-/// The folder of a model, and of the run that made it: a checkpoint's, a Hugging Face model's, or the newest checkpoint's of a run.
+/// Where a model lies.
+#[derive(Debug)]
+pub struct ModelFolder {
+    /// Its own folder.
+    pub folder: PathBuf,
+    /// That of the run that made it.
+    pub run: Option<PathBuf>,
+    /// Newer checkpoints of the run that are not whole.
+    pub skipped: Vec<Skipped>,
+}
+
+/// The folder of a model: a checkpoint's, a Hugging Face model's, or the newest checkpoint's of a run.
 ///
 /// # Errors
 /// [`Error::Saved`] for a run without a whole checkpoint; [`Error::File`] for a folder that cannot be read.
-pub fn model_folder(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
-    if path.join(run::FILE).is_file() {
-        let newest = newest(path)?.0.ok_or_else(|| Error::saved(path, "the run has no whole checkpoint yet"))?;
-        return Ok((newest.folder, Some(path.to_owned())));
+pub fn model_folder(path: &Path) -> Result<ModelFolder> {
+    if !path.join(run::FILE).is_file() {
+        let run = path.parent().filter(|parent| parent.join(run::FILE).is_file());
+        return Ok(ModelFolder { folder: path.to_owned(), run: run.map(Path::to_owned), skipped: Vec::new() });
     }
-    let run = path.parent().filter(|parent| parent.join(run::FILE).is_file());
-    Ok((path.to_owned(), run.map(Path::to_owned)))
+    let (newest, skipped) = newest(path)?;
+    let Some(Checkpoint { folder, .. }) = newest else {
+        return Err(Error::saved(path, no_checkpoint(&skipped)));
+    };
+    Ok(ModelFolder { folder, run: Some(path.to_owned()), skipped })
+}
+
+/// Why a run has no checkpoint to take.
+fn no_checkpoint(skipped: &[Skipped]) -> String {
+    let Some(Skipped { folder, why }) = skipped.first() else {
+        return "the run has no whole checkpoint yet; wait until it has saved one, or name another model".to_owned();
+    };
+    let (newest, count) = (folder.display(), skipped.len());
+    format!("the run has no whole checkpoint; of {count} that are not whole the newest is {newest}: {why}")
 }
 
 /// Whether a killed save or removal has left it: what has no name yet, and what has been replaced.

@@ -103,13 +103,14 @@ impl Pretrained {
     /// # Errors
     /// [`Error::Saved`], [`Error::Shape`] and [`Error::File`], for what is missing, cut short, or of a model that packscan has not.
     pub fn open(folder: &Path) -> Result<Pretrained> {
-        if !folder.is_dir() {
-            let rule = format!("it is no folder; name one with {CONFIG} and {WEIGHTS}");
-            return Err(Error::saved(folder, rule));
-        }
         if !folder.join(CONFIG).is_file() {
-            let rule = format!("it has no {CONFIG}; name a run, a checkpoint, or a folder with {CONFIG} and {WEIGHTS}");
-            return Err(Error::saved(folder, rule));
+            let what = match (folder.is_dir(), folder.exists()) {
+                (true, _) => format!("it has no {CONFIG}"),
+                (_, true) => "it is no folder".to_owned(),
+                _ => "it is not there".to_owned(),
+            };
+            let rule = "name a run, a checkpoint of one, or a Hugging Face folder with";
+            return Err(Error::saved(folder, format!("{what}; {rule} {CONFIG} and {WEIGHTS}")));
         }
         let (config, names) = config::read(&folder.join(CONFIG))?;
         let files = weight_files(folder)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>>>()?;

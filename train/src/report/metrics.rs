@@ -62,6 +62,8 @@ pub struct MetricsFile {
     whole_bytes: u64,
     /// Whether a write failed, so that there may be part of a line after `whole_bytes`.
     torn: bool,
+    /// Lines that could not be written yet.
+    missing: Vec<u8>,
 }
 
 impl MetricsFile {
@@ -96,31 +98,42 @@ impl MetricsFile {
             path: path.to_owned(),
             source,
         })?;
-        Ok(MetricsFile { path: path.to_owned(), file, whole_bytes, torn: false })
+        Ok(MetricsFile { path: path.to_owned(), file, whole_bytes, torn: false, missing: Vec::new() })
     }
 
-    /// Appends the line of a step; readers see it at once. After a failure, a full disk say, the next call first cuts off
-    /// what may have been written of the line.
+    /// Appends the line of a step; readers see it at once. Where that fails, on a full disk say, what was written of it is cut off, and
+    /// the next call writes it first.
     ///
     /// # Errors
     /// [`Error::File`]; the run can go on without the line.
     pub fn append(&mut self, metrics: &Metrics) -> Result<()> {
-        self.try_append(metrics).map_err(|source| {
-            self.torn = true;
-            Error::File { verb: "write", path: self.path.clone(), source }
-        })
+        serde_json::to_writer(&mut self.missing, metrics).expect("numbers become JSON");
+        self.missing.push(b'\n');
+        self.write_missing()
     }
 
-    fn try_append(&mut self, metrics: &Metrics) -> io::Result<()> {
+    /// Writes the lines that could not be written yet.
+    ///
+    /// # Errors
+    /// As [`MetricsFile::append`].
+    pub fn write_missing(&mut self) -> Result<()> {
+        let written = self.try_write();
+        if written.is_err() {
+            // That nothing can be written keeps no system from cutting off.
+            self.torn = self.file.set_len(self.whole_bytes).is_err();
+        }
+        written.map_err(|source| Error::File { verb: "write", path: self.path.clone(), source })
+    }
+
+    fn try_write(&mut self) -> io::Result<()> {
         if self.torn {
             self.file.set_len(self.whole_bytes)?;
             self.torn = false;
         }
-        let mut line = serde_json::to_vec(metrics)?;
-        line.push(b'\n');
         // One write, straight to the system: there is no buffer of ours that a kill could lose.
-        self.file.write_all(&line)?;
-        self.whole_bytes += line.len() as u64;
+        self.file.write_all(&self.missing)?;
+        self.whole_bytes += self.missing.len() as u64;
+        self.missing.clear();
         Ok(())
     }
 }
@@ -155,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_an_error_and_the_next_line_is_whole() {
+    fn a_full_disk_is_an_error_and_no_line_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let step = |step| Metrics { step, ..Metrics::default() };
@@ -168,6 +181,6 @@ mod tests {
         file.file = real;
         file.file.write_all(b"{\"step\":2,\"ep").unwrap();
         file.append(&step(3)).unwrap();
-        assert_eq!(read_metrics(&path).unwrap(), [step(1), step(3)]);
+        assert_eq!(read_metrics(&path).unwrap(), [step(1), step(2), step(3)]);
     }
 }

@@ -27,7 +27,10 @@ pub fn open_corpus(options: &CorpusOptions, tokenizer: &Tokenizer, shown: bool) 
     corpus
 }
 
-/// What is not in a corpus, a line for each kind and for each thing that is named.
+/// What is not in a corpus, a line for each kind and for each thing that is named; and first what was wrong with the cache, if anything was.
 pub fn left_out(corpus: &Corpus) -> Vec<String> {
-    corpus.skipped().lines()
+    let damaged = corpus
+        .damaged()
+        .map(|what| format!("the cached tokens were damaged ({what}), and the text was tokenised again"));
+    damaged.into_iter().chain(corpus.skipped().lines()).collect()
 }

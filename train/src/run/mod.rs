@@ -1,6 +1,7 @@
 //! A run: text in, a trained model and its records out.
 
 mod agreement;
+mod folder;
 mod plan;
 mod records;
 mod settings;
@@ -22,6 +23,7 @@ use crate::parameters::Layout;
 use crate::report::{Metrics, Status};
 use crate::{DevicePack, Error, Learner, Model, Report, Result};
 
+pub use folder::Lock;
 pub use plan::{Plan, Request};
 pub use records::{Records, peak_flops};
 pub use settings::{Cut, FILE, Settings, Text};
@@ -34,6 +36,8 @@ pub struct Start<'a> {
     pub settings: Settings,
     /// Where its records and checkpoints go.
     pub folder: &'a Path,
+    /// That of the folder on rank 0, where it was taken already.
+    pub lock: Option<Lock>,
     /// Where it runs.
     pub device: Device,
     /// What a launcher says of other ranks.
@@ -55,6 +59,15 @@ pub enum Ending {
     Stopped,
 }
 
+/// A run that is over for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How.
+    pub how: Ending,
+    /// Whether `run.html` shows all of it; other ranks than the first write none.
+    pub page: bool,
+}
+
 /// What a checkpoint keeps of the run beside model and optimiser.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Progressed {
@@ -71,18 +84,17 @@ const MOST_SKIPPED: u32 = 10;
 /// # Errors
 /// For settings that make no sense, text that cannot be used, too little memory, [`Error::Diverged`], and whatever a device fails
 /// with. A checkpoint that cannot be written is told and does not end the run.
-pub fn train(mut start: Start<'_>) -> Result<Ending> {
+pub fn train(mut start: Start<'_>) -> Result<Ended> {
     start.settings.check()?;
     // Those that nobody named too: what is picked by hand may be another one in a later packscan.
     start.settings.variants = start.settings.variants()?.ids();
     let mut run = Run::new(start)?;
     let ending = run.steps();
     let status = if matches!(ending, Ok(Ending::Finished)) { Status::Finished } else { Status::Stopped };
-    run.records.page(status);
-    if ending.is_ok() {
-        run.ranks.leave()?;
-    }
-    ending
+    let page = run.records.close(status);
+    let how = ending?;
+    run.ranks.leave()?;
+    Ok(Ended { how, page })
 }
 
 /// A step that was launched, and what will be told of it.
@@ -113,6 +125,8 @@ struct Run<'a> {
     /// Tokens of all ranks until then.
     tokens: u64,
     skipped_in_a_row: u32,
+    /// The step of the newest checkpoint.
+    saved: Option<u32>,
     /// Seconds before this process, and when it began.
     before_s: f64,
     began: Instant,
@@ -121,7 +135,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(start: Start<'a>) -> Result<Run<'a>> {
-        let Start { settings, folder, device, world, resumed, pretrained, stop } = start;
+        let Start { settings, folder, lock, device, world, resumed, pretrained, stop } = start;
         let progressed: Option<Progressed> = match &resumed {
             Some(checkpoint) => Some(serde_json::from_value(checkpoint.trainer.clone()).map_err(|error| {
                 Error::saved(&checkpoint.folder, format!("it does not say how far the run was: {error}"))
@@ -136,7 +150,9 @@ impl<'a> Run<'a> {
         let Settings { text, model, .. } = &settings;
         let room = |_| DevicePack::with_room(&device, text.tokens, model.vocabulary);
         let rooms = (0..text.packs).map(room).collect::<Result<_>>()?;
-        let records = Records::open(&settings, folder, &device, &learner, &source, ranks.rank() == 0, step)?;
+        let writes = ranks.rank() == 0;
+        let opened = writes.then(|| folder::open(folder, &settings.text(), step, lock)).transpose()?;
+        let records = Records::open(&settings, opened, &device, &learner, &source, step)?;
         let (before_s, tokens) = progressed.as_ref().map_or((0.0, 0), |p| (p.elapsed_s, p.tokens));
         Ok(Run {
             settings,
@@ -152,6 +168,7 @@ impl<'a> Run<'a> {
             ended: Instant::now(),
             tokens,
             skipped_in_a_row: 0,
+            saved: (step > 0).then_some(step),
             before_s,
             began: Instant::now(),
             stop,
@@ -163,26 +180,28 @@ impl<'a> Run<'a> {
     fn steps(&mut self) -> Result<Ending> {
         let (steps, first) = (self.settings.rates.steps, self.step);
         let is_done = !matches!(self.learner.model.device, Device::Cuda(_));
-        let mut saved = first;
+        // A checkpoint that had to wait until a step is not skipped.
+        let mut due = false;
         while self.step < steps {
             self.ranks.progress(self.step.into())?;
             let (next, stop) = self.prepare()?;
             if stop && self.step > first {
                 self.finish_step(false)?;
-                if saved < self.step {
+                if self.saved != Some(self.step) {
                     self.save(true)?;
                 }
                 return Ok(Ending::Stopped);
             }
             self.start_step(next)?;
             let last = self.step == steps;
-            let saves = last || self.step.is_multiple_of(self.settings.save_every);
+            let saves = last || due || self.step.is_multiple_of(self.settings.save_every);
             let evaluates = last || self.step.is_multiple_of(self.settings.eval_every);
             if saves || evaluates || is_done {
                 self.finish_step(evaluates)?;
             }
-            if saves && self.save(last)? {
-                saved = self.step;
+            due = saves && !last && self.skipped_in_a_row > 0;
+            if saves && !due {
+                self.save(last)?;
             }
         }
         Ok(Ending::Finished)
@@ -269,27 +288,51 @@ impl<'a> Run<'a> {
             None => "the loss of another rank's pack is not finite".to_owned(),
         };
         self.records.note(&format!("step {step} was skipped: {what}"));
-        match self.skipped_in_a_row < MOST_SKIPPED {
-            true => Ok(()),
-            false => Err(Error::Diverged { steps: self.skipped_in_a_row, step, what }),
+        if self.skipped_in_a_row < MOST_SKIPPED {
+            return Ok(());
         }
+        let folder = self.folder.display();
+        let cure = match self.saved {
+            Some(saved) => format!(
+                "lower learning_rate in {folder}/{FILE}, and go on from its newest checkpoint, of step {saved}, with \
+                 `packscan train --resume {folder}`"
+            ),
+            None => "no checkpoint was saved yet: begin anew with a lower --learning-rate".to_owned(),
+        };
+        Err(Error::Diverged { steps: self.skipped_in_a_row, step, what, cure })
     }
 
-    /// Writes a checkpoint on rank 0, and says whether it is there; one that cannot be written is told, and the run goes on. It is an error
-    /// where the run ends here.
-    fn save(&mut self, ends: bool) -> Result<bool> {
-        let Some(progressed) = self.progressed.as_ref().filter(|_| self.settings.keep > 0) else { return Ok(false) };
+    /// Writes a checkpoint on rank 0; one that cannot be written is told, and the run goes on. It is an error where the run ends here. While
+    /// steps are skipped no older one goes: those may be the last from which the run can be saved.
+    fn save(&mut self, ends: bool) -> Result<()> {
+        let Settings { keep, .. } = self.settings;
+        let Some(progressed) = self.progressed.as_ref().filter(|_| keep > 0) else { return Ok(()) };
         let state = serde_json::to_value(progressed).expect("numbers become JSON");
-        let saved = checkpoint::save(&self.folder, self.step, &mut self.learner, &state, self.settings.keep);
-        let is_there = saved.is_ok();
-        if let Err(error) = saved {
-            if ends {
-                return Err(Error::Unsaved { step: self.step, error: Box::new(error) });
-            }
-            self.records.loud(&format!("the checkpoint of step {} was NOT saved: {error}", self.step));
+        let keep = if self.skipped_in_a_row > 0 { usize::MAX } else { keep };
+        match checkpoint::save(&self.folder, self.step, &mut self.learner, &state, keep) {
+            Ok(_) => self.saved = Some(self.step),
+            Err(error) => self.unsaved(error, ends)?,
         }
-        self.ranks.progress(self.step.into())?;
-        Ok(is_there)
+        Ok(self.ranks.progress(self.step.into())?)
+    }
+
+    /// Tells of a checkpoint that cannot be written, and what is left.
+    fn unsaved(&mut self, error: Error, ends: bool) -> Result<()> {
+        let (step, folder, every) = (self.step, self.folder.display(), self.settings.save_every);
+        if ends {
+            let cure = match self.saved {
+                Some(saved) => format!("`packscan train --resume {folder}` goes on from step {saved}"),
+                None => "begin anew in another folder: there is no checkpoint before it".to_owned(),
+            };
+            return Err(Error::Unsaved { step, error: Box::new(error), cure });
+        }
+        let next = (step / every + 1).saturating_mul(every).min(self.settings.rates.steps);
+        let left =
+            self.saved.map_or_else(|| "there is none".to_owned(), |saved| format!("the newest is of step {saved}"));
+        self.records.loud(&format!(
+            "the checkpoint of step {step} was NOT saved: {error}; it is tried again after step {next}, and until then {left}"
+        ));
+        Ok(())
     }
 }
 

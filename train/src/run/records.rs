@@ -1,18 +1,23 @@
 //! What a run leaves for people: metrics, a page, progress on the terminal, the settings.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use packscan_runtime::{Device, Dtype};
 
-use super::{Settings, Source, settings};
+use super::folder::{self, Lock, Opened};
+use super::{Settings, Source};
 use crate::report::number::counted;
-use crate::report::{Metrics, MetricsFile, Page, Progress, Status, read_metrics};
-use crate::{Error, Learner, Result};
+use crate::report::{self, Metrics, MetricsFile, Page, Progress, Status};
+use crate::{Learner, Result};
 
 /// How often the page is written anew.
 const PAGE_EVERY: Duration = Duration::from_secs(30);
+
+/// What is written of the steps.
+const FILES: [&str; 2] = [folder::METRICS, "run.html"];
+const METRICS: usize = 0;
+const PAGE: usize = 1;
 
 /// The records of a run; on ranks other than 0 they are none.
 pub struct Records {
@@ -24,7 +29,10 @@ pub struct Records {
 
 struct Open {
     folder: PathBuf,
+    _lock: Lock,
     file: MetricsFile,
+    /// Whether the last write of the metrics and of the page failed.
+    unwritten: [bool; 2],
     all: Vec<Metrics>,
     progress: Option<Progress>,
     page_written: Instant,
@@ -38,31 +46,21 @@ struct Open {
 }
 
 impl Records {
-    /// Starts the records of a run, or goes on with those up to `step`, and says on the terminal what runs.
+    /// Starts the records of a run, or goes on with those up to `step`, and says on the terminal what runs. `folder` is there on rank 0.
     ///
     /// # Errors
-    /// [`Error::File`] for a folder that cannot be written.
-    pub fn open(
+    /// For a type that no model computes in.
+    pub(super) fn open(
         settings: &Settings,
-        folder: &Path,
+        folder: Option<Opened>,
         device: &Device,
         learner: &Learner,
         source: &Source,
-        first_rank: bool,
         step: u32,
     ) -> Result<Records> {
         let flops = (settings.model.flops_per_token(), peak_flops(device, settings.io()?));
-        if !first_rank {
+        let Some(Opened { path, lock, file, metrics: all }) = folder else {
             return Ok(Records { open: None, flops });
-        }
-        fs::create_dir_all(folder).map_err(|error| Error::file("make", folder, error))?;
-        let configuration = settings.text();
-        let path = folder.join(settings::FILE);
-        fs::write(&path, &configuration).map_err(|error| Error::file("write", &path, error))?;
-        let path = folder.join("metrics.jsonl");
-        let (file, all) = match step {
-            0 => (MetricsFile::create(&path)?, Vec::new()),
-            step => (MetricsFile::resume(&path, step.into())?, read_metrics(&path)?),
         };
         let steps = u64::from(settings.rates.steps);
         let mut progress = Progress::new(step.into(), steps);
@@ -75,24 +73,29 @@ impl Records {
             settings.dtype
         ));
         source.describe().iter().for_each(|line| progress.note(line));
-        progress.note(&format!("run: {}", folder.display()));
+        progress.note(&format!("run: {}", path.display()));
+        let unguarded = lock.unguarded.clone();
         let blocks = counted(settings.model.layers as u64, "block");
         let model = format!("{} ({} wide, {blocks})", settings.name, settings.model.width);
         let open = Open {
-            folder: folder.to_owned(),
+            name: path.file_name().map_or_else(|| settings.name.clone(), |name| name.to_string_lossy().into_owned()),
+            folder: path,
+            _lock: lock,
             file,
+            unwritten: [false; 2],
             all,
             progress: Some(progress),
             page_written: Instant::now(),
-            name: folder.file_name().map_or_else(|| settings.name.clone(), |name| name.to_string_lossy().into_owned()),
             model,
             device: format!("{device}, {}", settings.dtype),
-            configuration,
+            configuration: settings.text(),
             parameters,
             steps,
             lengths: histogram(source.corpus.lengths()),
         };
-        Ok(Records { open: Some(open), flops })
+        let mut records = Records { open: Some(open), flops };
+        unguarded.iter().for_each(|line| records.loud(line));
+        Ok(records)
     }
 
     /// The share of what the device could do that training uses at so many tokens a second.
@@ -108,11 +111,23 @@ impl Records {
         if let Some(progress) = &mut open.progress {
             progress.step(metrics);
         }
-        if let Err(error) = written {
-            self.loud(&format!("metrics.jsonl: {error}"));
+        let waited = open.page_written.elapsed();
+        self.tell_written(METRICS, written, false);
+        if waited > PAGE_EVERY {
+            self.page(Status::Running, false);
         }
-        if self.open.as_ref().is_some_and(|open| open.page_written.elapsed() > PAGE_EVERY) {
-            self.page(Status::Running);
+    }
+
+    /// Says of one of [`FILES`] that it cannot be written, and that it can be again: once, and once more at the end.
+    fn tell_written(&mut self, which: usize, written: report::Result<()>, ends: bool) {
+        let Some(open) = &mut self.open else { return };
+        let before = std::mem::replace(&mut open.unwritten[which], written.is_err());
+        match written {
+            Err(error) if ends => self.loud(&format!("{error}; what {} should have is NOT there", FILES[which])),
+            Err(error) if !before => self
+                .loud(&format!("{error}; the run goes on, and {} is made up for once it can be written", FILES[which])),
+            Ok(()) if before => self.note(&format!("{} is written again, and whole", FILES[which])),
+            _ => (),
         }
     }
 
@@ -129,7 +144,7 @@ impl Records {
     }
 
     /// Writes the page.
-    pub fn page(&mut self, status: Status) {
+    fn page(&mut self, status: Status, ends: bool) {
         let Some(open) = &mut self.open else { return };
         open.page_written = Instant::now();
         let page = Page {
@@ -143,15 +158,21 @@ impl Records {
             lengths: &open.lengths,
             configuration: &open.configuration,
         };
-        if let Err(error) = page.write(&open.folder.join("run.html")) {
-            self.loud(&format!("run.html: {error}"));
-        }
+        let written = page.write(&open.folder.join(FILES[PAGE]));
+        self.tell_written(PAGE, written, ends);
+    }
+
+    /// Writes what is not written yet, and the last page; says whether that shows the run.
+    pub fn close(&mut self, status: Status) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        let written = open.file.write_missing();
+        self.tell_written(METRICS, written, true);
+        self.page(status, true);
         // What comes after the last page does not mix with a bar.
-        if status != Status::Running
-            && let Some(open) = &mut self.open
-        {
+        self.open.as_mut().is_some_and(|open| {
             open.progress = None;
-        }
+            !open.unwritten[PAGE]
+        })
     }
 }
 

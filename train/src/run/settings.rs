@@ -163,7 +163,7 @@ impl Settings {
     /// Those of a run folder.
     ///
     /// # Errors
-    /// [`Error::Saved`] for a folder without a run, [`Error::File`] and [`Error::Toml`].
+    /// [`Error::Saved`] for a folder without a run and for settings that are none, and [`Error::File`].
     pub fn read(folder: &Path) -> Result<Settings> {
         let path = folder.join(FILE);
         if !path.is_file() {
@@ -175,6 +175,9 @@ impl Settings {
             return Err(Error::saved(folder, format!("it has no {FILE}, so it is no run; {cure}")));
         }
         let text = std::fs::read_to_string(&path).map_err(|source| Error::file("read", &path, source))?;
-        toml::from_str(&text).map_err(|source| Error::Toml { path, source: Box::new(source) })
+        toml::from_str(&text).map_err(|error| {
+            let error = error.to_string();
+            Error::saved(&path, format!("{}\nmend it there, or begin anew in another folder", error.trim_end()))
+        })
     }
 }
