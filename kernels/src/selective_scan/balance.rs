@@ -27,7 +27,7 @@ const BLOCK_TOKENS: f64 = 32.0;
 /// What a sequence or segment takes beside its tokens: chunks of which it fills a part.
 const PIECE_TOKENS: u64 = 16;
 
-/// The lengths of segments that are considered. Results depend on the choice by rounding.
+/// The lengths of segments that are considered, the shortest first. Results depend on the choice by rounding.
 const SEGMENTS: [usize; 6] = [256, 512, 1024, 2048, 4096, 8192];
 /// Blocks of all segments of a pack, of tiles of [`TILE`] channels, at most: several for each that any GPU runs at once, and more would share
 /// the work out no better.
@@ -36,6 +36,8 @@ const MOST_BLOCKS: usize = 2048;
 const TILE: usize = 64;
 /// Tokens of a segment on average, at least, whole sequences included.
 const FEWEST_TOKENS: usize = 16;
+/// Times within this ratio are equal.
+const EQUALLY_SOON: f64 = 1.04;
 /// A cut pays if it takes no more than this share of the time of whole sequences: the model is no better than that.
 const WORTH: f64 = 0.9;
 
@@ -117,9 +119,11 @@ impl Balance {
         let fits = |segment: usize| lengths.iter().map(|length| pieces(*length, segment)).sum::<usize>();
         let most = most_segments(packed.tokens(), self.d);
         let tried = SEGMENTS.into_iter().filter(|&segment| segment < longest && fits(segment) <= most);
-        let timed = tried.map(|segment| (segment, self.time(&lengths, Some(segment))));
-        let best = timed.min_by(|(_, one), (_, other)| one.total_cmp(other));
-        best.filter(|&(_, time)| time <= WORTH * whole).map(|(segment, _)| segment)
+        let timed: Vec<(usize, f64)> = tried.map(|segment| (segment, self.time(&lengths, Some(segment)))).collect();
+        let best = timed.iter().map(|&(_, time)| time).fold(f64::INFINITY, f64::min);
+        // Of those that are done equally soon the shortest, which share the work out most evenly.
+        let equal = timed.into_iter().find(|&(_, time)| time <= EQUALLY_SOON * best);
+        equal.filter(|&(_, time)| time <= WORTH * whole).map(|(segment, _)| segment)
     }
 
     /// What the passes take over sequences of these lengths, cut or not: in tokens times channels of a forward pass that fills the GPU.
@@ -185,6 +189,7 @@ mod tests {
         assert_eq!(segment(1536, &[65_536]), Some(1024), "one sequence keeps 24 blocks busy");
         assert!(segment(1536, &[60_000, 512, 0, 5_024]).is_some());
         assert_eq!(segment(4096, &[617, 477, 685, 1827, 490]), Some(512), "the longest is almost half of the pack");
+        assert_eq!(segment(4096, &[544, 443, 822, 535, 321, 658, 773]), None, "seven fill the GPU better whole");
     }
 
     #[test]

@@ -57,17 +57,21 @@ impl Packed {
     /// long, the first has fewer runs where they are many. No groups count as one.
     pub fn groups(&self, groups: usize) -> Groups {
         let groups = groups.max(1);
-        let longest = |lists: &[Vec<[u32; 2]>]| lists.iter().map(|list| self.cost(list)).max().unwrap_or(0);
-        let mut lists = self.cut_into(groups);
+        let longest_first = |mut lists: Vec<Vec<[u32; 2]>>| {
+            lists.sort_by_key(|list| Reverse(self.cost(list)));
+            let costs: Vec<u64> = lists.iter().map(|list| self.cost(list)).collect();
+            (costs, lists)
+        };
+        let mut best = longest_first(self.cut_into(groups));
         let even = (self.tokens() / groups) as u64 + RUN_TOKENS;
-        if longest(&lists) > even + RUN_TOKENS {
-            let dealt = self.dealt_to(groups);
-            if longest(&dealt) < longest(&lists) {
-                lists = dealt;
+        if best.0[0] > even + RUN_TOKENS {
+            let dealt = longest_first(self.dealt_to(groups));
+            // The longest decides, then the next: one long sequence is no reason to put all others together.
+            if dealt.0 < best.0 {
+                best = dealt;
             }
         }
-        lists.sort_by_key(|list| Reverse(self.cost(list)));
-        Groups::of(lists)
+        Groups::of(best.1)
     }
 
     /// What a group takes, in tokens.
