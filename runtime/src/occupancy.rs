@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(on(120, 64, 16, 0), expected(24, 48, &[Limit::Warps, Limit::Blocks]));
     }
 
-    /// FINDINGS of the first backward sketch: 124 registers, 256 threads, a quarter of the warps of an H200.
+    /// The first sketch of a backward pass: 124 registers, 256 threads, a quarter of the warps of an H200.
     #[test]
     fn measured_on_an_h200() {
         assert_eq!(on(90, 256, 124, 0).warps, 16);
