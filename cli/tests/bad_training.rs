@@ -146,7 +146,7 @@ fn more_memory_than_there_is() {
     for (arguments, words) in [
         ("--memory 100MB --plan", &["more than the 100 MB", "parameters, f32", "take a smaller model"][..]),
         ("--memory 100MB", &["more than the 100 MB", "take a smaller model"]),
-        ("--memory 4GB --tokens 65536", &["activations of 24 blocks, recompute full", "--tokens 8192 would fit"]),
+        ("--memory 4GB --tokens 65536", &["activations of 24 blocks, recompute full", "--tokens 16384 would fit"]),
         ("--memory 4GB --packs 100000", &["tokens, targets and boundaries of packs", "--packs 1562 would fit"]),
         ("--memory 4GB --recompute none", &["recompute none", "4.0 GB of memory", "--recompute auto would fit"]),
     ] {

@@ -130,11 +130,11 @@ fn a_scan_backward_that_does_not_fit_is_refused_by_tensor() {
     assert!(error.starts_with("du [T, D]") && error.contains("it overlaps u"), "{error}");
     let short = gradients.b.rows_at(0, T - 1).unwrap();
     let error = refusal(scan.backward(&inputs, &upstream, &scan::Gradients { b: short, ..gradients }));
-    assert!(error.starts_with("out [T, C] of sum_rows_tokens") && error.contains("19 rows"), "{error}");
+    assert!(error.starts_with("first [T, C] of sum_rows_tokens") && error.contains("19 rows"), "{error}");
     let narrow = halves(&scan.device, D * N - N);
     let a = narrow.rows(D - 1).unwrap();
     let error = refusal(scan.backward(&inputs, &upstream, &scan::Gradients { a, ..gradients }));
-    assert!(error.contains("out [B, C] of sum_rows"), "{error}");
+    assert!(error.contains("out0 [C0] of sum_rows_several"), "{error}");
 
     let packed = pack(&scan.device, true);
     let mut workspace = scan::Workspace::new(&packed, &scan.variant, D, None).unwrap();
