@@ -124,7 +124,7 @@ fn a_gradient_that_does_not_fit_is_refused_by_tensor() {
 
     let narrow = Buffer::from_f32(&Device::Cpu, Dtype::F32, &[0.0; M - 1]).unwrap();
     for (wrong, words) in [
-        (Gradients { weight: narrow.view(), ..gradients }, "out0 [C0] of sum_rows_several"),
+        (Gradients { weight: narrow.view(), ..gradients }, "dweight [C] of sum_rows_several"),
         (Gradients { parts: narrow.rows(1).unwrap(), ..gradients }, "dweight_parts [P, width]"),
         (Gradients { residual: Some(buffers.rows(4)), ..gradients }, "dresidual [T, width]"),
     ] {

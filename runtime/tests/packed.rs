@@ -132,14 +132,14 @@ proptest::proptest! {
 #[test]
 fn groups_are_as_many_as_let_blocks_end_together() {
     let slots = |multiprocessors, blocks| Slots { multiprocessors, blocks };
-    // Four slots: four equal sequences in a round of their own, or in one block for each of two tiles and two groups.
+    // Four slots: four equal sequences in one round, or in two of two tiles each; two groups would be done as soon, and the most are taken.
     let even = Packed::from_lengths(&[1000; 4]).unwrap();
     assert_eq!((even.balanced_groups(1, slots(4, 1)), even.balanced_groups(2, slots(4, 1))), (4, 4));
     assert_eq!(even.balanced_groups(1, slots(2, 2)), 4);
     // Seven, of which three multiprocessors have room for four each: in six groups two are on each.
     let seven = Packed::from_lengths(&[544, 443, 822, 535, 321, 658, 773]).unwrap();
     assert_eq!(seven.balanced_groups(1, slots(3, 4)), 6);
-    // A device for ten blocks and tiles of four runs eight blocks at once and leaves two idle; five groups fill two rounds.
+    // A device for ten blocks and tiles of four runs eight blocks at once and leaves two idle; multiples of five groups fill rounds.
     let many = Packed::from_lengths(&[1000; 50]).unwrap();
     assert_eq!(many.balanced_groups(4, slots(10, 1)) % 5, 0);
     let most = (1..=200).map(|n| (many.balanced_groups(3, slots(n, 1)), Packed::most_groups(3, slots(n, 1))));

@@ -300,6 +300,8 @@ pub struct Activations {
     /// What there is once.
     shared: Vec<(Vec<Tensor>, Buffer)>,
     cutting: Cutting,
+    /// Whether some lie in the memory of gradients, which they overwrite.
+    lent: bool,
 }
 
 impl Activations {
@@ -310,7 +312,7 @@ impl Activations {
     pub fn new(device: &Device, sizes: Sizes) -> Result<Activations> {
         let block = |&recompute: &Recompute| sizes.own(recompute).into_iter().map(|room| room.on(device)).collect();
         let blocks = sizes.recompute.iter().map(block).collect::<Result<_>>()?;
-        Activations::beside(blocks, device, sizes)
+        Activations::beside(blocks, device, sizes, false)
     }
 
     /// The same, as far as they find room in the memory of `gradients`, `[layout.elements]` f32, which a backward pass over these activations
@@ -328,14 +330,39 @@ impl Activations {
             std::iter::zip(sizes.own(recompute), places).map(room).collect()
         };
         let blocks = std::iter::zip(&sizes.recompute, sizes.places()).map(block).collect::<Result<_>>()?;
-        Activations::beside(blocks, device, sizes)
+        Activations::beside(blocks, device, sizes, true)
     }
 
     /// With what there is once.
-    fn beside(blocks: Vec<Vec<(Vec<Tensor>, Buffer)>>, device: &Device, sizes: Sizes) -> Result<Activations> {
+    fn beside(
+        blocks: Vec<Vec<(Vec<Tensor>, Buffer)>>,
+        device: &Device,
+        sizes: Sizes,
+        lent: bool,
+    ) -> Result<Activations> {
         let shared = sizes.shared().into_iter().map(|room| room.on(device)).collect::<Result<_>>()?;
         let cutting = Cutting::new(device, &sizes.config, sizes.tokens)?;
-        Ok(Activations { sizes, blocks, shared, cutting })
+        Ok(Activations { sizes, blocks, shared, cutting, lent })
+    }
+
+    /// Whether some lie in the memory of gradients.
+    pub(crate) fn are_lent(&self) -> bool {
+        self.lent
+    }
+
+    /// Refuses gradients that are to be added to others, where activations lie over those.
+    pub(crate) fn check_accumulation(&self, add: bool) -> Result<()> {
+        if add && self.lent {
+            let rule =
+                "they lie in the memory of gradients, which a pack before has made; make activations of their own";
+            return Err(packscan_runtime::Error::Argument {
+                argument: "activations",
+                got: "they were lent".to_owned(),
+                rule: rule.to_owned(),
+            }
+            .into());
+        }
+        Ok(())
     }
 
     /// What they were made for.

@@ -18,7 +18,7 @@ use crate::{DevicePack, Model, Result, linear};
 /// Where gradients go.
 #[derive(Debug)]
 pub struct Gradients {
-    /// `[layout.elements]` f32; what lies between parameters is 0.
+    /// `[layout.elements]` f32; after a backward pass what lies between parameters is 0.
     pub flat: Buffer,
     /// Whether the next pack's are added to what is there. If not, they are written over it, whatever it is.
     pub add: bool,
@@ -69,6 +69,7 @@ impl Model {
         scale: View<'_>,
         gradients: Option<&Gradients>,
     ) -> Result<()> {
+        activations.check_accumulation(gradients.is_some_and(|gradients| gradients.add))?;
         let pass = Pass::new(self, pack, activations, Carry::default());
         let (last, tokens) = (self.config.layers, pack.tokens());
         let (normed, dnormed, losses) = (pass.get(last, Normed)?, pass.get(last, DNormed)?, pass.get(last, Losses)?);
@@ -117,6 +118,7 @@ impl Model {
         done: &mut dyn FnMut(View<'_>) -> Result<()>,
     ) -> Result<()> {
         let Gradients { flat, add, workspaces } = gradients;
+        activations.check_accumulation(*add)?;
         let carry = Carry { from: edges.from, to: None };
         let pass = Backward { pass: Pass::new(self, pack, activations, carry), flat, add: *add, edges };
         sum_rows::all(&pack.packed, &[pass.norm(self.config.layers, workspaces)?], *add)?;
@@ -129,9 +131,10 @@ impl Model {
             pass.in_proj(l)?;
             sums.push(pass.norm(l, workspaces)?);
             sum_rows::all(&pack.packed, &sums, *add)?;
-            for gap in self.layout.gaps(l) {
-                // Activations may have been there.
-                range(flat, gap)?.zero()?;
+            if activations.are_lent() {
+                for gap in self.layout.gaps(l) {
+                    range(flat, gap)?.zero()?;
+                }
             }
             done(range(flat, self.layout.matrices(l))?)?;
         }

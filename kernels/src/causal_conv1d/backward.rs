@@ -153,7 +153,7 @@ pub fn backward(
     Ok(launched)
 }
 
-/// As [`backward`], but leaves the sums of the gradients of parameters to be made.
+/// As [`backward`], but leaves the sums of the gradients of parameters to be made, before the workspace is used again.
 ///
 /// # Errors
 /// As [`backward`].
@@ -197,10 +197,10 @@ pub fn backward_unsummed<'a>(
         }
         Device::Cuda(_) | Device::Emulator(_) => launch(variant, packed, &args)?,
     };
-    let sums = [(Some(dw_parts), Some(gradients.w), d * variant.width as usize), (db_parts, gradients.b, d)];
-    let sum =
-        |(of, out, columns): (Option<_>, Option<_>, usize)| Some(Sum { parts: of?, rows: parts, columns, out: out? });
-    Ok((launched, sums.into_iter().filter_map(sum).collect()))
+    let sum = |name, of, columns, out| Sum { name, parts: of, rows: parts, columns, out };
+    let mut sums = vec![sum("dw", dw_parts, d * variant.width as usize, gradients.w)];
+    sums.extend(std::iter::zip(db_parts, gradients.b).map(|(of, out)| sum("db", of, d, out)));
+    Ok((launched, sums))
 }
 
 /// Tiles of tokens.

@@ -181,5 +181,5 @@ pub fn backward_unsummed<'a>(
         }
         Device::Cuda(_) | Device::Emulator(_) => launch(variant, packed, &args)?,
     };
-    Ok((launched, Sum { parts: gradients.parts, rows, columns, out: gradients.weight }))
+    Ok((launched, Sum { name: "dweight", parts: gradients.parts, rows, columns, out: gradients.weight }))
 }

@@ -221,13 +221,13 @@ impl Workspace {
     ) -> Result<Vec<Sum<'a>>> {
         let (d, n) = inputs.a.shape();
         let all = [
-            (&self.a, Some(gradients.a), d * n),
-            (&self.d_skip, gradients.d_skip, d),
-            (&self.delta_bias, gradients.delta_bias, d),
+            ("da", &self.a, Some(gradients.a), d * n),
+            ("dd_skip", &self.d_skip, gradients.d_skip, d),
+            ("ddelta_bias", &self.delta_bias, gradients.delta_bias, d),
         ];
-        let given = all.into_iter().filter_map(|(parts, out, columns)| Some((parts, out?, columns)));
-        let sum = |(parts, out, columns)| {
-            Ok(Sum { parts: workspace::part(parts, groups, columns)?, rows: groups, columns, out })
+        let given = all.into_iter().filter_map(|(name, parts, out, columns)| Some((name, parts, out?, columns)));
+        let sum = |(name, parts, out, columns)| {
+            Ok(Sum { name, parts: workspace::part(parts, groups, columns)?, rows: groups, columns, out })
         };
         given.map(sum).collect()
     }
@@ -253,7 +253,7 @@ pub fn backward(
     Ok(launched)
 }
 
-/// As [`backward`], but leaves the sums of the gradients of parameters to be made.
+/// As [`backward`], but leaves the sums of the gradients of parameters to be made, before the workspace is used again.
 ///
 /// # Errors
 /// As [`backward`].

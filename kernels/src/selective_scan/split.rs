@@ -106,7 +106,7 @@ pub fn backward(
     Ok(launched)
 }
 
-/// As [`backward`], but leaves the sums of the gradients of parameters to be made.
+/// As [`backward`], but leaves the sums of the gradients of parameters to be made, before the workspace is used again.
 ///
 /// # Errors
 /// As [`backward`].

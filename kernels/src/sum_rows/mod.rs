@@ -135,7 +135,7 @@ struct Mapping {
     vec: u32,
 }
 
-/// Threads that share a column of a token's rows: with one, few tokens leave a GPU waiting for chains of loads, 20 us for 33 MB.
+/// Threads that share a column of a token's rows: with one, few tokens leave a GPU waiting for chains of loads.
 const TOKEN_WAYS: u32 = 4;
 /// Threads of a block.
 const THREADS: u32 = 256;

@@ -96,6 +96,8 @@ packscan_macros::kernel! {
 /// A sum that an operator leaves to be made: `out[c] (+)= sum over r of parts[r, c]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Sum<'a> {
+    /// What it is the gradient of, for whoever gave room of another size: "da".
+    pub name: &'static str,
     /// `(R, C)` f32, contiguous: what is added up.
     pub parts: View<'a>,
     /// R
@@ -146,13 +148,23 @@ pub fn several(packed: &DevicePacked, variant: &Several, sums: &[Sum<'_>]) -> Re
     if let Some(sum) = sums.iter().find(|sum| !sum.columns.is_multiple_of(variant.vec as usize)) {
         return Err(Error::Tensor {
             id: variant.to_string(),
-            tensor: "out",
+            tensor: sum.name,
             shape: "[C]",
             got: format!("it has {} columns", sum.columns),
             rule: format!("this variant moves {} at a time; take one with a smaller vec", variant.vec),
         });
     }
-    let nothing = Sum { parts: first.parts.rows_at(0, 0)?, rows: 0, columns: 0, out: first.out.rows_at(0, 0)? };
+    if let Some(sum) = sums.iter().find(|sum| sum.out.len() != sum.columns) {
+        return Err(Error::Tensor {
+            id: variant.to_string(),
+            tensor: sum.name,
+            shape: "[C]",
+            got: format!("it has {} numbers", sum.out.len()),
+            rule: format!("its sum has {}", sum.columns),
+        });
+    }
+    let nothing =
+        Sum { name: "", parts: first.parts.rows_at(0, 0)?, rows: 0, columns: 0, out: first.out.rows_at(0, 0)? };
     let at = |i: usize| sums.get(i).copied().unwrap_or(nothing);
     let ways = |i: usize| mapping(&at(i).sizes()).ways as usize;
     let columns = |i: usize| at(i).columns;

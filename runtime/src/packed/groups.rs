@@ -132,8 +132,8 @@ impl Packed {
     }
 
     /// Into how many groups to share the pack out so that a device is done first, where each group takes `tiles` blocks, each as long as the
-    /// group. More groups share the work out more evenly, and leave some slots idle at the end. Of those that are done equally soon the most: what
-    /// blocks of one length do at the same time they wait for each other to do.
+    /// group. More groups share the work out more evenly, and leave some slots idle at the end. Of those that are done equally soon the most: blocks
+    /// that all start and load at the same time get in each other's way.
     pub fn balanced_groups(&self, tiles: usize, slots: Slots) -> usize {
         let sequences = self.lengths().iter().filter(|&&length| length > 0).count().clamp(1, MOST_GROUPS);
         let of_rounds = |rounds: usize| (rounds * slots.count() / tiles).clamp(1, sequences);

@@ -197,6 +197,7 @@ fn activations_leave_before_gradients_come() {
         let layout = Layout::of(&sizes.config);
         let gradients = Buffer::unwritten(&Device::Cpu, Dtype::F32, layout.elements).unwrap();
         let activations = Activations::lent(&gradients, sizes).unwrap();
+        assert!(activations.check_accumulation(false).is_ok() && activations.check_accumulation(true).is_err());
         let own = |j: usize| OF_BLOCKS.into_iter().filter(move |&t| kept(t, recompute[j])).map(move |t| (j, t));
         let all: Vec<At> = (0..recompute.len()).flat_map(own).collect();
         let lies_in = |(j, t): At, range: std::ops::Range<usize>| {

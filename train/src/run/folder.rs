@@ -12,7 +12,7 @@ use crate::{Error, Result, files};
 
 /// The file of metrics in a run's folder.
 pub(super) const METRICS: &str = "metrics.jsonl";
-/// The file that is locked in a run's folder. It stays, and says which process was the last to train there.
+/// The file that is locked in a run's folder. It stays with a run, and says which process was the last to train there.
 const LOCK: &str = ".lock";
 
 /// Keeps other processes from training in a folder as long as it lives; the system takes it back from a process that is killed.
@@ -33,6 +33,8 @@ impl Lock {
         let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = options.map_err(|source| Error::file("lock", &path, source))?;
         let unguarded = match FileExt::try_lock(&file) {
+            // Whoever had it could not begin a run and took it away meanwhile: another is made.
+            Ok(()) if !is_at(&file, &path) => return Lock::take(folder),
             Ok(()) => None,
             Err(TryLockError::WouldBlock) => {
                 let mut by = String::new();
@@ -47,6 +49,21 @@ impl Lock {
         // For whoever is refused; nothing depends on it.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "process {}", std::process::id()));
         Ok(Lock { _file: file, unguarded })
+    }
+}
+
+/// Whether a file is still the one of its name. Elsewhere than on Unix a file that is open stays.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let number = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        matches!((file.metadata().map(number), fs::metadata(path).map(number)), (Ok(one), Ok(other)) if one == other)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (file, path);
+        true
     }
 }
 

@@ -214,7 +214,7 @@ impl Operator for SumSeveral {
         let arguments = Arguments::new(device, call.packed.packed(), inputs, outputs, |_| 0)?;
         let sum = |&(parts, out, ..): &(&str, &str, usize, usize)| {
             let (parts, out) = (arguments.view(parts), arguments.view(out));
-            Sum { parts, rows: parts.shape().0, columns: out.len(), out }
+            Sum { name: "out", parts, rows: parts.shape().0, columns: out.len(), out }
         };
         let all: Vec<Sum<'_>> = SUMS.iter().map(sum).collect();
         for _ in 0..call.rounds {
