@@ -200,6 +200,11 @@ fn step_of(path: &Path, ending: &str) -> Option<u32> {
     digits.parse().ok().filter(|_| digits.len() >= 8)
 }
 
+/// Whether a path has the name of a checkpoint, or of one that was being written or replaced.
+pub(crate) fn is_named(path: &Path) -> bool {
+    ["", files::PARTIAL, files::REPLACED].iter().any(|ending| step_of(path, ending).is_some())
+}
+
 /// Where a model lies.
 #[derive(Debug)]
 pub struct ModelFolder {
@@ -222,15 +227,23 @@ pub fn model_folder(path: &Path) -> Result<ModelFolder> {
     }
     let (newest, skipped) = newest(path)?;
     let Some(Checkpoint { folder, .. }) = newest else {
-        return Err(Error::saved(path, no_checkpoint(&skipped)));
+        return Err(Error::saved(path, no_checkpoint(path, &skipped)));
     };
     Ok(ModelFolder { folder, run: Some(path.to_owned()), skipped })
 }
 
 /// Why a run has no checkpoint to take.
-fn no_checkpoint(skipped: &[Skipped]) -> String {
+fn no_checkpoint(run: &Path, skipped: &[Skipped]) -> String {
     let Some(Skipped { folder, why }) = skipped.first() else {
-        return "the run has no whole checkpoint yet; wait until it has saved one, or name another model".to_owned();
+        return match run::Settings::read(run) {
+            Ok(settings) if settings.keep == 0 => {
+                "the run keeps no checkpoint (its keep is 0); train anew without --keep 0, or name another model"
+            }
+            _ => {
+                "the run has no whole checkpoint; if it still trains, wait until it has saved one, else name another model"
+            }
+        }
+        .to_owned();
     };
     let (newest, count) = (folder.display(), skipped.len());
     format!("the run has no whole checkpoint; of {count} that are not whole the newest is {newest}: {why}")
