@@ -105,6 +105,32 @@ pub enum Error {
         folder: PathBuf,
     },
 
+    /// A folder without a run, in which one has left something.
+    #[error(
+        "{} holds {} of another run, but no {}; name another folder, or remove them",
+        folder.display(), left.join(", "), packscan_train::run::FILE
+    )]
+    LeftOver {
+        /// The folder.
+        folder: PathBuf,
+        /// What is there, by name.
+        left: Vec<String>,
+    },
+
+    /// The tokenizer of a run is not where it was.
+    #[error(
+        "{} is no tokenizer: {what}; {} names it: put it back, or write there where it is now",
+        path.display(), file.display()
+    )]
+    TokenizerOfTheRun {
+        /// The tokenizer.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// The settings of the run.
+        file: PathBuf,
+    },
+
     /// Settings of a run that goes on, which no argument can change.
     #[error("{error}\nthe run goes on with the settings in {}: mend that one there, or name other --steps", file.display())]
     OfTheRun {

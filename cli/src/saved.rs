@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use packscan_data::Tokenizer;
 use packscan_train::checkpoint::{self, ModelFolder, Skipped};
 use packscan_train::hugging_face::Pretrained;
-use packscan_train::run::Settings;
+use packscan_train::run::{self, Settings};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output;
 
 /// What a folder with a model holds.
@@ -25,15 +25,34 @@ impl Saved {
     pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Saved> {
         let ModelFolder { folder, run, skipped } = checkpoint::model_folder(path)?;
         say_skipped(&skipped);
-        let settings = run.as_deref().map(Settings::read).transpose()?;
         let beside = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
-        let of_run: Option<PathBuf> = settings.and_then(|settings| settings.text.tokenizer);
-        let tokenizer_file = tokenizer.map(Path::to_owned).or(of_run).or(beside);
-        let tokenizer = Tokenizer::open(tokenizer_file.as_deref())?;
+        let named = match (tokenizer, run) {
+            (None, Some(run)) => Some(of_run(&run)?).filter(|(_, file)| file.is_some()),
+            _ => None,
+        };
+        let (tokenizer, tokenizer_file) = match named {
+            Some(named) => named,
+            None => {
+                let file = tokenizer.map(Path::to_owned).or(beside);
+                (Tokenizer::open(file.as_deref())?, file)
+            }
+        };
         let mut pretrained = Pretrained::open(&folder)?;
         pretrained.config = pretrained.config.for_vocabulary(tokenizer.vocabulary())?;
         Ok(Saved { pretrained, tokenizer, tokenizer_file })
     }
+}
+
+/// The tokenizer of a run, and its file; none for bytes.
+pub fn of_run(run: &Path) -> Result<(Tokenizer, Option<PathBuf>)> {
+    let file = Settings::read(run)?.text.tokenizer;
+    let tokenizer = Tokenizer::open(file.as_deref()).map_err(|error| match error {
+        packscan_data::Error::Tokenizer { path, what } => {
+            Error::TokenizerOfTheRun { path, what, file: run.join(run::FILE) }
+        }
+        error => error.into(),
+    })?;
+    Ok((tokenizer, file))
 }
 
 /// Says which checkpoints are not whole, so that an older one is taken.

@@ -19,7 +19,7 @@ use packscan_tune::workload::natural_lengths;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::memory::{Choice, Memory};
-use crate::saved::{Saved, say_skipped};
+use crate::saved::{Saved, of_run, say_skipped};
 use crate::variants::{Launches, Missing};
 use crate::{Verdict, output, parse, products};
 
@@ -395,6 +395,10 @@ impl Train {
             Some(folder) => folder.clone(),
             None => free_folder(&settings.name),
         };
+        let left = run::left_in(&folder)?;
+        if !left.is_empty() {
+            return Err(Error::LeftOver { folder, left });
+        }
         Ok(Begun { settings, folder, lock: None, resumed: None, pretrained })
     }
 
@@ -408,6 +412,7 @@ impl Train {
             output::note(&format!("warm-up: {now} steps, a tenth of the steps now; it was to be {before}"));
         }
         settings.rates = rates;
+        of_run(folder)?;
         let (newest, skipped) = checkpoint::newest(folder)?;
         say_skipped(&skipped);
         match newest {

@@ -7,7 +7,7 @@
 //! | `config.json`, `model.safetensors` | sizes, and parameters in f32, as `MambaForCausalLM` has them |
 //! | `optimizer.safetensors` | `m.{name}` and `v.{name}`: moments, f32 |
 //! | `memory.safetensors` | of a document that goes on in the next pack: `state.{block}` and `history.{block}`, f32 |
-//! | `state.json` | format, step, steps that the optimiser took, and what the trainer wants to be given back |
+//! | `state.json` | format, step, steps that the optimiser took, whether there is a memory, and what the trainer wants to be given back |
 //!
 //! One is written under another name and gets its own once all of it is on the disk, so that a name stands for a whole checkpoint
 //! whenever the run is killed.
@@ -37,6 +37,8 @@ struct State {
     format: u32,
     step: u32,
     taken: u32,
+    /// Whether [`MEMORY`] is one of its files; those written before this was said are whole with it and without.
+    memory: Option<bool>,
     trainer: Value,
 }
 
@@ -52,6 +54,8 @@ pub struct Checkpoint {
     taken: u32,
     weights: Pretrained,
     moments: TensorFile,
+    /// Of a document that goes on.
+    memory: Option<TensorFile>,
 }
 
 /// A folder that has a checkpoint's name and is none.
@@ -138,10 +142,12 @@ fn write_into(folder: &Path, step: u32, moments: &mut Moments<'_>, trainer: &Val
         let (kind, parameter) = (i / table.len(), &table[i % table.len()]);
         Ok(part(moments.whole(kind)?, parameter.slot)?.to_vec()?)
     })?;
-    if let Some(memory) = moments.learner.left() {
+    let left = moments.learner.left();
+    if let Some(memory) = left {
         write_memory(&folder.join(MEMORY), &moments.learner.model.config, memory)?;
     }
-    let state = State { format: FORMAT, step, taken: moments.learner.optimiser.taken, trainer: trainer.clone() };
+    let (taken, memory) = (moments.learner.optimiser.taken, Some(left.is_some()));
+    let state = State { format: FORMAT, step, taken, memory, trainer: trainer.clone() };
     files::write_json(&folder.join(STATE), &state)
 }
 
@@ -194,6 +200,11 @@ fn step_of(path: &Path, ending: &str) -> Option<u32> {
     digits.parse().ok().filter(|_| digits.len() >= 8)
 }
 
+/// Whether a path has the name of a checkpoint, or of one that was being written or replaced.
+pub(crate) fn is_named(path: &Path) -> bool {
+    ["", files::PARTIAL, files::REPLACED].iter().any(|ending| step_of(path, ending).is_some())
+}
+
 /// Where a model lies.
 #[derive(Debug)]
 pub struct ModelFolder {
@@ -216,15 +227,23 @@ pub fn model_folder(path: &Path) -> Result<ModelFolder> {
     }
     let (newest, skipped) = newest(path)?;
     let Some(Checkpoint { folder, .. }) = newest else {
-        return Err(Error::saved(path, no_checkpoint(&skipped)));
+        return Err(Error::saved(path, no_checkpoint(path, &skipped)));
     };
     Ok(ModelFolder { folder, run: Some(path.to_owned()), skipped })
 }
 
 /// Why a run has no checkpoint to take.
-fn no_checkpoint(skipped: &[Skipped]) -> String {
+fn no_checkpoint(run: &Path, skipped: &[Skipped]) -> String {
     let Some(Skipped { folder, why }) = skipped.first() else {
-        return "the run has no whole checkpoint yet; wait until it has saved one, or name another model".to_owned();
+        return match run::Settings::read(run) {
+            Ok(settings) if settings.keep == 0 => {
+                "the run keeps no checkpoint (its keep is 0); train anew without --keep 0, or name another model"
+            }
+            _ => {
+                "the run has no whole checkpoint; if it still trains, wait until it has saved one, else name another model"
+            }
+        }
+        .to_owned();
     };
     let (newest, count) = (folder.display(), skipped.len());
     format!("the run has no whole checkpoint; of {count} that are not whole the newest is {newest}: {why}")
@@ -243,7 +262,7 @@ impl Checkpoint {
     /// [`Error::File`], [`Error::Saved`] and [`Error::Shape`], which name the file, and the tensor where it is one's.
     pub fn open(folder: &Path) -> Result<Checkpoint> {
         let path = folder.join(STATE);
-        let State { format, step, taken, trainer } = files::read_json(&path)?;
+        let State { format, step, taken, memory, trainer } = files::read_json(&path)?;
         if format != FORMAT {
             let rule =
                 format!("its format is {format}, but this packscan knows {FORMAT}; take the packscan that wrote it");
@@ -255,7 +274,13 @@ impl Checkpoint {
             moments.check(&format!("m.{}", p.name), &p.shape, "the model of config.json")?;
             moments.check(&format!("v.{}", p.name), &p.shape, "the model of config.json")?;
         }
-        Ok(Checkpoint { folder: folder.to_owned(), step, trainer, taken, weights, moments })
+        let path = folder.join(MEMORY);
+        let memory = memory.unwrap_or_else(|| path.is_file()).then(|| TensorFile::open(&path)).transpose()?;
+        if let Some(memory) = &memory {
+            let entries = memory_entries(&weights.config);
+            entries.iter().try_for_each(|(name, shape)| memory.check(name, shape, "the model of config.json"))?;
+        }
+        Ok(Checkpoint { folder: folder.to_owned(), step, trainer, taken, weights, moments, memory })
     }
 
     /// The model's sizes.
@@ -327,10 +352,7 @@ impl Checkpoint {
             }
         }
         optimiser.taken = self.taken;
-        let path = self.folder.join(MEMORY);
-        if path.is_file() {
-            let (file, entries) = (TensorFile::open(&path)?, memory_entries(&learner.model.config));
-            entries.iter().try_for_each(|(name, shape)| file.check(name, shape, "the model of config.json"))?;
+        if let Some(file) = &self.memory {
             learner.recall(|l, what| file.values(&format!("{what}.{l}")))?;
         }
         Ok(())

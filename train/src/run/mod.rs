@@ -25,7 +25,7 @@ use crate::{DevicePack, Error, Learner, Model, Report, Result};
 
 pub use folder::Lock;
 pub use plan::{Plan, Request};
-pub use records::{Records, peak_flops};
+pub use records::{Records, left_in, peak_flops};
 pub use settings::{Cut, FILE, Settings, Text};
 pub use source::Source;
 pub(crate) use source::place;

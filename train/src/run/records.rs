@@ -1,6 +1,6 @@
 //! What a run leaves for people: metrics, a page, progress on the terminal, the settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use packscan_runtime::{Device, Dtype};
@@ -9,10 +9,23 @@ use super::folder::{self, Lock, Opened};
 use super::{Settings, Source};
 use crate::report::number::counted;
 use crate::report::{self, Metrics, MetricsFile, Page, Progress, Status};
-use crate::{Learner, Result};
+use crate::{Learner, Result, checkpoint, files};
 
 /// How often the page is written anew.
 const PAGE_EVERY: Duration = Duration::from_secs(30);
+
+/// What runs have written into a folder, by name: checkpoints and records; nothing where there is no folder.
+///
+/// # Errors
+/// [`Error::File`](crate::Error::File) for a folder that cannot be read.
+pub fn left_in(folder: &Path) -> Result<Vec<String>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut left = files::entries(folder)?;
+    left.retain(|path| checkpoint::is_named(path) || FILES.iter().any(|name| path.ends_with(name)));
+    Ok(left.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
+}
 
 /// What is written of the steps.
 const FILES: [&str; 2] = [folder::METRICS, "run.html"];

@@ -1,0 +1,112 @@
+//! What a run has saved, when some of it is not there: the memory of a cut document, the tokenizer, the settings.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::refused;
+use common::training::Bench;
+
+/// Of short steps, each of which is saved.
+const RUN: &str = "train text --model model.toml --tokens 256 --save-every 1 -o run";
+
+#[test]
+fn a_checkpoint_without_its_memory_is_left_out() {
+    let bench = Bench::new();
+    bench.good(&format!("{RUN} --strategy split --steps 3"));
+    let path = bench.path("run/step-00000003/memory.safetensors");
+    let whole = fs::read(&path).expect("a document was cut there");
+    let left_out = |what: &str| {
+        let ran = bench.good("convert run to");
+        let told = "the checkpoint run/step-00000003 is left out: ";
+        assert!(ran.err.contains(told) && ran.err.contains("memory.safetensors"), "{what}: {}", ran.err);
+        fs::remove_dir_all(bench.path("to")).unwrap();
+    };
+    for bytes in [0, 7, 100, 1000, whole.len() - 1] {
+        fs::write(&path, &whole[..bytes]).unwrap();
+        left_out(&format!("{bytes} bytes"));
+    }
+    fs::remove_file(&path).unwrap();
+    left_out("no file");
+    let ran = bench.good("train --resume run --steps 4");
+    assert!(ran.err.contains("step-00000003 is left out") && !ran.err.contains("skipped"), "{}", ran.err);
+
+    // One of before state.json said whether there is a memory.
+    let state = bench.path("run/step-00000004/state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    let before: String = text.lines().filter(|line| !line.contains("\"memory\"")).collect();
+    assert_ne!(text.lines().collect::<String>(), before);
+    fs::write(&state, before).unwrap();
+    assert!(!bench.good("train --resume run --steps 5").err.contains("left out"));
+}
+
+#[test]
+fn a_folder_in_which_a_run_left_something_takes_no_other() {
+    let bench = Bench::new();
+    bench.good(&format!("{RUN} --steps 2"));
+    fs::remove_file(bench.path("run/run.toml")).unwrap();
+    let metrics = fs::read(bench.path("run/metrics.jsonl")).unwrap();
+    let begin = format!("{RUN} --steps 1");
+    let words = ["run holds metrics.jsonl, run.html, step-00000001, step-00000002 of another run", "no run.toml"];
+    refused(&bench.run(&begin), &[words[0], words[1], "name another folder, or remove them"]);
+    assert!(fs::read(bench.path("run/metrics.jsonl")).unwrap() == metrics);
+    for name in ["metrics.jsonl", "run.html"] {
+        fs::remove_file(bench.path("run").join(name)).unwrap();
+    }
+    fs::remove_dir_all(bench.path("run/step-00000002")).unwrap();
+    refused(&bench.run(&begin), &["run holds step-00000001 of another run"]);
+    fs::remove_dir_all(bench.path("run/step-00000001")).unwrap();
+    // What is of no run is in nobody's way.
+    fs::write(bench.path("run/notes"), "mine").unwrap();
+    bench.good(&begin);
+}
+
+#[test]
+fn the_tokenizer_of_a_run_goes_along() {
+    let bench = Bench::new();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/tests/fixtures/tokenizer.json");
+    fs::create_dir(bench.path("words")).unwrap();
+    fs::copy(&fixture, bench.path("words/mine.json")).unwrap();
+    fs::write(bench.path("words/tokenizer_config.json"), "{}").unwrap();
+    bench.good(&format!("{RUN} --steps 2 --tokenizer words/mine.json"));
+    bench.good("convert run to");
+    bench.good("convert run/step-00000001 older");
+    for to in ["to", "older"] {
+        let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+        assert_eq!(bench.names(to), names);
+        assert!(fs::read(bench.path(to).join("tokenizer.json")).unwrap() == fs::read(&fixture).unwrap());
+    }
+    // Both count the same tokens.
+    let predicted = |model: &str| {
+        let out = bench.good(&format!("eval {model} text")).out;
+        out.lines().find_map(|line| Some(line.strip_prefix("predicted")?.split(" in ").next()?.to_owned())).unwrap()
+    };
+    assert_eq!(predicted("to"), predicted("run"));
+
+    fs::rename(bench.path("words"), bench.path("moved")).unwrap();
+    let cure = "run/run.toml names it: put it back, or write there where it is now";
+    for command in ["train --resume run --steps 3", "generate run x", "convert run again"] {
+        let ran = bench.run(command);
+        refused(&ran, &["words/mine.json is no tokenizer: it cannot be read", cure]);
+        assert!(!ran.err.contains("bytes"), "{command}: {}", ran.err);
+    }
+    let settings = fs::read_to_string(bench.path("run/run.toml")).unwrap();
+    fs::write(bench.path("run/run.toml"), settings.replace("words/mine", "moved/mine")).unwrap();
+    bench.good("train --resume run --steps 3");
+
+    bench.good(&format!("{RUN}-on-bytes --steps 1"));
+    bench.good("convert run-on-bytes bytes");
+    assert_eq!(bench.names("bytes"), ["config.json", "model.safetensors"]);
+}
+
+#[test]
+fn a_run_that_keeps_nothing_says_so() {
+    let bench = Bench::new();
+    bench.good(&format!("{RUN} --steps 1 --keep 0"));
+    for command in ["generate run x", "eval run text", "convert run to"] {
+        let ran = bench.run(command);
+        refused(&ran, &["the run keeps no checkpoint", "train anew without --keep 0"]);
+        assert!(!ran.err.contains("wait"), "{command}: {}", ran.err);
+    }
+}
