@@ -97,7 +97,17 @@ fn parsed() -> Cli {
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
+/// What would write more to a file than the user's limit (`ulimit -f`) is told so, as by a full disk, instead of being ended without a word.
+fn survive_limits() {
+    #[cfg(unix)]
+    // SAFETY: no handler runs; that a signal is ignored changes nothing of this process but what its writes give.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 fn main() -> ExitCode {
+    survive_limits();
     let verdict = match parsed().command {
         Command::Train(command) => command.run(),
         Command::Generate(command) => command.run(),

@@ -127,7 +127,8 @@ struct Packing {
     /// Packs of a step, on each GPU.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse::whole::<usize>)]
     packs: usize,
-    /// packed, or one of the baselines that packing is compared with: single sequences, or a batch padded to its longest.
+    /// packed, or one of the baselines that packing is compared with: single sequences, or a batch padded to its longest. A row of
+    /// --scheme padded has at most --tokens / --batch tokens; those that `packscan pack` shows may have as many as a pack.
     #[arg(long, value_enum, default_value = "packed")]
     scheme: SchemeName,
     /// Sequences of a batch of --scheme padded [default: 8].

@@ -46,6 +46,17 @@ fn a_run_learns_and_leaves_its_files() {
 }
 
 #[test]
+fn what_is_told_against_cuts_helps_the_scheme() {
+    let bench = Bench::new();
+    let run = "train text --model model.toml --tokens 256 --steps 1 --keep 0 --scheme";
+    for (scheme, cure) in [("single", "take more --tokens\n"), ("padded --batch 2", "or a smaller --batch: a row has")]
+    {
+        let ran = bench.good(&format!("{run} {scheme} -o run-{}", &scheme[..6]));
+        assert!(ran.err.contains(cure) && !ran.err.contains("--strategy split"), "{scheme}: {}", ran.err);
+    }
+}
+
+#[test]
 fn a_trial_keeps_no_checkpoint() {
     let bench = Bench::new();
     let ran = bench.good("train text --model model.toml --tokens 256 --steps 2 --keep 0 -o run");

@@ -42,6 +42,14 @@ impl Slot {
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.elements()
     }
+
+    /// It in pieces of a few megabytes: what passes through the host takes no copy of a whole tensor there. All but the last have an even
+    /// number of elements, as halves of words need it.
+    pub fn pieces(self) -> impl Iterator<Item = Slot> {
+        const PIECE: usize = 1 << 20;
+        let Range { start, end } = self.range();
+        (start..end).step_by(PIECE).map(move |offset| Slot { offset, rows: PIECE.min(end - offset), cols: 1 })
+    }
 }
 
 /// How a parameter starts, as in the Mamba paper's code (`mamba_ssm`, `_init_weights` and `Mamba.__init__`).

@@ -1,5 +1,6 @@
 //! Files of tensors in the safetensors format, read and written a tensor at a time.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -81,7 +82,7 @@ impl TensorFile {
             Dtype::F32 | Dtype::U32 => widened::<f32>(bytes),
         };
         let shape = self.metadata.info(name).map_or(&[][..], |info| &info.shape);
-        match not_finite(&values, shape) {
+        match not_finite(&values, 0, shape) {
             Some(what) => Err(Error::saved(
                 &self.path,
                 format!(
@@ -93,10 +94,10 @@ impl TensorFile {
     }
 }
 
-/// The index and value of the first number of a tensor that is not finite.
-fn not_finite(values: &[f32], shape: &[usize]) -> Option<String> {
-    let mut rest = values.iter().position(|value| !value.is_finite())?;
-    let value = values[rest];
+/// The index and value of the first number that is not finite, of those of a tensor that come after `before` others.
+fn not_finite(values: &[f32], before: usize, shape: &[usize]) -> Option<String> {
+    let first = values.iter().position(|value| !value.is_finite())?;
+    let (value, mut rest) = (values[first], before + first);
     let mut index = vec![0; shape.len()];
     for (i, &size) in index.iter_mut().zip(shape).rev() {
         (*i, rest) = (rest % size, rest / size);
@@ -143,28 +144,35 @@ fn incomplete(metadata: &Metadata, bytes: usize) -> String {
 /// Name and shape of a tensor to be written.
 pub(crate) type Entry = (String, Vec<usize>);
 
-/// Writes a file of tensors of one type; `values_of` gives those of the i-th, of which no other is in memory then.
+/// Takes the next values of a tensor that is being written.
+pub(crate) type Sink<'a> = dyn FnMut(&[f32]) -> Result<()> + 'a;
+
+/// Writes a file of tensors of one type; `give` hands over all values of the i-th in order, in as many pieces as it likes: what is in
+/// memory beside the model is a piece.
 pub(crate) fn write(
     path: &Path,
     dtype: Dtype,
     entries: &[Entry],
-    mut values_of: impl FnMut(usize) -> Result<Vec<f32>>,
+    mut give: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
 ) -> Result<()> {
     let failed = |source| Error::file("write", path, source);
     let mut file = File::create(path).map_err(failed)?;
     file.write_all(&header(dtype, entries)).map_err(failed)?;
     for (i, (name, shape)) in entries.iter().enumerate() {
-        let values = values_of(i)?;
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "{name} has other values than its shape says");
-        if let Some(what) = not_finite(&values, shape) {
-            return Err(Error::NotFinite { what: format!("the values of {name} ({name}{what})") });
-        }
-        let bytes = match dtype {
-            Dtype::F16 => rounded::<f16>(name, &values)?,
-            Dtype::Bf16 => rounded::<bf16>(name, &values)?,
-            Dtype::F32 | Dtype::U32 => cast_slice(&values).to_vec(),
-        };
-        file.write_all(&bytes).map_err(failed)?;
+        let mut before = 0;
+        give(i, &mut |values| {
+            if let Some(what) = not_finite(values, before, shape) {
+                return Err(Error::NotFinite { what: format!("the values of {name} ({name}{what})") });
+            }
+            before += values.len();
+            let bytes = match dtype {
+                Dtype::F16 => Cow::Owned(rounded::<f16>(name, values)?),
+                Dtype::Bf16 => Cow::Owned(rounded::<bf16>(name, values)?),
+                Dtype::F32 | Dtype::U32 => Cow::Borrowed(cast_slice(values)),
+            };
+            file.write_all(&bytes).map_err(failed)
+        })?;
+        assert_eq!(before, shape.iter().product::<usize>(), "{name} has other values than its shape says");
     }
     Ok(())
 }

@@ -126,6 +126,20 @@ fn a_checkpoint_is_a_hugging_face_model() {
     assert_eq!(names(&folder(run.path(), 1)), FILES);
 }
 
+/// A tensor of several pieces, whose last is short, where a number is kept in two halves.
+#[test]
+fn a_tensor_that_is_written_in_pieces_is_the_same() {
+    let config = ModelConfig { vocabulary: (1 << 21) / config(true).width + 1, ..config(true) };
+    let values = Layout::of(&config).fresh(3);
+    let mut learner = learner(Model::new(&Device::Cpu, Dtype::Bf16, &config, &values).unwrap());
+    let embedding = learner.model.layout.table[0].clone();
+    assert!(embedding.slot.pieces().count() == 3, "{embedding:?}");
+    let run = tempfile::tempdir().unwrap();
+    let saved = checkpoint::save(run.path(), 1, &mut learner, &Value::Null, 1).unwrap();
+    let opened = Pretrained::open(&saved).unwrap();
+    assert!(opened.values_of(&embedding).unwrap() == values[embedding.slot.range()]);
+}
+
 #[test]
 fn a_checkpoint_that_is_not_whole_is_left_out() {
     let (run, _) = run_with(&[9, 10]);

@@ -134,13 +134,16 @@ impl Moments<'_> {
 
 fn write_into(folder: &Path, step: u32, moments: &mut Moments<'_>, trainer: &Value) -> Result<()> {
     let model = &moments.learner.model;
-    hugging_face::write_into(folder, &model.config, &Format::default(), |parameter| model.values_of(parameter))?;
+    hugging_face::write_into(folder, &model.config, &Format::default(), |parameter, sink| {
+        parameter.slot.pieces().try_for_each(|piece| sink(&model.weights.values(piece)?))
+    })?;
     let table = model.layout.table.clone();
     let entry = |kind: &str, p: &Parameter| -> Entry { (format!("{kind}.{}", p.name), p.shape.clone()) };
     let entries: Vec<Entry> = KINDS.iter().flat_map(|kind| table.iter().map(|p| entry(kind, p))).collect();
-    tensors::write(&folder.join(MOMENTS), Dtype::F32, &entries, |i| {
+    tensors::write(&folder.join(MOMENTS), Dtype::F32, &entries, |i, sink| {
         let (kind, parameter) = (i / table.len(), &table[i % table.len()]);
-        Ok(part(moments.whole(kind)?, parameter.slot)?.to_vec()?)
+        let moments = moments.whole(kind)?;
+        parameter.slot.pieces().try_for_each(|piece| sink(&part(moments, piece)?.to_vec()?))
     })?;
     let left = moments.learner.left();
     if let Some(memory) = left {
@@ -162,9 +165,9 @@ fn memory_entries(config: &ModelConfig) -> Vec<Entry> {
 }
 
 fn write_memory(path: &Path, config: &ModelConfig, memory: &Memory) -> Result<()> {
-    tensors::write(path, Dtype::F32, &memory_entries(config), |i| match i % 2 {
-        0 => Ok(memory.kept(i / 2)?.0.to_f32()?),
-        _ => Ok(memory.kept(i / 2)?.1.to_f32()?),
+    tensors::write(path, Dtype::F32, &memory_entries(config), |i, sink| match i % 2 {
+        0 => sink(&memory.kept(i / 2)?.0.to_f32()?),
+        _ => sink(&memory.kept(i / 2)?.1.to_f32()?),
     })
 }
 

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::parameters::{Layout, Parameter};
-use crate::tensors::{self, Entry, TensorFile};
+use crate::tensors::{self, Entry, Sink, TensorFile};
 use crate::{Error, Model, ModelConfig, Result, files};
 
 const CONFIG: &str = "config.json";
@@ -221,10 +221,10 @@ pub fn save(
     folder: &Path,
     config: &ModelConfig,
     format: &Format,
-    values_of: impl FnMut(&Parameter) -> Result<Vec<f32>>,
+    mut values_of: impl FnMut(&Parameter) -> Result<Vec<f32>>,
 ) -> Result<()> {
     check_new(folder)?;
-    files::write_folder(folder, |folder| write_into(folder, config, format, values_of))
+    files::write_folder(folder, |folder| write_into(folder, config, format, |p, sink| sink(&values_of(p)?)))
 }
 
 /// Writes the model of a folder as a new folder of another format, and copies the files of its tokenizer: those beside it, or where it is
@@ -235,7 +235,7 @@ pub fn save(
 pub fn convert(from: &Pretrained, tokenizer: Option<&Path>, target: &Path, format: &Format) -> Result<()> {
     check_new(target)?;
     files::write_folder(target, |folder| {
-        write_into(folder, &from.config, format, |parameter| from.values_of(parameter))?;
+        write_into(folder, &from.config, format, |parameter, sink| sink(&from.values_of(parameter)?))?;
         let copy = |path: &Path, name: &str| -> Result<()> {
             fs::copy(path, folder.join(name)).map(|_| ()).map_err(|source| Error::file("copy", path, source))
         };
@@ -256,12 +256,12 @@ fn check_new(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a model's files into a folder.
+/// Writes a model's files into a folder; `give` hands over the values of a parameter, as [`tensors::write`] takes them.
 pub(crate) fn write_into(
     folder: &Path,
     config: &ModelConfig,
     format: &Format,
-    mut values_of: impl FnMut(&Parameter) -> Result<Vec<f32>>,
+    mut give: impl FnMut(&Parameter, &mut Sink<'_>) -> Result<()>,
 ) -> Result<()> {
     if format.dtype == Dtype::U32 {
         let rule = "a model's numbers are f32, f16 or bf16".to_owned();
@@ -287,7 +287,7 @@ pub(crate) fn write_into(
             count => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
         let (entries, sources) = (&entries[shard.clone()], &sources[shard.clone()]);
-        tensors::write(&folder.join(&file), format.dtype, entries, |i| values_of(sources[i]))?;
+        tensors::write(&folder.join(&file), format.dtype, entries, |i, sink| give(sources[i], sink))?;
         weight_map.extend(entries.iter().map(|entry| (entry.0.clone(), file.clone())));
     }
     if shards.len() > 1 {

@@ -26,6 +26,7 @@ pub struct Source {
     packs: Prefetched,
     /// Documents that are longer than a sequence can be.
     cut: usize,
+    scheme: Scheme,
     /// Packs of a step, on each rank.
     each: usize,
     tokens: usize,
@@ -69,6 +70,17 @@ fn corpus_options(settings: &Settings) -> Result<CorpusOptions> {
     Ok(options)
 }
 
+/// What helps where documents are longer than a sequence can be: only packs carry a state on.
+fn against_cuts(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::Packed(_) => "--strategy split carries the state on, or take more --tokens",
+        Scheme::Single => "take more --tokens",
+        Scheme::Padded { .. } => {
+            "take more --tokens, or a smaller --batch: a row has at most --tokens / --batch tokens"
+        }
+    }
+}
+
 impl Source {
     /// Opens the text, and goes on from a position in it.
     ///
@@ -90,7 +102,8 @@ impl Source {
         let (rank, size) = (ranks.rank(), ranks.size());
         let cut = packs.cut_documents();
         let packs = prefetch(packs, AHEAD * text.packs * size)?;
-        Ok(Source { tokenizer, corpus, held_out, packs, cut, each: text.packs, tokens: text.tokens, rank, ranks: size })
+        let (scheme, each, tokens) = (text.scheme, text.packs, text.tokens);
+        Ok(Source { tokenizer, corpus, held_out, packs, cut, scheme, each, tokens, rank, ranks: size })
     }
 
     /// Lines about the text: how much there is, and what is not as one might think.
@@ -104,8 +117,9 @@ impl Source {
         lines.extend(left_out(&self.corpus));
         if self.cut > 0 {
             lines.push(format!(
-                "cut: {} longer than a sequence can be; --strategy split carries the state on, or take more --tokens",
-                counted(self.cut as u64, "document")
+                "cut: {} longer than a sequence can be; {}",
+                counted(self.cut as u64, "document"),
+                against_cuts(self.scheme)
             ));
         }
         if self.tokenizer.end().is_none() {
