@@ -134,7 +134,7 @@ pub fn all(packed: &DevicePacked, sums: &[Sum<'_>], add: bool) -> Result<Launche
     several(packed, &default_several(sums, add), sums)
 }
 
-/// Makes up to six sums in one launch, with the bits that each has from [`forward`] in its hand-picked variant.
+/// Makes up to six sums in one launch, with the bits that each has from [`super::forward`] in its hand-picked variant.
 ///
 /// # Errors
 /// [`Error::Argument`] for more sums, [`Error::Tensor`] for an argument that does not fit, and whatever launching fails with.
