@@ -12,9 +12,6 @@ use crate::{Dtype, Element, Error, Result};
 /// More bytes than a machine has.
 const MOST_BYTES: usize = 1 << 48;
 
-/// Starts of buffers within others are multiples of so many bytes, as those of all others are.
-const WITHIN_BYTES: usize = 256;
-
 /// Bytes on a device, counted as long as they are there.
 struct Memory {
     device: Device,
@@ -43,6 +40,9 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Starts of buffers within others are multiples of so many bytes, as those of all others are.
+    pub const ALIGNMENT_BYTES: usize = 256;
+
     /// An unwritten buffer of `len` elements.
     ///
     /// # Errors
@@ -64,10 +64,11 @@ impl Buffer {
     /// [`Error::Buffer`] for a start that is no multiple of 256, and for an end beyond this buffer's.
     pub fn within(&self, start: usize, dtype: Dtype, len: usize) -> Result<Buffer> {
         let end = len.checked_mul(dtype.bytes()).and_then(|bytes| start.checked_add(bytes));
-        if !start.is_multiple_of(WITHIN_BYTES) || end.is_none_or(|end| end > self.len * self.dtype.bytes()) {
+        if !start.is_multiple_of(Buffer::ALIGNMENT_BYTES) || end.is_none_or(|end| end > self.len * self.dtype.bytes()) {
             let rule = format!(
-                "{len} {dtype} from byte {start} on were asked within {} bytes; they start at a multiple of {WITHIN_BYTES} and end inside",
-                self.len * self.dtype.bytes()
+                "{len} {dtype} from byte {start} on were asked within {} bytes; they start at a multiple of {} and end inside",
+                self.len * self.dtype.bytes(),
+                Buffer::ALIGNMENT_BYTES
             );
             return Err(Error::Buffer { rule });
         }

@@ -8,13 +8,10 @@
 //! come with the loss, and those of vectors lie side by side for all blocks: nothing is placed there. Where a step has several packs, the
 //! gradients of one are there while the next goes forward, and nothing is placed at all.
 
-use packscan_runtime::Dtype;
+use packscan_runtime::{Buffer, Dtype};
 
 use super::Sizes;
 use crate::parameters::Layout;
-
-/// Bytes that a place starts at a multiple of.
-const ALIGNMENT: usize = 256;
 
 impl Sizes {
     /// For each block, and for each room of its own in the order of `Sizes::own`: the byte of the flat buffer of gradients at which it starts, if it
@@ -29,7 +26,7 @@ impl Sizes {
         for (l, &recompute) in self.recompute.iter().enumerate().rev() {
             end = end.min(matrices(l));
             let place = |room: &super::Room| {
-                let start = end.checked_sub(room.bytes())? / ALIGNMENT * ALIGNMENT;
+                let start = end.checked_sub(room.bytes())? / Buffer::ALIGNMENT_BYTES * Buffer::ALIGNMENT_BYTES;
                 (start >= first).then(|| {
                     end = start;
                     start
