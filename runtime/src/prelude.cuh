@@ -120,9 +120,22 @@ template <unsigned WIDTH, unsigned SIZE> __device__ inline void put(float* to, c
 }
 
 // Row `t` of a tensor whose rows lie `stride` elements apart. The host checks that a stride in bytes fits 32 bits, so that one wide
-// multiplication makes the address.
+// multiplication makes the address; the compiler, left to itself, would multiply 64 bits by 64.
 template <typename T> __device__ inline T* row_at(T* first, unsigned t, long long stride) {
-    return (T*)((char*)first + (unsigned long long)t * (unsigned(stride) * unsigned(sizeof(T))));
+    unsigned long long bytes;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(bytes) : "r"(t), "r"(unsigned(stride) * unsigned(sizeof(T))));
+    return (T*)((char*)first + bytes);
+}
+
+// Keeps a number in a register from here on, where the compiler would rather compute it again whenever it is needed.
+__device__ inline void keep(unsigned& x) { asm("" : "+r"(x)); }
+
+// A block's shared memory as what it holds, its address kept in a register as well.
+template <typename T> __device__ inline T& in_shared(uint4* memory) {
+    T* whole = reinterpret_cast<T*>(memory);
+    asm("" : "+l"(whole));
+    __builtin_assume(__isShared(whole));
+    return *whole;
 }
 
 // A column of a tensor, for a thread that visits many of its rows. The pointer stays in registers, where the compiler would rather

@@ -49,6 +49,7 @@ constexpr unsigned RUNS = power_of_two_from(LANE_STATES / RUN), PARTS = RUN * RU
 // Whether the states of a chunk fit registers.
 constexpr bool STRAIGHT = KEPT * WALK * LANE_STATES <= 96;
 constexpr unsigned NEVER = 0xffffffff;
+constexpr unsigned SUM_PASSES = div_ceil(CHUNK * STATE, THREADS);
 
 // Where a row of `step` has a channel. Threads that move VEC neighbouring channels each would meet in the same banks; so the channels of eight
 // are in another order in each of eight such neighbours.
@@ -125,7 +126,7 @@ struct Mover : Tile {
                     dy[k][i] = g * (gate * s);
                     z_slope[k][i] = g * (s * fma(gate, 1.0f - s, 1.0f));
                 }
-                shared.step[row_of(k)][banked(column + i)] = make_float4(delta[k][i], delta[k][i] * u[k][i], dy[k][i], 0.0f);
+                shared.step[row_of(k)][banked(column) ^ i] = make_float4(delta[k][i], delta[k][i] * u[k][i], dy[k][i], u[k][i]);
             }
         }
         stage_projections(shared.projections);
@@ -167,8 +168,10 @@ struct Mover : Tile {
 
     // Step 4, states: dB and dC of this block, summed over its warps.
     __device__ void finish_states(const Staged& shared, unsigned base) const {
-        for (unsigned i = threadIdx.x; i < CHUNK * STATE; i += THREADS) {
-            const unsigned r = i / STATE, n = i % STATE, t = base + r;
+#pragma unroll(least(SUM_PASSES, 4))
+        for (unsigned k = 0; k < SUM_PASSES; ++k) {
+            const unsigned i = threadIdx.x + k * THREADS, r = i / STATE, n = i % STATE, t = base + r;
+            if (SUM_PASSES * THREADS != CHUNK * STATE && r >= CHUNK) break;
             if (t - begin >= state_count) continue;
             float db = shared.parts[0][r][0][n], dc = shared.parts[0][r][1][n];
 #pragma unroll
@@ -176,9 +179,9 @@ struct Mover : Tile {
                 db += shared.parts[w][r][0][n];
                 dc += shared.parts[w][r][1][n];
             }
-            const unsigned long long at = ((unsigned long long)t * args.tiles + blockIdx.x) * STATE + n;
-            args.db_parts[at] = db;
-            args.dc_parts[at] = dc;
+            const unsigned column = blockIdx.x * STATE + n;
+            *row_at(args.db_parts + column, t, args.tiles * STATE) = db;
+            *row_at(args.dc_parts + column, t, args.tiles * STATE) = dc;
         }
     }
 
@@ -203,6 +206,12 @@ struct Mover : Tile {
             if constexpr (BIAS) args.ddelta_bias_parts[at] = bias;
         }
     }
+};
+
+// What a lane reads of a token: (delta, delta*u, dy) of its channels, and B and C of its states.
+struct Token {
+    float4 step[WALK];
+    float b[LANE_STATES], c[LANE_STATES];
 };
 
 // The states that one lane keeps of its channels, walked backwards.
@@ -283,18 +292,9 @@ struct Scanner : Walk {
         }
     }
 
-    // Token `r` in reverse, given the states before and after it: this lane's part of the sums over states of each channel, and through
-    // `shared` of those over channels. `ddelta` is to be scaled by ln(2).
-    template <bool FRESH> __device__ void step_back(
-        Staged& shared, unsigned r, const States& before, const States& after,
-        float (&du)[WALK], float (&ddelta)[WALK], float (&y)[WALK]) {
-        float4 step[WALK];
+    __device__ void get_token(const Staged& shared, unsigned r, Token& token) const {
 #pragma unroll
-        for (unsigned w = 0; w < WALK; ++w) {
-            step[w] = shared.step[r][banked(channel_of(w))];
-            du[w] = ddelta[w] = y[w] = 0.0f;
-        }
-        float parts[PARTS] = {};
+        for (unsigned w = 0; w < WALK; ++w) token.step[w] = shared.step[r][banked(channel_of(w))];
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN], c[RUN];
@@ -302,24 +302,39 @@ struct Scanner : Walk {
             get<RUN>(&shared.projections.c[r][order][run_of(i)], c);
 #pragma unroll
             for (unsigned j = 0; j < RUN; ++j) {
-                float& db = parts[(j * RUNS + i / RUN) * 2];
-                float& dc = parts[(j * RUNS + i / RUN) * 2 + 1];
+                token.b[i + j] = b[j];
+                token.c[i + j] = c[j];
+            }
+        }
+    }
+
+    // Token `r` in reverse, given the states before and after it: this lane's part of the sums over states of each channel, and through
+    // `shared` of those over channels. `ddelta` is to be scaled by ln(2).
+    template <bool FRESH> __device__ void step_back(
+        Staged& shared, unsigned r, const Token& token, const States& before, const States& after,
+        float (&du)[WALK], float (&ddelta)[WALK], float (&y)[WALK]) {
 #pragma unroll
-                for (unsigned w = 0; w < WALK; ++w) {
-                    const unsigned n = i + j;
-                    const float decay = ex2(step[w].x * a2[w][n]);
-                    const float dh = fma(c[j], step[w].z, carry[w][n]);
-                    carry[w][n] = decay * dh;
-                    db = w == 0 ? dh * step[w].y : fma(dh, step[w].y, db);
-                    dc = w == 0 ? step[w].z * after[w][n] : fma(step[w].z, after[w][n], dc);
-                    du[w] = fma(dh, b[j], du[w]);
-                    if constexpr (!FRESH) {
-                        const float decayed = carry[w][n] * before[w][n];
-                        ddelta[w] = fma(a2[w][n], decayed, ddelta[w]);
-                        da[w][n] = fma(step[w].x, decayed, da[w][n]);
-                    }
-                    if constexpr (GATE) y[w] = fma(c[j], after[w][n], y[w]);
+        for (unsigned w = 0; w < WALK; ++w) du[w] = ddelta[w] = y[w] = 0.0f;
+        float parts[PARTS] = {};
+#pragma unroll
+        for (unsigned n = 0; n < LANE_STATES; ++n) {
+            float& db = parts[(n % RUN * RUNS + n / RUN) * 2];
+            float& dc = parts[(n % RUN * RUNS + n / RUN) * 2 + 1];
+#pragma unroll
+            for (unsigned w = 0; w < WALK; ++w) {
+                const float4 step = token.step[w];
+                const float decay = ex2(step.x * a2[w][n]);
+                const float dh = fma(token.c[n], step.z, carry[w][n]);
+                carry[w][n] = decay * dh;
+                db = w == 0 ? dh * step.y : fma(dh, step.y, db);
+                dc = w == 0 ? step.z * after[w][n] : fma(step.z, after[w][n], dc);
+                du[w] = fma(dh, token.b[n], du[w]);
+                if constexpr (!FRESH) {
+                    const float decayed = carry[w][n] * before[w][n];
+                    ddelta[w] = fma(a2[w][n], decayed, ddelta[w]);
+                    da[w][n] = fma(step.x, decayed, da[w][n]);
                 }
+                if constexpr (GATE) y[w] = fma(token.c[n], after[w][n], y[w]);
             }
         }
         fold<16, LANES, TURNS>(parts);
@@ -334,13 +349,18 @@ struct Scanner : Walk {
         }
     }
 
-    // TOKENS tokens from `r` on in reverse, of which none but a FRESH one starts a sequence; h[j] and h[j + 1] are the states around each.
-    template <bool FRESH, unsigned TOKENS, unsigned SIZE> __device__ void walk_back(Staged& shared, unsigned r, const States (&h)[SIZE], unsigned first) {
+    // TOKENS tokens from `r` on in reverse, of which none but a FRESH one starts a sequence; h[j] and h[j + 1] are the states around each. `token` is
+    // the last of them, and afterwards the one before the first if AHEAD: it is loaded before anything is stored, for no load passes a store
+    // that might, for all the compiler knows, be to the same place.
+    template <bool FRESH, bool AHEAD, unsigned TOKENS, unsigned SIZE>
+    __device__ void walk_back(Staged& shared, unsigned r, Token& token, const States (&h)[SIZE], unsigned first) {
         float du[WALK * TOKENS], ddelta[WALK * TOKENS], y[WALK * TOKENS];
 #pragma unroll
         for (unsigned j = TOKENS; j-- > 0;) {
             float token_du[WALK], token_ddelta[WALK], token_y[WALK];
-            step_back<FRESH>(shared, r + j, h[first + j], h[first + j + 1], token_du, token_ddelta, token_y);
+            const Token now = token;
+            if (j > 0 || AHEAD) get_token(shared, r + j - 1, token);
+            step_back<FRESH>(shared, r + j, now, h[first + j], h[first + j + 1], token_du, token_ddelta, token_y);
 #pragma unroll
             for (unsigned w = 0; w < WALK; ++w) {
                 du[w * TOKENS + j] = token_du[w];
@@ -384,8 +404,11 @@ struct Scanner : Walk {
                 copy(h[r + 1], h[r]);
                 step<false>(shared, first + r, h[r + 1]);
             }
+            Token token;
+            get_token(shared, first + KEPT - 1, token);
 #pragma unroll
-            for (unsigned g = KEPT; g > 0; g -= GROUP) walk_back<false, GROUP>(shared, first + g - GROUP, h, g - GROUP);
+            for (unsigned g = KEPT; g > GROUP; g -= GROUP) walk_back<false, true, GROUP>(shared, first + g - GROUP, token, h, g - GROUP);
+            walk_back<false, false, GROUP>(shared, first, token, h, 0);
         }
     }
 
@@ -411,14 +434,16 @@ struct Scanner : Walk {
             const unsigned t = base + r;
             if (t - begin >= end - begin) continue;
             const bool starts = t == start;
+            Token token;
+            get_token(shared, r, token);
             copy(h[0], received[r]);
             copy(h[1], h[0]);
             if (starts && !is_continued(seq)) {
                 step<true>(shared, r, h[1]);
-                walk_back<true, 1>(shared, r, h, 0);
+                walk_back<true, false, 1>(shared, r, token, h, 0);
             } else {
                 step<false>(shared, r, h[1]);
-                walk_back<false, 1>(shared, r, h, 0);
+                walk_back<false, false, 1>(shared, r, token, h, 0);
             }
             if (starts) {
                 leave();
@@ -448,7 +473,7 @@ struct Scanner : Walk {
 
 __device__ inline void selective_scan_bwd(const Args& args) {
     extern __shared__ uint4 shared_memory[];
-    Staged& shared = *reinterpret_cast<Staged*>(shared_memory);
+    Staged& shared = in_shared<Staged>(shared_memory);
 
     clear_padding(shared.projections);
     Mover mover(args);
@@ -468,10 +493,8 @@ __device__ inline void selective_scan_bwd(const Args& args) {
             mover.stage(shared);
             scanner.take_entering();
             __syncthreads();
-            if (base != lowest) {
-                mover.prefetch(base - CHUNK);
-                scanner.prefetch(base - CHUNK);
-            }
+            mover.prefetch(base - CHUNK);
+            scanner.prefetch(base - CHUNK);
             scanner.scan(shared, base);
             __syncthreads();
             mover.finish(shared, base);

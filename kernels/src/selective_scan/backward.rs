@@ -45,7 +45,7 @@ packscan_macros::kernel! {
         derived {
             threads = channels / walk * lanes,
             lane_states = state.div_ceil(lanes),
-            state_vec = if state.is_multiple_of(vec) { vec } else { 1 },
+            state_vec = super::packet_width(state, vec, 2 * chunk, threads),
             // Tokens summed over lanes at once.
             group = (lanes / walk).clamp(1, 4).min(kept),
             sum_pad = if lanes > walk { 32 / lanes * walk } else { 0 },

@@ -80,7 +80,7 @@ struct Walk {
 #pragma unroll
         for (unsigned w = 0; w < WALK; ++w) {
             if (d_of(w) >= args.d) continue;
-            const float* states = from + ((long long)row * args.d + d_of(w)) * STATE;
+            const float* states = row_at(row_at(from, row, args.d * STATE), d_of(w), STATE);
 #pragma unroll
             for (unsigned i = 0; i < LANE_STATES; i += RUN) {
                 if constexpr (STATE % RUN == 0) {

@@ -230,7 +230,7 @@ struct Scanner : Walk {
 
 __device__ inline void selective_scan_fwd(const Args& args) {
     extern __shared__ uint4 shared_memory[];
-    Staged& shared = *reinterpret_cast<Staged*>(shared_memory);
+    Staged& shared = in_shared<Staged>(shared_memory);
 
     clear_padding(shared.projections);
     Mover mover(args);

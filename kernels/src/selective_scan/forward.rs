@@ -48,7 +48,7 @@ packscan_macros::kernel! {
             run = if lane_states.is_multiple_of(4) { 4 } else if lane_states.is_multiple_of(2) { 2 } else { 1 },
             walk = 1,
             turns = 1,
-            state_vec = if state.is_multiple_of(vec) { vec } else { 1 },
+            state_vec = super::packet_width(state, vec, 2 * chunk, threads),
             // Tokens summed at once: few where a lane has many states, since each token unrolls them all.
             group = (64 / lane_states).clamp(1, 8).next_power_of_two(),
             sum_pad = if lanes > 1 { 32 / lanes } else { 0 },

@@ -65,6 +65,15 @@ fn check_continued(packed: &DevicePacked, inputs: &Inputs<'_>) -> Result<()> {
     }
 }
 
+/// Neighbouring states that one load moves of `rows` rows of B, or of B and C: as many as of channels, but so few that every thread has some to move.
+fn packet_width(state: usize, vec: usize, rows: usize, threads: usize) -> usize {
+    let mut width = if state.is_multiple_of(vec) { vec } else { 1 };
+    while width > 1 && rows * state / width < threads {
+        width /= 2;
+    }
+    width
+}
+
 /// The most blocks along the second grid axis.
 const MAX_GROUPS: usize = 65_535;
 

@@ -171,7 +171,7 @@ __device__ inline bool is_outermost(const Args& args, unsigned segment) {
 
 __device__ inline void selective_scan_state(const Args& args) {
     extern __shared__ uint4 shared_memory[];
-    Staged& shared = *reinterpret_cast<Staged*>(shared_memory);
+    Staged& shared = in_shared<Staged>(shared_memory);
 
     const unsigned segment = blockIdx.y, begin = args.cu_seqlens[segment], end = args.cu_seqlens[segment + 1];
     Scanner scanner(args);

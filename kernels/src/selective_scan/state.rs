@@ -39,7 +39,7 @@ packscan_macros::kernel! {
             run = if lane_states.is_multiple_of(4) { 4 } else if lane_states.is_multiple_of(2) { 2 } else { 1 },
             walk = 1,
             turns = 1,
-            state_vec = if state.is_multiple_of(vec) { vec } else { 1 },
+            state_vec = super::packet_width(state, vec, chunk, threads),
             shared_bytes = (4 * chunk * (2 * channels + row)).next_multiple_of(16),
         }
         rules {

@@ -10,6 +10,8 @@
 // B and C lie in shared memory in every order in which lanes keep the states of a run (`Walk`), so that a lane reads its run as one word. Where
 // LANES do not divide N, the states that pad a row are zero for good: whoever has them in registers adds zeros.
 
+constexpr unsigned PROJECTION_PASSES = div_ceil(2 * STATE_PACKETS, THREADS);
+
 // B and C of a chunk in shared memory, ROW states a token with the padding, in every order in which lanes keep a run.
 struct Projections {
     float b[CHUNK][TURNS][ROW];
@@ -38,14 +40,16 @@ struct Tile {
     unsigned column, row;          // of the tile: first channel and first row of this thread
     unsigned d;                    // first channel of this thread in the tensors
     float bias[VEC], skip[VEC];
-    StateIo next_b[STATE_PASSES], next_c[STATE_PASSES];
+    StateIo next_states[PROJECTION_PASSES];
 
     __device__ Tile(const Args& args) : args(args), begin(0), count(0), state_count(0) {
         column = threadIdx.x % (CHANNELS / VEC) * VEC;
         row = threadIdx.x / (CHANNELS / VEC);
         d = blockIdx.x * CHANNELS + column;
+        keep(column);
+        keep(row);
 #pragma unroll
-        for (unsigned k = 0; k < STATE_PASSES; ++k) next_b[k] = next_c[k] = zeros<STATE_VEC, io_t>();
+        for (unsigned k = 0; k < PROJECTION_PASSES; ++k) next_states[k] = zeros<STATE_VEC, io_t>();
 #pragma unroll
         for (unsigned i = 0; i < VEC; ++i) {
             bias[i] = BIAS && d < args.d ? args.delta_bias[d + i] : 0.0f;
@@ -72,44 +76,44 @@ struct Tile {
     __device__ unsigned token_of(unsigned base, unsigned k) const { return within(base + row_of(k)); }
     __device__ unsigned within(unsigned t) const { return t - begin < state_count ? t : begin; }
 
+    // Packet `k` of this thread: the first half of all packets is B, the second C.
+    __device__ static unsigned packet_of(unsigned k) { return threadIdx.x + k * THREADS; }
+
     // Starts the loads of B and C of a chunk at `base` that has tokens of the run.
     __device__ void prefetch_projections(unsigned base) {
 #pragma unroll
-        for (unsigned k = 0; k < STATE_PASSES; ++k) {
-            const unsigned packet = threadIdx.x + k * THREADS;
+        for (unsigned k = 0; k < PROJECTION_PASSES; ++k) {
+            const bool is_c = packet_of(k) >= STATE_PACKETS;
+            const unsigned packet = packet_of(k) % STATE_PACKETS, n = packet % (STATE / STATE_VEC) * STATE_VEC;
             const unsigned t = within(base + packet / (STATE / STATE_VEC));
-            const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            next_b[k] = load<STATE_VEC>(row_at(args.b + n, t, args.b_stride));
-            next_c[k] = load<STATE_VEC>(row_at(args.c + n, t, args.c_stride));
+            next_states[k] = load<STATE_VEC>(row_at((is_c ? args.c : args.b) + n, t, is_c ? args.c_stride : args.b_stride));
         }
     }
 
     // B and C that were loaded go to shared memory.
     __device__ void stage_projections(Projections& shared) const {
 #pragma unroll
-        for (unsigned k = 0; k < STATE_PASSES; ++k) {
-            const unsigned packet = threadIdx.x + k * THREADS;
-            if (packet >= STATE_PACKETS) continue;
-            const unsigned r = packet / (STATE / STATE_VEC);
-            const unsigned n = packet % (STATE / STATE_VEC) * STATE_VEC;
+        for (unsigned k = 0; k < PROJECTION_PASSES; ++k) {
+            if (PROJECTION_PASSES * THREADS != 2 * STATE_PACKETS && packet_of(k) >= 2 * STATE_PACKETS) continue;
+            const bool is_c = packet_of(k) >= STATE_PACKETS;
+            const unsigned packet = packet_of(k) % STATE_PACKETS, n = packet % (STATE / STATE_VEC) * STATE_VEC;
+            float(&row)[TURNS][ROW] = (is_c ? shared.c : shared.b)[packet / (STATE / STATE_VEC)];
 #pragma unroll
-            for (unsigned k_turn = 0; k_turn < TURNS; ++k_turn) {
-                put_turned(shared.b[r][k_turn], next_b[k], n, k_turn);
-                put_turned(shared.c[r][k_turn], next_c[k], n, k_turn);
-            }
+            for (unsigned order = 0; order < TURNS; ++order) put_turned(row[order], next_states[k], n, order);
         }
     }
 
-    // States from `n` on into a row that has them in order `k_turn`.
-    __device__ static void put_turned(float (&row)[ROW], const StateIo& states, unsigned n, unsigned k_turn) {
-        if constexpr (ROW % STATE_VEC == 0 && (TURNS == 1 || STATE_VEC % RUN == 0)) {
+    // States from `n` on into a row that has them in order `order`, which shifts packets of a run and the states of each.
+    __device__ static void put_turned(float (&row)[ROW], const StateIo& states, unsigned n, unsigned order) {
+        if constexpr (ROW % STATE_VEC == 0) {
+            const unsigned shift = turned_state(0, order), inside = shift % STATE_VEC;
             float values[STATE_VEC];
 #pragma unroll
-            for (unsigned i = 0; i < STATE_VEC; ++i) values[i] = states[turned_state(i, k_turn)];
-            put<STATE_VEC>(&row[n], values);
+            for (unsigned i = 0; i < STATE_VEC; ++i) values[i] = states[i ^ inside];
+            put<STATE_VEC>(&row[n ^ (shift - inside)], values);
         } else {
 #pragma unroll
-            for (unsigned i = 0; i < STATE_VEC; ++i) row[turned_state(n + i, k_turn)] = states[i];
+            for (unsigned i = 0; i < STATE_VEC; ++i) row[turned_state(n + i, order)] = states[i];
         }
     }
 };
