@@ -7,10 +7,11 @@
 // walks the chunks of each of the group's runs from the last to the first. For each chunk
 //   1. every thread turns the words that it loaded during the previous chunk into (delta, delta*u, dy), B and C in shared memory, with
 //      dy = g * silu(z),
-//   2. the loads of the next chunk are issued,
+//   2. the loads of the next chunk are issued, whether there is one or not,
 //   3. each lane recomputes its states of the chunk, forward from the saved one, and keeps them; then it walks the tokens in
 //      reverse with dh = C*dy + carry, carry = exp(delta*A)*dh, and sums over its states what du, ddelta and dz need;
-//      what dB and dC need is summed over the channels of the warp,
+//      what dB and dC need is summed over the channels of the warp. What a token needs of shared memory is loaded while the one after it
+//      is walked, for no load passes that one's stores,
 //   4. every thread finishes du, ddelta and dz of the channels that it loaded, and dB and dC of the chunk are summed over warps.
 // Two barriers a chunk: after 1 and after 3. What step 4 reads of step 1 is what the same thread wrote.
 //
@@ -33,15 +34,19 @@
 // old state does not enter. Gradients of initial states are the carry that is set aside there.
 //
 // Cost an element (t, d, n), N = 16, LANES 4, WALK 2: 13 float instructions and 2 exponentials (the decay is recomputed, which is cheaper than
-// to keep it), 3 for the sums over channels and lanes, 20 in all with loads; 7 more to stage and finish, which a channel's states share. Bytes
+// to keep it), 3 for the sums over channels and lanes, 19 in all with loads; 6 more to stage and finish, which a channel's states share. Bytes
 // an element (t, d): u, delta, z, g read, du, ddelta, dz written, 4*N/CHUNK of checkpoints, 8*N/CHANNELS of parts of dB and dC.
 //
-// What limits it (65536 x 4096, N = 16, bf16, chunks of 8): 62 % of issue slots, 57 % of the passes of the load and store unit (a shared load
-// takes four where each lane gets 16 bytes, however many share them, and a shuffle one), 45 % of special functions, with two warps a scheduler.
+// What limits it (65536 x 4096, N = 16, bf16, chunks of 8, 4.71 ms and 0.15 for the sums): 69 % of issue slots, 61 % of the passes of the load and store
+// unit (a shared load takes four where each lane gets 16 bytes, however many share them, and a shuffle one), 45 % of special functions, with two warps a scheduler.
 //
-// Dropped: keeping the decays of a chunk in registers as well (half the blocks fit); three blocks instead of two (on an H100 5.98 ms for 5.84: spills
-// take the place of stalls); delta, dy and slopes of step 4 read again from shared memory (5.92 for 5.75); loads issued in the middle of step 3
-// (6.57 for 6.40 with chunks of 16); more than two channels a lane.
+// Since a scheduler has two warps, what counts is how many instructions a chunk takes and how soon each finds its operands. At 65536 x 4096 it took 5.48 ms;
+// 5.20 with B and C staged by all threads and not by one warp, the thread's places in registers and addresses by one wide multiplication; 4.91 with
+// a token's operands loaded before the stores of the one after it; 4.86 with slot and lane in registers as well.
+//
+// Dropped: keeping the decays of a chunk in registers as well (half the blocks fit); three blocks instead of two (5.84: spills take the place of
+// stalls); delta, dy and slopes of step 4 read again from shared memory (5.92 for 5.75); loads issued in the middle of step 3
+// (6.57 for 6.40 with chunks of 16); more than two channels a lane (5.11).
 
 constexpr unsigned WARPS = THREADS / 32, RANKS = 32 / LANES;
 // What dB and dC of a token need of a lane: for each place in a run, for each run and, to make their number a power of two, some more, two values.
@@ -89,6 +94,7 @@ struct Mover : Tile {
         : Tile(args), from_u(args.u, d, args.u_stride), from_delta(args.delta, d, args.delta_stride),
           from_g(args.g, d, args.g_stride), from_z(args.z, d, args.z_stride), to_du(args.du, d, args.du_stride),
           to_ddelta(args.ddelta, d, args.ddelta_stride), to_dz(args.dz, d, args.dz_stride) {
+        keep(thread);
 #pragma unroll
         for (unsigned i = 0; i < VEC; ++i) d_skip[i] = d_bias[i] = 0.0f;
 #pragma unroll
@@ -170,7 +176,7 @@ struct Mover : Tile {
     __device__ void finish_states(const Staged& shared, unsigned base) const {
 #pragma unroll(least(SUM_PASSES, 4))
         for (unsigned k = 0; k < SUM_PASSES; ++k) {
-            const unsigned i = threadIdx.x + k * THREADS, r = i / STATE, n = i % STATE, t = base + r;
+            const unsigned i = thread + k * THREADS, r = i / STATE, n = i % STATE, t = base + r;
             if (SUM_PASSES * THREADS != CHUNK * STATE && r >= CHUNK) break;
             if (t - begin >= state_count) continue;
             float db = shared.parts[0][r][0][n], dc = shared.parts[0][r][1][n];
@@ -225,6 +231,8 @@ struct Scanner : Walk {
     States entering, next_entering;  // the state that the chunk's first token receives
 
     __device__ Scanner(const Args& args) : Walk(args) {
+        keep(slot);
+        keep(lane);
         restore(a2, args.a, 0);
 #pragma unroll
         for (unsigned w = 0; w < WALK; ++w)

@@ -3,7 +3,7 @@
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Error, Packed, Result, View};
 
-use super::{Inputs, MAX_GROUPS, blocks_at_once, check_continued, cpu, groups_for};
+use super::{Inputs, MAX_GROUPS, blocks_at_once, check_inputs, cpu, groups_for};
 use crate::sum_rows::{self, Sum};
 use crate::workspace;
 
@@ -279,7 +279,7 @@ pub(super) fn run(
     workspace: &Workspace,
 ) -> Result<(Launched, usize)> {
     packed.device().check(variant)?;
-    check_continued(packed, inputs)?;
+    check_inputs(packed, inputs)?;
     check_parameters(variant, gradients)?;
     let (d, n) = (inputs.a.shape().0, variant.state as usize);
     // The room is for what the variant without states from and to other packs wants; with them it may want more.

@@ -4,22 +4,23 @@
 //! ([`Slots::makespan`]); and what a cut adds is counted by what it costs for each token. Nothing is measured for a pack, so the same GPU says the same of it in every run.
 //!
 //! The constants are fitted to what 4096 x 4096 in five and in seven sequences and one sequence of 65,536 x 1536 take on an H200, whole and cut, to a
-//! tenth of most; of a few blocks on a large GPU, one sequence uncut, it expects a third more than a forward pass takes.
+//! seventh of most; of a few blocks on a large GPU, one sequence uncut, it expects a third more than a forward pass takes.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use packscan_runtime::{Device, Packed, Result, Slots};
 
 use super::{Backward, Forward, State, blocks_at_once};
 
-/// What each kernel takes for a token and channel of 16 states where it fills a GPU, in forward passes: 65,536 x 4096 in 1.68 ms on an H200.
+/// What each kernel takes for a token and channel of 16 states where it fills a GPU, in forward passes: 65,536 x 4096 in 1.66 ms on an H200.
 const FORWARD: f64 = 1.0;
 /// Of the backward pass.
-const BACKWARD: f64 = 3.2;
+const BACKWARD: f64 = 2.95;
 /// Of what finds the states that segments leave.
-const FORWARD_STATE: f64 = 0.75;
+const FORWARD_STATE: f64 = 0.78;
 /// The same of gradients.
-const BACKWARD_STATE: f64 = 0.75;
+const BACKWARD_STATE: f64 = 0.82;
 /// Tokens times channels of a forward pass that take as long as the two launches that a cut adds to a pass, some 12 us.
 const LAUNCHES: f64 = (2 << 20) as f64;
 /// What a block takes beside its tokens, in tokens: its first loads and its last sums.
@@ -27,8 +28,12 @@ const BLOCK_TOKENS: f64 = 32.0;
 /// What a sequence or segment takes beside its tokens: chunks of which it fills a part.
 const PIECE_TOKENS: u64 = 16;
 
-/// The lengths of segments that are considered, the shortest first. Results depend on the choice by rounding.
-const SEGMENTS: [usize; 6] = [256, 512, 1024, 2048, 4096, 8192];
+/// The shortest and the longest segments that are considered.
+const SEGMENTS: [usize; 2] = [256, 8192];
+/// Tokens of which the length of a segment is a multiple: chunks that no segment starts inside of. Results depend on the length by rounding.
+const STEP: usize = 16;
+/// So often, at most, blocks of equal segments fill the GPU.
+const WAVES: usize = 8;
 /// Blocks of all segments of a pack, of tiles of [`TILE`] channels, at most: several for each that any GPU runs at once, and more would share
 /// the work out no better.
 const MOST_BLOCKS: usize = 2048;
@@ -37,7 +42,7 @@ const TILE: usize = 64;
 /// Tokens of a segment on average, at least, whole sequences included.
 const FEWEST_TOKENS: usize = 16;
 /// Times within this ratio are equal.
-const EQUALLY_SOON: f64 = 1.04;
+const EQUALLY_SOON: f64 = 1.01;
 /// A cut pays if it takes no more than this share of the time of whole sequences: the model is no better than that.
 const WORTH: f64 = 0.9;
 
@@ -118,12 +123,21 @@ impl Balance {
         }
         let fits = |segment: usize| lengths.iter().map(|length| pieces(*length, segment)).sum::<usize>();
         let most = most_segments(packed.tokens(), self.d);
-        let tried = SEGMENTS.into_iter().filter(|&segment| segment < longest && fits(segment) <= most);
+        let tried = self.considered(packed.tokens()).into_iter().filter(|&segment| segment < longest && fits(segment) <= most);
         let timed: Vec<(usize, f64)> = tried.map(|segment| (segment, self.time(&lengths, Some(segment)))).collect();
         let best = timed.iter().map(|&(_, time)| time).fold(f64::INFINITY, f64::min);
         // Of those that are done equally soon the shortest, which share the work out most evenly.
         let equal = timed.into_iter().find(|&(_, time)| time <= EQUALLY_SOON * best);
         equal.filter(|&(_, time)| time <= WORTH * whole).map(|(segment, _)| segment)
+    }
+
+    /// Lengths of segments, the shortest first: powers of two, and those of which the blocks of one pass or the other fill the GPU once, twice, and so on.
+    fn considered(&self, tokens: usize) -> BTreeSet<usize> {
+        let [shortest, longest] = SEGMENTS;
+        let fill = |grid: Grid| (1..=WAVES).map(move |waves| tokens * grid.tiles / (waves * grid.slots.count()).max(1) / STEP * STEP);
+        let filling = self.passes.iter().flat_map(|pass| fill(pass.whole));
+        let powers = (0..).map(|k| shortest << k).take_while(|&segment| segment <= longest);
+        powers.chain(filling).filter(|segment| (shortest..=longest).contains(segment)).collect()
     }
 
     /// What the passes take over sequences of these lengths, cut or not: in tokens times channels of a forward pass that fills the GPU.
@@ -173,7 +187,7 @@ mod tests {
     fn h200(d: usize) -> Balance {
         let slots = |blocks| Slots { multiprocessors: 132, blocks };
         let grid = |blocks: usize, cost| Grid { tiles: d.div_ceil(64), slots: slots(blocks), cost };
-        let state = |cost| Grid { tiles: d.div_ceil(32), ..grid(4, cost) };
+        let state = |cost| grid(4, cost);
         let forward = Pass { whole: grid(4, FORWARD), state: state(FORWARD_STATE) };
         let backward = Pass { whole: grid(2, BACKWARD), state: state(BACKWARD_STATE) };
         Balance { passes: [forward, backward], d, elements: d as f64 }
@@ -186,7 +200,7 @@ mod tests {
     #[test]
     fn few_long_sequences_are_cut() {
         // As long as measured best.
-        assert_eq!(segment(1536, &[65_536]), Some(1024), "one sequence keeps 24 blocks busy");
+        assert_eq!(segment(1536, &[65_536]), Some(1488), "one sequence keeps 24 blocks busy");
         assert!(segment(1536, &[60_000, 512, 0, 5_024]).is_some());
         assert_eq!(segment(4096, &[617, 477, 685, 1827, 490]), Some(512), "the longest is almost half of the pack");
         assert_eq!(segment(4096, &[544, 443, 822, 535, 321, 658, 773]), None, "seven fill the GPU better whole");

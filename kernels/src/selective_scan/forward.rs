@@ -3,7 +3,7 @@
 use packscan_runtime::launch::{Launched, check_call, launch};
 use packscan_runtime::{Device, DevicePacked, Result, View};
 
-use super::{Inputs, check_continued, cpu, groups_for};
+use super::{Inputs, check_inputs, cpu, groups_for};
 
 packscan_macros::kernel! {
     /// Forward pass of the packed selective scan.
@@ -138,7 +138,7 @@ pub fn forward(
     inputs: &Inputs<'_>,
     outputs: &Outputs<'_>,
 ) -> Result<Launched> {
-    check_continued(packed, inputs)?;
+    check_inputs(packed, inputs)?;
     let d = inputs.a.shape().0;
     let groups = groups_for(packed, variant, d, variant.channels, groups)?;
     let shared_out = packed.groups(groups)?;

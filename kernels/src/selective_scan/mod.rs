@@ -53,8 +53,9 @@ pub struct Inputs<'a> {
     pub initial_state: Option<View<'a>>,
 }
 
-/// A continued sequence needs a state to go on from.
-fn check_continued(packed: &DevicePacked, inputs: &Inputs<'_>) -> Result<()> {
+/// A continued sequence needs a state to go on from, and a token's states an address of 32 bits from the first of them.
+fn check_inputs(packed: &DevicePacked, inputs: &Inputs<'_>) -> Result<()> {
+    check_states(inputs.a.shape())?;
     match (packed.packed().continued().iter().position(|&c| c), inputs.initial_state) {
         (Some(s), None) => Err(Error::Packed {
             field: "continued",
@@ -63,6 +64,18 @@ fn check_continued(packed: &DevicePacked, inputs: &Inputs<'_>) -> Result<()> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Kernels multiply a token's number and the bytes of its states as numbers of 32 bits.
+fn check_states((d, n): (usize, usize)) -> Result<()> {
+    if d.saturating_mul(n).saturating_mul(size_of::<f32>()) <= u32::MAX as usize {
+        return Ok(());
+    }
+    Err(Error::Argument {
+        argument: "a",
+        got: format!("{d} channels of {n} states"),
+        rule: "the states of one token take less than 4 GiB; call it for some of the channels at a time".to_owned(),
+    })
 }
 
 /// Neighbouring states that one load moves of `rows` rows of B, or of B and C: as many as of channels, but so few that every thread has some to move.

@@ -74,8 +74,8 @@ const THREADS: u32 = 128;
 /// Shared memory that a hand-picked variant stays under, so that several blocks fit a multiprocessor.
 const SHARED_BYTES: usize = 72 * 1024;
 
-/// A variant that is sensible everywhere: about eight states a lane, 128 threads and registers for four such blocks, the longest chunk up to 32
-/// that leaves room for other blocks, four channels a load where D allows, states saved where [`default_backward`] wants them. `docs/performance.md` has what it reaches.
+/// A variant that is sensible everywhere: about eight states a lane, 128 threads and registers for four such blocks, chunks of 16 where that
+/// leaves room for other blocks, four channels a load where D allows, states saved where [`default_backward`] wants them. `docs/performance.md` has what it reaches.
 pub fn default_variant(problem: &Problem) -> Forward {
     let state = problem.state.clamp(1, 1024) as u32;
     let lanes = (state / 8).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
@@ -83,7 +83,7 @@ pub fn default_variant(problem: &Problem) -> Forward {
     let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
     let channels = (THREADS / lanes).min(width);
     let resident = if state.div_ceil(lanes) <= 8 { 4 } else { 1 };
-    let variant = Forward { resident, ..problem.variant(8, lanes, channels, vec) }.in_long_chunks();
+    let variant = Forward { resident, ..problem.variant(8, lanes, channels, vec) }.in_chunks();
     if problem.checkpoints { variant.saving_every(default_backward(problem).chunk) } else { variant }
 }
 
@@ -127,11 +127,11 @@ pub fn default_backward(problem: &Problem) -> Backward {
 const KEPT_STATES: u32 = 96;
 
 impl Forward {
-    /// The same in the longest chunks up to 32 that leave room for other blocks.
-    fn in_long_chunks(self) -> Forward {
+    /// The same in chunks of 16, or of 8 where those would leave no room for other blocks.
+    fn in_chunks(self) -> Forward {
         use packscan_runtime::kernel::Variant as _;
-        let chunks = [32, 16, 8].map(|chunk| Forward { chunk, distance: chunk, ..self });
-        *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[2])
+        let [long, short] = [16, 8].map(|chunk| Forward { chunk, distance: chunk, ..self });
+        if long.shared_bytes() <= SHARED_BYTES { long } else { short }
     }
 
     /// The same with a state saved each `distance` tokens; a chunk that is no whole number of them is made longer.

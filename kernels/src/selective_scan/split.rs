@@ -16,7 +16,7 @@ use packscan_runtime::{Buffer, Device, DevicePacked, Dtype, Result, Segments, Vi
 
 use super::backward::run;
 use super::state::{Join, JoinArgs, State, StateArgs};
-use super::{Backward, Forward, Gradients, Inputs, Outputs, Upstream, check_continued};
+use super::{Backward, Forward, Gradients, Inputs, Outputs, Upstream, check_inputs};
 use crate::sum_rows::{self, Sum};
 use crate::workspace;
 
@@ -78,7 +78,7 @@ pub fn forward(
     if matches!(packed.device(), Device::Cpu) {
         return super::forward(packed, variant, groups, inputs, outputs);
     }
-    check_continued(packed, inputs)?;
+    check_inputs(packed, inputs)?;
     split.segments.check(packed)?;
     let walk = Walk { u: inputs.u, projection: inputs.b, given: inputs.initial_state, left: outputs.final_state };
     walk.run(packed, inputs, split, split.entering)?;
@@ -122,7 +122,7 @@ pub fn backward_unsummed<'a>(
     if matches!(packed.device(), Device::Cpu) {
         return super::backward_unsummed(packed, variant, inputs, upstream, gradients, workspace);
     }
-    check_continued(packed, inputs)?;
+    check_inputs(packed, inputs)?;
     split.segments.check(packed)?;
     let (rows, columns) = sizes(split.segments, inputs);
     let behind = workspace::part(&split.scratch.gradients, rows * columns, 1)?;

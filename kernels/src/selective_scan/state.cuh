@@ -14,10 +14,15 @@
 // Of a sequence's segments the last (REVERSE: the first) hands nothing on, so unless ENDS its block writes zeros and leaves.
 //
 // Cost an element (t, d, n): 3 float instructions and 1 exponential, plus 1/LANE_STATES to load a step and to sum delta, plus a shared load for
-// each 4 states. Bytes an element (t, d): u and delta read; with a gate and REVERSE z as well. The limit is the special-function pipe: 16 exponentials a
-// clock and multiprocessor, 0.4 ms for 65,536 tokens x 1,536 channels x 16 states on an H200, and that is what a cut costs a pass.
+// each 4 states; 1.6 more to stage, which a channel's states share. Bytes an element (t, d): u and delta read; with a gate and REVERSE z as well. The
+// limit is the special-function pipe: 16 exponentials a clock and multiprocessor, 0.41 ms for 65,536 tokens x 1,536 channels x 16 states on an H200. It takes
+// 0.49 there, with that pipe 85 % and issue slots 60 % busy, and that is what a cut costs a pass.
 //
-// Dropped: writing exp(A * sum of delta) instead of the sum, 16 times the bytes for N = 16; one kernel that looks back at the segments before it,
+// Loads of the next chunk have no condition, not even that there is one: a load whose result is only taken under a condition is waited for at once, by the move
+// that takes it (9 % of all samples stood there). Chunks of 64 instead of 32 take 5 % off it.
+//
+// Dropped: polynomials of the FMA pipe for some of the exponentials (not tried: by count of instructions, one in eight would fill the issue slots); registers
+// for five blocks (a backward pass over segments 2.39 ms for 2.33) and chunks of 128 for three (2.45); writing exp(A * sum of delta) instead of the sum, 16 times the bytes for N = 16; one kernel that looks back at the segments before it,
 // which needs blocks that wait for blocks.
 
 // Shared memory of a block; `state.rs` computes the same size.
@@ -48,10 +53,10 @@ struct Mover {
         for (unsigned i = 0; i < VEC; ++i) bias[i] = BIAS && exists ? args.delta_bias[d + i] : 0.0f;
     }
 
-    // Token `t`, or the segment's first in place of one beyond its end.
-    __device__ unsigned within(unsigned t) const { return t < end ? t : begin; }
+    // Token `t`, or the segment's first in place of one outside it.
+    __device__ unsigned within(unsigned t) const { return t - begin < end - begin ? t : begin; }
 
-    // Starts the loads of the chunk at `base`. Channels that do not exist stay zero.
+    // Starts the loads of the chunk at `base`, of which there may be nothing. Channels that do not exist stay zero.
     __device__ void prefetch(unsigned base) {
 #pragma unroll
         for (unsigned k = 0; k < STATE_PASSES; ++k) {
@@ -188,7 +193,7 @@ __device__ inline void selective_scan_state(const Args& args) {
             const unsigned base = begin + (REVERSE ? chunks - 1 - k : k) * CHUNK;
             mover.stage(shared);
             __syncthreads();
-            if (k + 1 < chunks) mover.prefetch(REVERSE ? base - CHUNK : base + CHUNK);
+            mover.prefetch(REVERSE ? base - CHUNK : base + CHUNK);
             scanner.scan(shared, least(CHUNK, end - base), k == 0);
             __syncthreads();
         }

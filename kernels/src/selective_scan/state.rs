@@ -125,18 +125,19 @@ packscan_macros::kernel! {
     }
 }
 
-/// A variant that is sensible everywhere, for a pass that moves `vec` neighbouring channels a load: twice forward's lanes and half of its channels,
-/// 128 threads, its chunks. Special functions are the limit either way, and where few segments are walked twice as many blocks are done sooner.
-/// What is computed does not depend on it.
+/// Shared memory that a hand-picked variant stays under, so that four blocks fit a multiprocessor.
+const SHARED_BYTES: usize = 48 * 1024;
+
+/// A variant that is sensible everywhere, for a pass that moves `vec` neighbouring channels a load: forward's lanes and channels, in chunks up to 64, for
+/// fewer barriers keep the special functions busier. What is computed does not depend on it.
 pub fn default_state(problem: &Problem, vec: u32, reverse: bool) -> State {
+    use packscan_runtime::kernel::Variant as _;
     let like = default_variant(&Problem { checkpoints: false, ..*problem });
-    let ways = if 2 * like.lanes <= like.state.min(32) { 2 } else { 1 };
-    let lanes = ways * like.lanes;
-    State {
+    let variant = |chunk| State {
         state: like.state,
-        chunk: like.chunk,
-        lanes,
-        channels: like.channels.div_ceil(ways).next_multiple_of((32 / lanes).max(vec)),
+        chunk,
+        lanes: like.lanes,
+        channels: like.channels.next_multiple_of(vec),
         resident: like.resident,
         vec,
         io: like.io,
@@ -145,7 +146,9 @@ pub fn default_state(problem: &Problem, vec: u32, reverse: bool) -> State {
         gate: reverse && problem.gate,
         reverse,
         ends: if reverse { problem.initial } else { problem.last },
-    }
+    };
+    let chunks = [64, 32, 16, 8].map(variant);
+    *chunks.iter().find(|v| v.shared_bytes() <= SHARED_BYTES).unwrap_or(&chunks[3])
 }
 
 /// A variant that is sensible everywhere: there is little to pick.

@@ -1,8 +1,11 @@
 // What the passes that see every token share: how a block's threads move a chunk between global and shared memory.
 //
 // A thread always has the same VEC neighbouring channels and every ROWS_A_PASS-th token of a chunk, so that a warp reads whole rows and each
-// thread keeps what belongs to its channels, the bias of delta and the skip weight, in registers. B and C are read as packets of
-// STATE_VEC states by whichever threads there are; neighbouring threads read neighbouring packets.
+// thread keeps what belongs to its channels, the bias of delta and the skip weight, in registers. B and C are read as packets of STATE_VEC
+// states, first those of B, then those of C; neighbouring threads read neighbouring packets, which are so narrow that every thread has one.
+//
+// A thread's place in the tile is kept in registers (`keep`): the compiler would make it again from the thread's number wherever it is needed,
+// at every chunk and behind every barrier.
 //
 // Loads of the next chunk are issued while this one is computed and wait in registers. None has a condition: a load whose result is only taken
 // under a condition is waited for at once, by the move that takes it. A token outside the run of sequences reads the run's first instead.
@@ -35,6 +38,7 @@ __device__ inline void clear_padding(Projections& shared) {
 // What a thread moves between global and shared memory.
 struct Tile {
     const Args& args;
+    unsigned thread;               // of the block
     unsigned begin, count;         // tokens of the run; none for a thread whose channels do not exist
     unsigned state_count;          // tokens of the run, for B and C
     unsigned column, row;          // of the tile: first channel and first row of this thread
@@ -42,9 +46,9 @@ struct Tile {
     float bias[VEC], skip[VEC];
     StateIo next_states[PROJECTION_PASSES];
 
-    __device__ Tile(const Args& args) : args(args), begin(0), count(0), state_count(0) {
-        column = threadIdx.x % (CHANNELS / VEC) * VEC;
-        row = threadIdx.x / (CHANNELS / VEC);
+    __device__ Tile(const Args& args) : args(args), thread(threadIdx.x), begin(0), count(0), state_count(0) {
+        column = thread % (CHANNELS / VEC) * VEC;
+        row = thread / (CHANNELS / VEC);
         d = blockIdx.x * CHANNELS + column;
         keep(column);
         keep(row);
@@ -77,7 +81,7 @@ struct Tile {
     __device__ unsigned within(unsigned t) const { return t - begin < state_count ? t : begin; }
 
     // Packet `k` of this thread: the first half of all packets is B, the second C.
-    __device__ static unsigned packet_of(unsigned k) { return threadIdx.x + k * THREADS; }
+    __device__ unsigned packet_of(unsigned k) const { return thread + k * THREADS; }
 
     // Starts the loads of B and C of a chunk at `base` that has tokens of the run.
     __device__ void prefetch_projections(unsigned base) {
