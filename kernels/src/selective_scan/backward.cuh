@@ -214,9 +214,9 @@ struct Mover : Tile {
     }
 };
 
-// What a lane reads of a token: (delta, delta*u, dy) of its channels, and B and C of its states.
+// What a lane reads of a token: delta, delta*u and dy of its channels, B and C of its states.
 struct Token {
-    float4 step[WALK];
+    float delta[WALK], delta_u[WALK], dy[WALK];
     float b[LANE_STATES], c[LANE_STATES];
 };
 
@@ -282,9 +282,13 @@ struct Scanner : Walk {
 
     // The states after token `r`, from those before it.
     template <bool FRESH> __device__ void step(const Staged& shared, unsigned r, States& h) const {
-        float2 step[WALK];
+        float delta[WALK], delta_u[WALK];
 #pragma unroll
-        for (unsigned w = 0; w < WALK; ++w) step[w] = *reinterpret_cast<const float2*>(&shared.step[r][banked(channel_of(w))]);
+        for (unsigned w = 0; w < WALK; ++w) {
+            const float4& step = shared.step[r][banked(channel_of(w))];
+            delta[w] = step.x;
+            delta_u[w] = step.y;
+        }
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN];
@@ -293,8 +297,8 @@ struct Scanner : Walk {
             for (unsigned w = 0; w < WALK; ++w) {
 #pragma unroll
                 for (unsigned j = 0; j < RUN; ++j) {
-                    const float x = step[w].y * b[j];
-                    h[w][i + j] = FRESH ? x : fma(ex2(step[w].x * a2[w][i + j]), h[w][i + j], x);
+                    const float x = delta_u[w] * b[j];
+                    h[w][i + j] = FRESH ? x : fma(ex2(delta[w] * a2[w][i + j]), h[w][i + j], x);
                 }
             }
         }
@@ -302,7 +306,12 @@ struct Scanner : Walk {
 
     __device__ void get_token(const Staged& shared, unsigned r, Token& token) const {
 #pragma unroll
-        for (unsigned w = 0; w < WALK; ++w) token.step[w] = shared.step[r][banked(channel_of(w))];
+        for (unsigned w = 0; w < WALK; ++w) {
+            const float4& step = shared.step[r][banked(channel_of(w))];
+            token.delta[w] = step.x;
+            token.delta_u[w] = step.y;
+            token.dy[w] = step.z;
+        }
 #pragma unroll
         for (unsigned i = 0; i < LANE_STATES; i += RUN) {
             float b[RUN], c[RUN];
@@ -330,17 +339,16 @@ struct Scanner : Walk {
             float& dc = parts[(n % RUN * RUNS + n / RUN) * 2 + 1];
 #pragma unroll
             for (unsigned w = 0; w < WALK; ++w) {
-                const float4 step = token.step[w];
-                const float decay = ex2(step.x * a2[w][n]);
-                const float dh = fma(token.c[n], step.z, carry[w][n]);
+                const float decay = ex2(token.delta[w] * a2[w][n]);
+                const float dh = fma(token.c[n], token.dy[w], carry[w][n]);
                 carry[w][n] = decay * dh;
-                db = w == 0 ? dh * step.y : fma(dh, step.y, db);
-                dc = w == 0 ? step.z * after[w][n] : fma(step.z, after[w][n], dc);
+                db = w == 0 ? dh * token.delta_u[w] : fma(dh, token.delta_u[w], db);
+                dc = w == 0 ? token.dy[w] * after[w][n] : fma(token.dy[w], after[w][n], dc);
                 du[w] = fma(dh, token.b[n], du[w]);
                 if constexpr (!FRESH) {
                     const float decayed = carry[w][n] * before[w][n];
                     ddelta[w] = fma(a2[w][n], decayed, ddelta[w]);
-                    da[w][n] = fma(step.x, decayed, da[w][n]);
+                    da[w][n] = fma(token.delta[w], decayed, da[w][n]);
                 }
                 if constexpr (GATE) y[w] = fma(token.c[n], after[w][n], y[w]);
             }

@@ -123,7 +123,8 @@ impl Balance {
         }
         let fits = |segment: usize| lengths.iter().map(|length| pieces(*length, segment)).sum::<usize>();
         let most = most_segments(packed.tokens(), self.d);
-        let tried = self.considered(packed.tokens()).into_iter().filter(|&segment| segment < longest && fits(segment) <= most);
+        let tried =
+            self.considered(packed.tokens()).into_iter().filter(|&segment| segment < longest && fits(segment) <= most);
         let timed: Vec<(usize, f64)> = tried.map(|segment| (segment, self.time(&lengths, Some(segment)))).collect();
         let best = timed.iter().map(|&(_, time)| time).fold(f64::INFINITY, f64::min);
         // Of those that are done equally soon the shortest, which share the work out most evenly.
@@ -134,7 +135,9 @@ impl Balance {
     /// Lengths of segments, the shortest first: powers of two, and those of which the blocks of one pass or the other fill the GPU once, twice, and so on.
     fn considered(&self, tokens: usize) -> BTreeSet<usize> {
         let [shortest, longest] = SEGMENTS;
-        let fill = |grid: Grid| (1..=WAVES).map(move |waves| tokens * grid.tiles / (waves * grid.slots.count()).max(1) / STEP * STEP);
+        let fill = |grid: Grid| {
+            (1..=WAVES).map(move |waves| tokens * grid.tiles / (waves * grid.slots.count()).max(1) / STEP * STEP)
+        };
         let filling = self.passes.iter().flat_map(|pass| fill(pass.whole));
         let powers = (0..).map(|k| shortest << k).take_while(|&segment| segment <= longest);
         powers.chain(filling).filter(|segment| (shortest..=longest).contains(segment)).collect()

@@ -115,3 +115,24 @@ fn blocks_at_once<V: Variant>(device: &Device, variant: &V) -> Result<Option<Slo
     let (multiprocessors, blocks) = (cuda.multiprocessors()?, cuda.blocks_per_multiprocessor(variant)?);
     Ok(Some(Slots { multiprocessors, blocks }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_a_token_have_32_bits() {
+        check_states((70_000, 1024)).unwrap();
+        check_states((1 << 20, 1023)).unwrap();
+        let error = check_states((1 << 20, 1024)).unwrap_err().to_string();
+        assert!(error.contains("1048576 channels of 1024 states"), "{error}");
+    }
+
+    #[test]
+    fn every_thread_has_a_packet_where_rows_allow() {
+        assert_eq!(packet_width(16, 4, 2 * 8, 128), 2);
+        assert_eq!(packet_width(16, 4, 2 * 16, 128), 4);
+        assert_eq!(packet_width(3, 4, 2 * 8, 32), 1, "three states are no whole packets");
+        assert_eq!(packet_width(16, 8, 2, 1024), 1);
+    }
+}

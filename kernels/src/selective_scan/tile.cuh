@@ -80,17 +80,20 @@ struct Tile {
     __device__ unsigned token_of(unsigned base, unsigned k) const { return within(base + row_of(k)); }
     __device__ unsigned within(unsigned t) const { return t - begin < state_count ? t : begin; }
 
-    // Packet `k` of this thread: the first half of all packets is B, the second C.
+    // Packet `k` of this thread; those of C come after those of B. Where whole passes are of one or the other, that is known here.
     __device__ unsigned packet_of(unsigned k) const { return thread + k * THREADS; }
+    __device__ bool is_c(unsigned k) const { return (STATE_PACKETS % THREADS == 0 ? k * THREADS : packet_of(k)) >= STATE_PACKETS; }
+    __device__ unsigned packet_of_either(unsigned k) const { return packet_of(k) - (is_c(k) ? STATE_PACKETS : 0); }
+    // Its first state, and its row of the tile.
+    __device__ unsigned state_of(unsigned k) const { return packet_of_either(k) % (STATE / STATE_VEC) * STATE_VEC; }
+    __device__ unsigned state_row_of(unsigned k) const { return packet_of_either(k) / (STATE / STATE_VEC); }
 
-    // Starts the loads of B and C of a chunk at `base` that has tokens of the run.
+    // Starts the loads of B and C of a chunk at `base`.
     __device__ void prefetch_projections(unsigned base) {
 #pragma unroll
         for (unsigned k = 0; k < PROJECTION_PASSES; ++k) {
-            const bool is_c = packet_of(k) >= STATE_PACKETS;
-            const unsigned packet = packet_of(k) % STATE_PACKETS, n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            const unsigned t = within(base + packet / (STATE / STATE_VEC));
-            next_states[k] = load<STATE_VEC>(row_at((is_c ? args.c : args.b) + n, t, is_c ? args.c_stride : args.b_stride));
+            const io_t* first = (is_c(k) ? args.c : args.b) + state_of(k);
+            next_states[k] = load<STATE_VEC>(row_at(first, within(base + state_row_of(k)), is_c(k) ? args.c_stride : args.b_stride));
         }
     }
 
@@ -99,11 +102,9 @@ struct Tile {
 #pragma unroll
         for (unsigned k = 0; k < PROJECTION_PASSES; ++k) {
             if (PROJECTION_PASSES * THREADS != 2 * STATE_PACKETS && packet_of(k) >= 2 * STATE_PACKETS) continue;
-            const bool is_c = packet_of(k) >= STATE_PACKETS;
-            const unsigned packet = packet_of(k) % STATE_PACKETS, n = packet % (STATE / STATE_VEC) * STATE_VEC;
-            float(&row)[TURNS][ROW] = (is_c ? shared.c : shared.b)[packet / (STATE / STATE_VEC)];
+            float(&row)[TURNS][ROW] = (is_c(k) ? shared.c : shared.b)[state_row_of(k)];
 #pragma unroll
-            for (unsigned order = 0; order < TURNS; ++order) put_turned(row[order], next_states[k], n, order);
+            for (unsigned order = 0; order < TURNS; ++order) put_turned(row[order], next_states[k], state_of(k), order);
         }
     }
 
