@@ -13,7 +13,7 @@ use packscan_verify::operators;
 const MEASURED: &str = include_str!("data/h200.csv");
 /// The least rank correlations of forward, of backward and of all, a little below those in docs/performance.md: a kernel that changed and
 /// was not measured again shows here.
-const LEAST: [(&str, f64); 3] = [("selective_scan_fwd", 0.91), ("selective_scan_bwd", 0.91), ("selective_scan", 0.97)];
+const LEAST: [(&str, f64); 3] = [("selective_scan_fwd", 0.88), ("selective_scan_bwd", 0.93), ("selective_scan", 0.97)];
 
 /// The GPU on which all were measured.
 fn h200() -> &'static Gpu {
