@@ -111,7 +111,9 @@ impl Problem {
 /// A forward variant that is sensible everywhere: a warp reads one row of 32 loads of up to 8 bytes, a thread walks 64 tokens.
 pub fn default_variant(problem: &Problem) -> Forward {
     let (ahead, vec) = (problem.ahead(), problem.vec(8));
-    problem.forward(Mapping { run: 64, ahead, ways: 4, packets: 32, vec, resident: 4 })
+    // Registers for four blocks, or for three where the taps before and after a sequence take more.
+    let resident = if problem.taps() > 4 { 3 } else { 4 };
+    problem.forward(Mapping { run: 64, ahead, ways: 4, packets: 32, vec, resident })
 }
 
 /// The backward variant for a problem: loads of 8 bytes, since a thread has sums, weights, inputs and gradients of each of its channels in
