@@ -75,7 +75,7 @@ fn broken_rules_are_named_with_value_and_cure() {
         (Forward { chunk: 1024, distance: 1024, ..good }, "a shorter chunk or a smaller block"),
         (
             Forward { distance: 8, ..good },
-            "distance is 8, but a variant without checkpoints has the distance of its chunk; take 32",
+            "distance is 8, but a variant without checkpoints has the distance of its chunk; take 16",
         ),
         (good.saving_every(12), "a group of the 8 tokens that are summed at once; take 16"),
         (
