@@ -104,11 +104,17 @@ impl Tuned {
     }
 }
 
-/// What decides what a variant computes and how fast: the whole text that is compiled, and the packscan that verified it. `None` for an id
+/// What decides what a variant computes and how fast: the code that is compiled, and the packscan that verified it. `None` for an id
 /// that names no variant any more.
 pub fn digest(id: &str) -> Option<String> {
     let source = operators::job(id).ok()?.source();
-    Some(CacheKey::new(&[env!("CARGO_PKG_VERSION"), &source]).to_string())
+    Some(CacheKey::new(&[env!("CARGO_PKG_VERSION"), &code(&source)]).to_string())
+}
+
+/// The lines of a kernel's text without comments, indentation and where they stand, none of which reaches the machine code.
+fn code(source: &str) -> String {
+    let bare = source.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
+    bare.filter(|line| !line.is_empty() && !line.starts_with("#line")).collect::<Vec<_>>().join("\n")
 }
 
 /// What a file holds.
@@ -275,5 +281,17 @@ impl TuningFile {
             Ok(file)
         };
         locked().map_err(|source| Error::file("locked", &path, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::code;
+
+    #[test]
+    fn a_comment_is_no_code() {
+        let (short, long) = ("int a;\nint b;\n", "// What.\n#line 1 \"x\"\n    int a; // a number\n\nint b;\n");
+        assert_eq!(code(short), code(long));
+        assert_ne!(code(short), code("int a;\nint c;\n"));
     }
 }
