@@ -111,8 +111,8 @@ impl Problem {
 /// A forward variant that is sensible everywhere: a warp reads one row of 32 loads of up to 8 bytes, a thread walks 64 tokens.
 pub fn default_variant(problem: &Problem) -> Forward {
     let (ahead, vec) = (problem.ahead(), problem.vec(8));
-    // Registers for four blocks, or for three where the taps before and after a sequence take more.
-    let resident = if problem.taps() > 4 { 3 } else { 4 };
+    // Registers for four blocks, or for three where more than four taps take more.
+    let resident = if problem.width > 4 { 3 } else { 4 };
     problem.forward(Mapping { run: 64, ahead, ways: 4, packets: 32, vec, resident })
 }
 

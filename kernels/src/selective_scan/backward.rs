@@ -9,7 +9,7 @@ use crate::workspace;
 
 packscan_macros::kernel! {
     /// Backward pass of the packed selective scan.
-    pub kernel Backward = "selective_scan_bwd" in "kernels/src/selective_scan" from ["common.cuh", "tile.cuh", "backward.cuh"] {
+    pub kernel Backward = "selective_scan_bwd" in "kernels/src/selective_scan" from ["common.cuh", "tile.cuh", "backward_tile.cuh", "backward.cuh"] {
         variant {
             /// State size, N.
             state: "n" in 1..=1024,
@@ -25,7 +25,7 @@ packscan_macros::kernel! {
             channels: "c" in 1..=1024,
             /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
             resident: "b" in 1..=32,
-            /// Neighbouring channels, or states of B and C where N allows, that one load moves.
+            /// Neighbouring channels that one load moves; of states of B and C at most as many, where N allows.
             vec: "v" in [1, 2, 4, 8],
             /// Type of the activations and their gradients; states and sums are always f32.
             io: dtype in [F32, F16, Bf16],

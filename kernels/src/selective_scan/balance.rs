@@ -30,7 +30,7 @@ const PIECE_TOKENS: u64 = 16;
 
 /// The shortest and the longest segments that are considered.
 const SEGMENTS: [usize; 2] = [256, 8192];
-/// Tokens of which the length of a segment is a multiple: chunks that no segment starts inside of. Results depend on the length by rounding.
+/// Tokens of which the length of a segment is a multiple. Results depend on the length by rounding.
 const STEP: usize = 16;
 /// So often, at most, blocks of equal segments fill the GPU.
 const WAVES: usize = 8;
@@ -43,7 +43,7 @@ const TILE: usize = 64;
 const FEWEST_TOKENS: usize = 16;
 /// Times within this ratio are equal.
 const EQUALLY_SOON: f64 = 1.01;
-/// A cut pays if it takes no more than this share of the time of whole sequences: the model is no better than that.
+/// A cut pays if it takes no more than this share of the time of whole sequences: for less, the model is too rough.
 const WORTH: f64 = 0.9;
 
 /// Both passes over a pack on a GPU, whose times are added.
@@ -132,7 +132,8 @@ impl Balance {
         equal.filter(|&(_, time)| time <= WORTH * whole).map(|(segment, _)| segment)
     }
 
-    /// Lengths of segments, the shortest first: powers of two, and those of which the blocks of one pass or the other fill the GPU once, twice, and so on.
+    /// Lengths of segments, the shortest first: powers of two, and those of which the blocks of one pass or the other just fill the GPU once,
+    /// twice, and so on; what is left over is a segment of a few tokens.
     fn considered(&self, tokens: usize) -> BTreeSet<usize> {
         let [shortest, longest] = SEGMENTS;
         let fill = |grid: Grid| {
@@ -202,8 +203,7 @@ mod tests {
 
     #[test]
     fn few_long_sequences_are_cut() {
-        // As long as measured best.
-        assert_eq!(segment(1536, &[65_536]), Some(1488), "one sequence keeps 24 blocks busy");
+        assert_eq!(segment(1536, &[65_536]), Some(1488), "as long as measured best: one sequence keeps 24 blocks busy");
         assert!(segment(1536, &[60_000, 512, 0, 5_024]).is_some());
         assert_eq!(segment(4096, &[617, 477, 685, 1827, 490]), Some(512), "the longest is almost half of the pack");
         assert_eq!(segment(4096, &[544, 443, 822, 535, 321, 658, 773]), None, "seven fill the GPU better whole");

@@ -21,7 +21,7 @@ packscan_macros::kernel! {
             channels: "c" in 1..=1024,
             /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
             resident: "b" in 1..=32,
-            /// Neighbouring channels, or states of B and C where N allows, that one load moves.
+            /// Neighbouring channels that one load moves; of states of B and C at most as many, where N allows.
             vec: "v" in [1, 2, 4, 8],
             /// Type of the activations; states and sums are always f32.
             io: dtype in [F32, F16, Bf16],

@@ -53,7 +53,7 @@ pub struct Inputs<'a> {
     pub initial_state: Option<View<'a>>,
 }
 
-/// A continued sequence needs a state to go on from, and a token's states an address of 32 bits from the first of them.
+/// A continued sequence needs a state to go on from, and the states of one token take less than 4 GiB.
 fn check_inputs(packed: &DevicePacked, inputs: &Inputs<'_>) -> Result<()> {
     check_states(inputs.a.shape())?;
     match (packed.packed().continued().iter().position(|&c| c), inputs.initial_state) {
@@ -78,7 +78,8 @@ fn check_states((d, n): (usize, usize)) -> Result<()> {
     })
 }
 
-/// Neighbouring states that one load moves of `rows` rows of B, or of B and C: as many as of channels, but so few that every thread has some to move.
+/// Neighbouring states that one load moves of `rows` rows of B, or of B and C: as many as of channels, but so few that every thread has some to
+/// move, and one where N is no multiple of that.
 fn packet_width(state: usize, vec: usize, rows: usize, threads: usize) -> usize {
     let mut width = if state.is_multiple_of(vec) { vec } else { 1 };
     while width > 1 && rows * state / width < threads {

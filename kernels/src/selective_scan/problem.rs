@@ -75,7 +75,8 @@ const THREADS: u32 = 128;
 const SHARED_BYTES: usize = 72 * 1024;
 
 /// A variant that is sensible everywhere: about eight states a lane, 128 threads and registers for four such blocks, chunks of 16 where that
-/// leaves room for other blocks, four channels a load where D allows, states saved where [`default_backward`] wants them. `docs/performance.md` has what it reaches.
+/// leaves room for other blocks, four channels a load where D allows, states saved where [`default_backward`] wants them. `docs/performance.md` has
+/// what it reaches.
 pub fn default_variant(problem: &Problem) -> Forward {
     let state = problem.state.clamp(1, 1024) as u32;
     let lanes = (state / 8).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());

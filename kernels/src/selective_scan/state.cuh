@@ -15,15 +15,15 @@
 //
 // Cost an element (t, d, n): 3 float instructions and 1 exponential, plus 1/LANE_STATES to load a step and to sum delta, plus a shared load for
 // each 4 states; 1.6 more to stage, which a channel's states share. Bytes an element (t, d): u and delta read; with a gate and REVERSE z as well. The
-// limit is the special-function pipe: 16 exponentials a clock and multiprocessor, 0.41 ms for 65,536 tokens x 1,536 channels x 16 states on an H200. It takes
-// 0.49 there, with that pipe 85 % and issue slots 60 % busy, and that is what a cut costs a pass.
+// limit is the special-function pipe: 16 results a clock and multiprocessor, of which 65,536 tokens x 1,536 channels x 16 states on an H200 need 0.41 ms
+// (with a gate and REVERSE 0.46). Forward's states take 0.49 there, with that pipe 85 % and issue slots 60 % busy, and that is what a cut costs a pass.
 //
-// Loads of the next chunk have no condition, not even that there is one: a load whose result is only taken under a condition is waited for at once, by the move
-// that takes it (9 % of all samples stood there). Chunks of 64 instead of 32 take 5 % off it.
+// Loads of the next chunk have no condition, not even that there is one: a load whose result is only taken under a condition is waited for at once,
+// by the move that takes it (9 % of all samples stood there). That and chunks of 64 instead of 32 took 0.52 ms to 0.49.
 //
-// Dropped: polynomials of the FMA pipe for some of the exponentials (not tried: by count of instructions, one in eight would fill the issue slots); registers
-// for five blocks (a backward pass over segments 2.39 ms for 2.33) and chunks of 128 for three (2.45); writing exp(A * sum of delta) instead of the sum, 16 times the bytes for N = 16; one kernel that looks back at the segments before it,
-// which needs blocks that wait for blocks.
+// Not built: polynomials of the FMA pipe for some of the exponentials: by count, one in eight would fill the issue slots. Dropped: registers for five
+// blocks (a backward pass over segments 2.39 ms for 2.33) and chunks of 128 for three (2.45); writing exp(A * sum of delta) instead of the sum,
+// 16 times the bytes for N = 16; one kernel that looks back at the segments before it, which needs blocks that wait for blocks.
 
 // Shared memory of a block; `state.rs` computes the same size.
 struct alignas(16) Staged {

@@ -16,7 +16,7 @@ packscan_macros::kernel! {
             channels: "c" in 1..=1024,
             /// Blocks of a multiprocessor at least: the compiler leaves registers for as many.
             resident: "b" in 1..=32,
-            /// Neighbouring channels, or states of the projection where N allows, that one load moves.
+            /// Neighbouring channels that one load moves; of states of the projection at most as many, where N allows.
             vec: "v" in [1, 2, 4, 8],
             /// Type of the activations; states and sums are always f32.
             io: dtype in [F32, F16, Bf16],
@@ -128,11 +128,11 @@ packscan_macros::kernel! {
 /// Shared memory that a hand-picked variant stays under, so that four blocks fit a multiprocessor beside its first-level cache.
 const SHARED_BYTES: usize = 40 * 1024;
 
-/// A variant that is sensible everywhere, for a pass that moves `vec` neighbouring channels a load: forward's lanes and channels, in chunks up to 64, for
-/// fewer barriers keep the special functions busier. What is computed does not depend on it.
+/// A variant that is sensible everywhere, for a pass that moves `vec` neighbouring channels a load: forward's lanes and channels, in chunks up to
+/// 64, for fewer barriers keep the special functions busier. What is computed does not depend on it.
 pub fn default_state(problem: &Problem, vec: u32, reverse: bool) -> State {
     use packscan_runtime::kernel::Variant as _;
-    let like = default_variant(&Problem { checkpoints: false, ..*problem });
+    let like = default_variant(problem);
     let variant = |chunk| State {
         state: like.state,
         chunk,

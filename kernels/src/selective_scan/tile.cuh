@@ -2,12 +2,13 @@
 //
 // A thread always has the same VEC neighbouring channels and every ROWS_A_PASS-th token of a chunk, so that a warp reads whole rows and each
 // thread keeps what belongs to its channels, the bias of delta and the skip weight, in registers. B and C are read as packets of STATE_VEC
-// states, first those of B, then those of C; neighbouring threads read neighbouring packets, which are so narrow that every thread has one.
+// states, first those of B, then those of C; neighbouring threads read neighbouring packets, which are so narrow that every thread has one
+// where there are enough.
 //
-// A thread's place in the tile is kept in registers (`keep`): the compiler would make it again from the thread's number wherever it is needed,
-// at every chunk and behind every barrier.
+// A thread's column and row of the tile are kept in registers (`keep`): the compiler would make them again from the thread's number wherever they
+// are needed, at every chunk and behind every barrier.
 //
-// Loads of the next chunk are issued while this one is computed and wait in registers. None has a condition: a load whose result is only taken
+// Loads of the next chunk are issued while this one is computed and wait in registers. None has a condition of its own: a load whose result is only taken
 // under a condition is waited for at once, by the move that takes it. A token outside the run of sequences reads the run's first instead.
 //
 // B and C lie in shared memory in every order in which lanes keep the states of a run (`Walk`), so that a lane reads its run as one word. Where
