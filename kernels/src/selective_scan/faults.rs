@@ -89,10 +89,7 @@ pub fn state_faults() -> Vec<Edit> {
             )],
         ),
         edit("segment-into-next", &[("count == CHUNK", 0, "count > 0")]),
-        edit(
-            "segment-chunk-lost",
-            &[("if (k + 1 < chunks) mover.prefetch(", 0, "if (k + 2 < chunks) mover.prefetch(")],
-        ),
+        edit("segment-chunk-lost", &[("mover.prefetch(REVERSE ?", 0, "if (k + 2 < chunks) mover.prefetch(REVERSE ?")]),
         edit("end-skipped", &[("ENDS || !is_outermost", 0, "!is_outermost")]),
         edit(
             "wrong-end-skipped",
