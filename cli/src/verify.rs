@@ -39,7 +39,7 @@ pub struct Verify {
     /// Seed of the random cases.
     #[arg(long, default_value_t = 1, value_parser = parse::whole::<u64>)]
     seed: u64,
-    /// Small cases only: done in a minute.
+    /// Small cases and fewer variants: done in two minutes.
     #[arg(long)]
     quick: bool,
     /// Break every kernel in this way first, to see that it is noticed; `list` shows the ways.

@@ -19,6 +19,7 @@ mod gemm;
 pub mod host;
 pub mod kernel;
 pub mod launch;
+mod moment;
 pub mod nvrtc;
 pub mod occupancy;
 mod packed;
@@ -32,6 +33,7 @@ pub use device::{Device, Edit, Emulated};
 pub use download::Download;
 pub use dtype::{Dtype, Element};
 pub use error::Error;
+pub use moment::Moment;
 pub use packed::{DeviceGroups, DevicePacked, Groups, MAX_TOKENS, Packed, Segments, Slots};
 
 /// The result of everything in this crate.

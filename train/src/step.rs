@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::Instant;
 
 use packscan_kernels::{cast, sum_rows};
 use packscan_runtime::collective::{Alone, Collective};
-use packscan_runtime::{Buffer, Download, Dtype, View};
+use packscan_runtime::{Buffer, Download, Dtype, Moment, View};
 
 use crate::activations::Tensor::Losses;
 use crate::activations::{Activations, Recompute, Sizes};
@@ -39,7 +38,7 @@ pub struct Learner {
     memory_gradients: Vec<Memory>,
     /// The other ranks of the run.
     ranks: Rc<dyn Collective>,
-    ended: Instant,
+    ended: Moment,
 }
 
 /// What a step did.
@@ -62,6 +61,7 @@ struct Started {
     predicted: f64,
     /// Of each pack of this rank.
     of_packs: Vec<usize>,
+    ended: Moment,
 }
 
 /// Floats from the sum of one pack to that of the next: a tensor starts at a multiple of 16 bytes.
@@ -105,7 +105,7 @@ impl Learner {
             left: false,
             memory_gradients: Vec::new(),
             ranks: Rc::new(Alone),
-            ended: Instant::now(),
+            ended: Moment::of(&device)?,
             model,
         })
     }
@@ -163,10 +163,12 @@ impl Learner {
             self.ranks.wait()?;
         }
         self.model.refresh_decays()?;
+        let ended = Moment::of(&self.model.device)?;
         let [said, losses] = &mut self.outcome;
         said.start(self.optimiser.result.view())?;
         losses.start(self.losses.view())?;
-        self.started = Some(Started { predicted, of_packs: packs.iter().map(|pack| pack.predicted).collect() });
+        let of_packs = packs.iter().map(|pack| pack.predicted).collect();
+        self.started = Some(Started { predicted, of_packs, ended });
         Ok(before)
     }
 
@@ -175,17 +177,17 @@ impl Learner {
     /// # Errors
     /// As [`Learner::step`].
     pub fn finish(&mut self) -> Result<Option<Report>> {
-        let Some(Started { predicted, of_packs }) = self.started.take() else { return Ok(None) };
+        let Some(Started { predicted, of_packs, ended }) = self.started.take() else { return Ok(None) };
         let [said, losses] = &self.outcome;
         let (gradient_norm, skipped) = self.optimiser.finish(&said.to_vec()?);
-        self.ended = Instant::now();
+        self.ended = ended;
         let (loss, losses) = self.mean_losses(&losses.to_vec()?, &of_packs, predicted)?;
         Ok(Some(Report { loss, losses, gradient_norm, skipped }))
     }
 
-    /// When the step that was reported last was seen to be over. [`Learner::start`] goes on launching after that.
-    pub fn ended(&self) -> Instant {
-        self.ended
+    /// The end of the step that was reported last.
+    pub fn ended(&self) -> &Moment {
+        &self.ended
     }
 
     /// Whether a step was started and not finished: what the optimiser counts then lags behind the parameters.

@@ -164,7 +164,7 @@ impl Steps {
     fn time(&self, learner: &mut Learner, source: &mut Source, room: &mut DevicePack, rates: &Rates) -> Result<Timed> {
         let (mut times, mut losses) = (Vec::new(), Vec::new());
         let (mut tokens, mut all) = (0, 0);
-        let mut last = Instant::now();
+        let mut last = learner.ended().clone();
         for step in 1..=self.steps + 1 {
             let report = if step <= self.steps {
                 let (real, cost) = source.next(room)?;
@@ -176,8 +176,8 @@ impl Steps {
                 learner.finish()?
             };
             let Some(report) = report else { continue };
-            let ms = learner.ended().duration_since(last).as_secs_f64() * 1e3;
-            last = learner.ended();
+            let ms = learner.ended().since_s(&last)? * 1e3;
+            last = learner.ended().clone();
             output::note(&format!("step {}/{}: {ms:.1} ms, loss {:.4}", step - 1, self.steps, report.loss));
             losses.push(report.loss);
             if losses.len() > WARM_UP {

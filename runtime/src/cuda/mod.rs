@@ -187,7 +187,7 @@ impl Cuda {
     }
 
     /// The end of what was launched so far, with its time.
-    fn timestamp(&self) -> Result<CudaEvent> {
+    pub(crate) fn timestamp(&self) -> Result<CudaEvent> {
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         self.context.default_stream().record_event(flags).map_err(failed("recording an event"))
     }
@@ -332,6 +332,6 @@ fn describe(error: DriverError) -> String {
     format!("{} ({})", text(error.error_string()), text(error.error_name()))
 }
 
-fn failed(doing: &'static str) -> impl Fn(DriverError) -> Error {
+pub(crate) fn failed(doing: &'static str) -> impl Fn(DriverError) -> Error {
     move |e| Error::Cuda { doing: doing.to_owned(), why: describe(e) }
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use packscan_data::Position;
 use packscan_runtime::collective::{Collective, World, join};
-use packscan_runtime::{Device, Dtype};
+use packscan_runtime::{Device, Dtype, Moment};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
@@ -104,7 +104,8 @@ struct Started {
     tokens: f64,
     padding: f64,
     learning_rate: f32,
-    at: Instant,
+    /// The end of the step before, or where that was waited for, the beginning of this one.
+    began: Moment,
 }
 
 struct Run<'a> {
@@ -119,9 +120,8 @@ struct Run<'a> {
     /// The last step that was launched, and the one that was not waited for.
     step: u32,
     started: Option<Started>,
-    /// What was learnt from until the last step that was waited for, and when that ended.
+    /// What was learnt from until the last step that was waited for.
     progressed: Option<Progressed>,
-    ended: Instant,
     /// Tokens of all ranks until then.
     tokens: u64,
     skipped_in_a_row: u32,
@@ -165,7 +165,6 @@ impl<'a> Run<'a> {
             step,
             started: None,
             progressed,
-            ended: Instant::now(),
             tokens,
             skipped_in_a_row: 0,
             saved: (step > 0).then_some(step),
@@ -210,14 +209,14 @@ impl<'a> Run<'a> {
     /// Puts the packs of the next step where it will run, and asks whether any rank is to stop: they end together. What ranks tell each
     /// other is told here, where they wait for the step under way if they wait at all.
     fn prepare(&mut self) -> Result<(Started, bool)> {
-        let at = Instant::now();
+        let began = Moment::of(&self.learner.model.device)?;
         let packs = self.source.next(&mut self.rooms)?;
         let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
         let mut all = [packs.tokens as f64, packs.padding as f64, stop];
         self.ranks.all_reduce_f64(&mut all)?;
         let [tokens, padding, stop] = all;
         let learning_rate = self.settings.rates.at(self.step + 1);
-        Ok((Started { packs, tokens, padding, learning_rate, at }, stop > 0.0))
+        Ok((Started { packs, tokens, padding, learning_rate, began }, stop > 0.0))
     }
 
     /// Launches the next step, and tells of the one before if that was not waited for yet.
@@ -241,15 +240,10 @@ impl<'a> Run<'a> {
 
     /// Records a step that is over.
     fn tell(&mut self, step: u32, started: &Started, report: &Report, evaluates: bool) -> Result<()> {
-        let Started { packs, tokens, padding, learning_rate, at } = started;
+        let Started { packs, tokens, padding, learning_rate, began } = started;
         let diverged = self.count_skipped(step, report, packs);
         self.tokens += *tokens as u64;
-        // From the end of the step before, or where that was waited for, from the beginning of this one; and before the evaluation, which
-        // is no part of the step.
-        let ended = self.learner.ended();
-        let took_s = ended.duration_since(*at.max(&self.ended)).as_secs_f64();
-        self.ended = ended;
-        let per_second = tokens / took_s.max(1e-9);
+        let per_second = tokens / self.learner.ended().since_s(began)?.max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
         let held_out = match evaluates {

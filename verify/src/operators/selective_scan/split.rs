@@ -222,7 +222,17 @@ operator! {
 }
 
 /// The largest state size of a quick run of many.
-const LARGEST_OF_FEW: u32 = 128;
+const LARGEST_OF_FEW: u32 = 64;
+
+/// Whether a run has the suite with everything that concerns segments, or with nothing of it, of the `i`-th state size and a direction: a
+/// quick run of many state sizes has of each direction all in every second of them, and nothing in the others.
+fn in_turn(plan: &Plan, i: usize, reverse: bool, all: bool) -> bool {
+    !is_quick_of_many(plan) || all == ((i % 2 == 0) != reverse)
+}
+
+fn is_quick_of_many(plan: &Plan) -> bool {
+    plan.level == Level::Quick && plan.states.len() > 2
+}
 
 /// Small chunks, so that short sequences have several segments; for each state size, both directions in turns of types and options.
 fn state_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
@@ -236,9 +246,8 @@ fn state_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
             if plan.level == Level::Quick && i % plan.dtypes.len() != j && plan.states.len() > 1 {
                 continue;
             }
-            let few = plan.level == Level::Quick && plan.states.len() > 2;
             // The passes over segments have every size in suites of their own, and what is added here has no other code for large ones.
-            if few && state > LARGEST_OF_FEW {
+            if is_quick_of_many(plan) && state > LARGEST_OF_FEW {
                 continue;
             }
             for reverse in [false, true] {
@@ -246,11 +255,9 @@ fn state_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
                 let lanes = (all.lanes / 2).max(state.div_ceil(64).next_power_of_two());
                 let bare = State { softplus: false, bias: false, gate: false, ends: false, ..all };
                 let small = State { lanes, channels: 32 / lanes.min(32), resident: 1, vec: 1, ..bare };
-                // A quick run of many state sizes has of each direction all in every second of them.
-                for (bare, variant) in [(false, all), (true, small)] {
+                for (whole, variant) in [(true, all), (false, small)] {
                     let variant = State { chunk: 8, ..variant };
-                    let wanted = !few || bare == ((i % 2 == 0) == reverse);
-                    if wanted && plan.device.check(&variant).is_ok() {
+                    if in_turn(plan, i, reverse, whole) && plan.device.check(&variant).is_ok() {
                         jobs.push(Box::new(Suite::<OfState>::new(variant)));
                     }
                 }
@@ -265,10 +272,14 @@ fn join_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     if matches!(plan.device, Device::Cpu) {
         return Vec::new();
     }
-    let options = [(false, true, true), (true, true, true), (false, false, false), (true, false, false)];
-    let job = |state, (reverse, given, left)| -> Box<dyn Job> {
-        Box::new(Suite::<OfJoin>::new(Join { reverse, given, left, ..default_join(state) }))
-    };
-    let states = plan.states.iter().filter(|state| (1..=1024).contains(*state)).take(2);
-    states.flat_map(|&state| options.map(|options| job(state, options))).collect()
+    let mut jobs: Vec<Box<dyn Job>> = Vec::new();
+    for (i, &state) in plan.states.iter().filter(|state| (1..=1024).contains(*state)).take(2).enumerate() {
+        for (reverse, all) in [(false, true), (true, true), (false, false), (true, false)] {
+            if in_turn(plan, i, reverse, all) {
+                let variant = Join { reverse, given: all, left: all, ..default_join(state) };
+                jobs.push(Box::new(Suite::<OfJoin>::new(variant)));
+            }
+        }
+    }
+    jobs
 }

@@ -1,0 +1,82 @@
+//! [`Moment`]: when a device got where in the order of its launches.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cudarc::driver::CudaEvent;
+
+use crate::{Device, Result};
+
+/// A point in the order of a device's launches, and the time at which the device gets there. On a GPU the GPU's own clock counts: when
+/// the host asks does not matter.
+#[derive(Clone)]
+pub struct Moment(At);
+
+#[derive(Clone)]
+enum At {
+    Cuda(Arc<CudaEvent>),
+    /// Where launches have run when they return.
+    Host(Instant),
+}
+
+impl Moment {
+    /// After everything that was launched on a device so far; now, if all of that is done.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if something that was launched failed.
+    pub fn of(device: &Device) -> Result<Moment> {
+        Ok(Moment(match device {
+            Device::Cuda(cuda) => At::Cuda(Arc::new(cuda.timestamp()?)),
+            Device::Emulator(_) | Device::Cpu => At::Host(Instant::now()),
+        }))
+    }
+
+    /// Seconds from an earlier moment of the same device to this one. Waits until the device has got there.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if something that was launched failed.
+    ///
+    /// # Panics
+    /// For a moment of another kind of device.
+    pub fn since_s(&self, earlier: &Moment) -> Result<f64> {
+        match (&self.0, &earlier.0) {
+            (At::Cuda(end), At::Cuda(start)) => {
+                let ms = start.elapsed_ms(end).map_err(crate::cuda::failed("reading an event"))?;
+                Ok(f64::from(ms) / 1e3)
+            }
+            (At::Host(end), At::Host(start)) => Ok(end.duration_since(*start).as_secs_f64()),
+            _ => panic!("two moments of one device"),
+        }
+    }
+}
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            At::Cuda(_) => f.write_str("Moment(on the GPU)"),
+            At::Host(at) => write!(f, "Moment({at:?})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_as_far_apart_as_the_device_takes() {
+        let gpu = Device::cuda(0).map_err(|error| println!("skipped on a GPU: {error}"));
+        for device in [Device::Cpu, Device::emulator(1)].into_iter().chain(gpu) {
+            let began = Instant::now();
+            let before = Moment::of(&device).unwrap();
+            // Nothing is under way, so that the device is there when the host is.
+            device.synchronize().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let after = Moment::of(&device).unwrap();
+            let took = after.since_s(&before).unwrap();
+            assert!((0.0199..began.elapsed().as_secs_f64() + 1e-4).contains(&took), "{took} s on {device}");
+            assert_eq!(after.since_s(&after).unwrap(), 0.0);
+        }
+    }
+}
