@@ -69,12 +69,47 @@ const APART: usize = 4;
 /// Elements that a rank's share of the matrices is a multiple of: 16 bytes of the smallest type.
 const SHARE_MULTIPLE: usize = 8;
 
+/// The matrices whose moments a rank keeps: all, or with `shard` as many as every other.
+fn kept(layout: &Layout, ranks: &dyn Collective, shard: bool) -> Result<Range<usize>> {
+    if !shard {
+        return Ok(0..layout.products);
+    }
+    let shares = ranks.size();
+    let share = layout.products / shares;
+    if share * shares != layout.products || !share.is_multiple_of(SHARE_MULTIPLE) {
+        let rule = "parameters can be shared out among 1 to 10, 12, 14, 15, 18, 20 or 21 ranks and more such numbers; \
+                    take another, or leave out --shard";
+        return Err(Error::Config { field: "ranks", got: shares.to_string(), rule: rule.to_owned() });
+    }
+    Ok(share * ranks.rank()..share * (ranks.rank() + 1))
+}
+
 impl Learner {
     /// Room for steps of up to `packs` packs of up to `tokens` tokens.
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn new(mut model: Model, tokens: usize, packs: usize, recompute: &[Recompute]) -> Result<Learner> {
+    pub fn new(model: Model, tokens: usize, packs: usize, recompute: &[Recompute]) -> Result<Learner> {
+        Learner::among(Rc::new(Alone), false, model, tokens, packs, recompute)
+    }
+
+    /// The same as one of several ranks, whose packs make up a step together. All start from the parameters of rank 0. With `shard` each
+    /// keeps the moments of its share of the matrices alone.
+    ///
+    /// # Errors
+    /// Those of the ranks, and where the device has no room.
+    pub fn among(
+        ranks: Rc<dyn Collective>,
+        shard: bool,
+        mut model: Model,
+        tokens: usize,
+        packs: usize,
+        recompute: &[Recompute],
+    ) -> Result<Learner> {
+        let kept = kept(&model.layout, &*ranks, shard)?;
+        model.weights.broadcast(&*ranks)?;
+        ranks.wait()?;
+        model.refresh_decays()?;
         model.variants = model.variants.computing_again(recompute);
         let sizes = Sizes {
             config: model.config.clone(),
@@ -84,7 +119,7 @@ impl Learner {
             recompute: recompute.to_vec(),
         };
         let device = model.device.clone();
-        let optimiser = Optimiser::new(&model, 0..model.layout.products)?;
+        let optimiser = Optimiser::new(&model, kept)?;
         let gradients = model.gradients(tokens)?;
         // Gradients of several packs add up, so those of the packs before are there on the way forward.
         let activations = match packs {
@@ -104,35 +139,10 @@ impl Learner {
             memories: Vec::new(),
             left: false,
             memory_gradients: Vec::new(),
-            ranks: Rc::new(Alone),
+            ranks,
             ended: Moment::of(&device)?,
             model,
         })
-    }
-
-    /// The same as one of several ranks, whose packs make up a step together. All start from the parameters of rank 0. With `shard` each
-    /// keeps the moments of its share of the matrices alone.
-    ///
-    /// # Errors
-    /// Those of the ranks, and where the device has no room.
-    pub fn among(mut self, ranks: Rc<dyn Collective>, shard: bool) -> Result<Learner> {
-        let products = self.model.layout.products;
-        let share = products / ranks.size();
-        if shard && (share * ranks.size() != products || !share.is_multiple_of(SHARE_MULTIPLE)) {
-            let rule = "parameters can be shared out among 1 to 10, 12, 14, 15, 18, 20 or 21 ranks and more such numbers; \
-                        take another, or leave out --shard";
-            return Err(Error::Config { field: "ranks", got: ranks.size().to_string(), rule: rule.to_owned() });
-        }
-        self.model.weights.broadcast(&*ranks)?;
-        ranks.wait()?;
-        self.model.refresh_decays()?;
-        if shard {
-            // What there was goes before the share is made.
-            self.optimiser = Optimiser::new(&self.model, 0..0)?;
-            self.optimiser = Optimiser::new(&self.model, share * ranks.rank()..share * (ranks.rank() + 1))?;
-        }
-        self.ranks = ranks;
-        Ok(self)
     }
 
     /// One step: the gradients of the mean loss over all packs of all ranks, and the update of every parameter. Waits for the device at

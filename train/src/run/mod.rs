@@ -350,7 +350,7 @@ fn learner(
     };
     model.variants = settings.variants()?;
     model.choose_products(&settings.products);
-    let mut learner = Learner::new(model, text.tokens, text.packs, recompute)?.among(ranks.clone(), settings.shard)?;
+    let mut learner = Learner::among(ranks.clone(), settings.shard, model, text.tokens, text.packs, recompute)?;
     learner.let_gradients_flow(text.cut == Cut::Flow);
     if text.chain() > 0 {
         learner.expect_cuts()?;
