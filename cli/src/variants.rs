@@ -118,7 +118,11 @@ impl Launches {
     }
 
     /// Tunes, under a bar, and keeps what was found in the GPU's tuning file; a file that cannot be written is told.
-    pub fn tune(&self, device: &Device, teams: Vec<Team>, seconds: f64) -> Result<Vec<Found>> {
+    pub fn tune(&self, device: &Device, mut teams: Vec<Team>, seconds: f64) -> Result<Vec<Found>> {
+        if let Device::Cuda(cuda) = device {
+            let (known, _) = known(cuda)?;
+            teams.iter_mut().for_each(|team| known.favour(team));
+        }
         let tuning = Tuning::new(device, &self.problem)?;
         let progress = Progress::new();
         let found = packscan_tune::tune(&tuning, teams, self.problem.tokens(), seconds, &progress);

@@ -1,5 +1,6 @@
 //! What could run where a model runs a hand-picked variant.
 
+use std::collections::HashSet;
 use std::str::FromStr;
 
 use packscan_kernels::{adamw, causal_conv1d, cross_entropy, embedding, grad_norm, rms_norm, selective_scan};
@@ -20,6 +21,8 @@ pub struct Slot {
     pub problem: String,
     /// What could run there, the hand-picked variant first, then those nearest to it.
     pub candidates: Vec<Candidate>,
+    /// How many of them come first at every stage, whatever is predicted: the hand-picked one and those of [`Slot::favour`].
+    pub favoured: usize,
 }
 
 /// A variant that keeps every rule.
@@ -35,6 +38,15 @@ impl Slot {
     /// The id of the hand-picked variant.
     pub fn hand_picked(&self) -> &str {
         &self.candidates[0].id
+    }
+
+    /// Moves up, to behind the hand-picked variant, those with the mapping of one of these: of what was the fastest for other sizes, types or
+    /// options.
+    pub fn favour(&mut self, winners: &[&str]) {
+        let winners: HashSet<&str> = winners.iter().map(|id| mapping(id)).collect();
+        let others = &mut self.candidates[1..];
+        others.sort_by_key(|candidate| !winners.contains(mapping(&candidate.id)));
+        self.favoured = 1 + others.partition_point(|candidate| winners.contains(mapping(&candidate.id)));
     }
 }
 
@@ -105,6 +117,12 @@ pub fn slot(name: &str, hand_picked: &str, shape: &Problem, arch: Arch) -> Resul
     }
 }
 
+/// The part of an id before types and options.
+fn mapping(id: &str) -> &str {
+    let types = [Dtype::F32, Dtype::F16, Dtype::Bf16].map(|dtype| format!("-{dtype}"));
+    &id[..types.iter().filter_map(|dtype| id.find(dtype)).min().unwrap_or(id.len())]
+}
+
 /// What a slot is made from.
 #[derive(Clone, Copy)]
 struct Maker<'a> {
@@ -132,7 +150,7 @@ impl Maker<'_> {
         all.sort_by(|a, b| distance(a, &hand).total_cmp(&distance(b, &hand)));
         let ordered = std::iter::once(hand).chain(all);
         let candidates = ordered.map(|v| Candidate { id: v.to_string(), group: group(&v) }).collect();
-        Ok(Slot { name: self.name.to_owned(), kernel: V::SPEC.name, problem, candidates })
+        Ok(Slot { name: self.name.to_owned(), kernel: V::SPEC.name, problem, candidates, favoured: 1 })
     }
 }
 

@@ -95,6 +95,15 @@ impl Known {
         answer
     }
 
+    /// Lets a tuner begin with what was the fastest for other problems, on whatever GPU.
+    pub fn favour(&self, team: &mut Team) {
+        let shipped = shipped().tuned;
+        for slot in team {
+            let of_kernel = self.here.iter().chain(&shipped).filter(|entry| entry.kernel == slot.kernel);
+            slot.favour(&of_kernel.map(|entry| entry.id.as_str()).collect::<Vec<_>>());
+        }
+    }
+
     /// The algorithm of a product of this name and [kind](packscan_runtime::Gemm::kind), of the cuBLASLt whose ids begin with `prefix`; asks as
     /// [`Known::choose`] does.
     pub fn product(&self, name: &str, kind: &str, tokens: usize, prefix: &str) -> Answer {

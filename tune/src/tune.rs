@@ -1,7 +1,7 @@
 //! The tuner: from the candidates of a model's launches to the fastest that verified.
 //!
 //! In this order, for all launches side by side: compile and predict, leave those whose prediction is worst, verify the others, time what
-//! verified. So nothing is timed that was not verified, and what does not compile or verify is dropped with its reason. Each part of the work has
+//! verified. What won elsewhere comes first, and no prediction leaves it out. So nothing is timed that was not verified, and what does not compile or verify is dropped with its reason. Each part of the work has
 //! a share of the time; what it does not reach is left out, except for the hand-picked variants.
 
 use std::collections::{HashMap, HashSet};
@@ -365,8 +365,8 @@ fn in_turn(lists: Vec<Vec<usize>>) -> Vec<(usize, usize)> {
     (0..longest).flat_map(at).collect()
 }
 
-/// Leaves the candidates with the best predictions in each group, and the hand-picked one, which is the first; those without a prediction
-/// come after, nearest to the hand-picked one first.
+/// Leaves the favoured candidates, the hand-picked one first, and those with the best predictions in each group; those without a prediction
+/// come last, nearest to the hand-picked one first.
 fn choose_to_time(team: &Team, states: &mut [State]) {
     for (slot, state) in std::iter::zip(team, states) {
         let promise = |c: &usize| state.predicted.get(c).and_then(|p| p.as_ref()).map_or(f64::INFINITY, |p| p.ms);
@@ -377,9 +377,9 @@ fn choose_to_time(team: &Team, states: &mut [State]) {
         order.retain(|&c| {
             let taken = taken.entry(slot.candidates[c].group).or_default();
             *taken += 1;
-            *taken <= most || c == 0
+            *taken <= most || c < slot.favoured
         });
-        order.sort_by_key(|&c| c != 0);
+        order.sort_by_key(|&c| (c != 0, c >= slot.favoured));
         state.left = order;
     }
 }

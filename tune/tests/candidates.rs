@@ -3,7 +3,7 @@
 use packscan_kernels::{rms_norm, selective_scan};
 use packscan_runtime::Dtype;
 use packscan_runtime::nvrtc::Arch;
-use packscan_tune::candidates::{Slot, slot};
+use packscan_tune::candidates::{Candidate, Slot, slot};
 use packscan_tune::workload::Problem;
 use packscan_verify::operators;
 
@@ -66,6 +66,22 @@ fn every_candidate_keeps_the_rules_and_answers_the_same_problem() {
         ids.dedup();
         assert_eq!(ids.len(), candidates.len(), "none comes twice");
     }
+}
+
+#[test]
+fn what_won_elsewhere_comes_behind_the_hand_picked_one() {
+    let hand = selective_scan::default_backward(&scan(16, 4096)).to_string();
+    let mut slot = slot("scan_bwd", &hand, &shape(4096, 128), Arch::new(90)).unwrap();
+    let before = slot.candidates.clone();
+    let [far, farther] = [before.len() / 2, before.len() - 1].map(|place| before[place].id.clone());
+    // The same mapping in another type and without an option; itself; one that this problem does not have.
+    let elsewhere = far.replace("-bf16", "-f16").replace("-gate", "");
+    slot.favour(&[&farther, &elsewhere, &hand, &far.replace("-n16-", "-n24-")]);
+    let ids: Vec<&str> = slot.candidates.iter().map(|candidate| candidate.id.as_str()).collect();
+    assert_eq!((slot.favoured, &ids[..3]), (3, &[hand.as_str(), &far, &farther][..]));
+    let rest =
+        |all: &[Candidate]| all.iter().filter(|c| ![&far, &farther].contains(&&c.id)).cloned().collect::<Vec<_>>();
+    assert_eq!(rest(&slot.candidates), rest(&before), "the others keep their order");
 }
 
 #[test]

@@ -106,6 +106,8 @@ impl Watch for Notes {
 }
 
 const LOSS: &str = "cross_entropy-b1024-k7-v8-bf16";
+const FAVOURED: &str = "selective_scan_bwd-n16-l8-k8-s8-w4-c64-b1-v4-bf16-softplus-bias-skip-gate";
+
 fn problem() -> Problem {
     Problem::of_channels(vec![1000; 4], 4096, 16, Dtype::Bf16)
 }
@@ -208,6 +210,25 @@ fn without_time_the_hand_picked_variants_are_still_verified_and_timed() {
     assert_eq!(chosen, [LOSS, forward, backward]);
     let launched = fake.launched.lock().unwrap();
     assert_eq!(launched.keys().map(String::as_str).collect::<Vec<_>>(), [LOSS, backward, forward]);
+}
+
+#[test]
+fn what_is_favoured_is_timed_though_its_prediction_is_bad() {
+    /// The favoured one is predicted to be the slowest of all.
+    fn all_but_one(id: &str) -> f64 {
+        if id == FAVOURED { 100.0 } else { passes(id) }
+    }
+    let fake = Fake::new(all_but_one);
+    let mut scans = team(&scans());
+    assert!(scans[1].candidates.iter().any(|candidate| candidate.id == FAVOURED), "it is a candidate");
+    let was_timed = |team| {
+        fake.launched.lock().unwrap().clear();
+        tune(&fake, vec![team], 4000, 1e6, &Notes::default()).unwrap();
+        fake.launched.lock().unwrap().contains_key(FAVOURED)
+    };
+    assert!(!was_timed(scans.clone()));
+    scans[1].favour(&[FAVOURED]);
+    assert!(was_timed(scans));
 }
 
 #[test]
