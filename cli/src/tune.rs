@@ -15,7 +15,7 @@ use packscan_verify::operators;
 
 use crate::error::{Error, Result};
 use crate::output::counted;
-use crate::variants::Launches;
+use crate::variants::{Launches, known};
 use crate::{Verdict, output, parse, products, respawn};
 
 /// What to tune for.
@@ -67,7 +67,9 @@ impl Tune {
         let device = gpu()?;
         let Device::Cuda(cuda) = &device else { unreachable!("opened as a GPU") };
         let teams = self.asked(launches.teams(&device)?);
-        let found = match launches.tune(&device, teams, self.seconds) {
+        let (known, said) = known(cuda)?;
+        said.iter().for_each(|said| output::note(said));
+        let found = match launches.tune(&device, &known, teams, self.seconds) {
             Err(Error::Tune(packscan_tune::Error::Lost { ids })) => return self.without(&launches, ids),
             found => found?,
         };

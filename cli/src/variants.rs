@@ -95,7 +95,7 @@ impl Launches {
         let why = match missing {
             Missing::Leave(why) => why,
             Missing::Tune if unknown.is_empty() => "",
-            Missing::Tune => match self.tune(device, unknown, AT_START_S) {
+            Missing::Tune => match self.tune(device, &known, unknown, AT_START_S) {
                 Ok(found) => {
                     choices.extend(of_found(found)?);
                     "not reached by the tuner"
@@ -117,12 +117,9 @@ impl Launches {
         Ok((ids, lines))
     }
 
-    /// Tunes, under a bar, and keeps what was found in the GPU's tuning file; a file that cannot be written is told.
-    pub fn tune(&self, device: &Device, mut teams: Vec<Team>, seconds: f64) -> Result<Vec<Found>> {
-        if let Device::Cuda(cuda) = device {
-            let (known, _) = known(cuda)?;
-            teams.iter_mut().for_each(|team| known.favour(team));
-        }
+    /// Tunes, under a bar, beginning with what is known to be fast elsewhere, and keeps what was found in the GPU's tuning file; a file that cannot be written is told.
+    pub fn tune(&self, device: &Device, known: &Known, mut teams: Vec<Team>, seconds: f64) -> Result<Vec<Found>> {
+        teams.iter_mut().for_each(|team| known.favour(team));
         let tuning = Tuning::new(device, &self.problem)?;
         let progress = Progress::new();
         let found = packscan_tune::tune(&tuning, teams, self.problem.tokens(), seconds, &progress);

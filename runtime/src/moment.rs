@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use cudarc::driver::CudaEvent;
 
+use crate::cuda::between_ms;
 use crate::{Device, Result};
 
 /// A point in the order of a device's launches, and the time at which the device gets there. On a GPU the GPU's own clock counts: when
@@ -21,7 +22,7 @@ enum At {
 }
 
 impl Moment {
-    /// After everything that was launched on a device so far; now, if all of that is done.
+    /// After everything that was launched on a device so far, but for what runs beside until it is waited for; now, if all of that is done.
     ///
     /// # Errors
     /// [`Error::Cuda`](crate::Error::Cuda) if something that was launched failed.
@@ -35,16 +36,13 @@ impl Moment {
     /// Seconds from an earlier moment of the same device to this one. Waits until the device has got there.
     ///
     /// # Errors
-    /// [`Error::Cuda`](crate::Error::Cuda) if something that was launched failed.
+    /// [`Error::Cuda`](crate::Error::Cuda) if something that was launched failed, or for a moment of another GPU.
     ///
     /// # Panics
     /// For a moment of another kind of device.
     pub fn since_s(&self, earlier: &Moment) -> Result<f64> {
         match (&self.0, &earlier.0) {
-            (At::Cuda(end), At::Cuda(start)) => {
-                let ms = start.elapsed_ms(end).map_err(crate::cuda::failed("reading an event"))?;
-                Ok(f64::from(ms) / 1e3)
-            }
+            (At::Cuda(end), At::Cuda(start)) => Ok(f64::from(between_ms(start, end)?) / 1e3),
             (At::Host(end), At::Host(start)) => Ok(end.duration_since(*start).as_secs_f64()),
             _ => panic!("two moments of one device"),
         }

@@ -38,6 +38,7 @@ pub struct Learner {
     memory_gradients: Vec<Memory>,
     /// The other ranks of the run.
     ranks: Rc<dyn Collective>,
+    /// The end of the step that was reported last.
     ended: Moment,
 }
 
@@ -61,6 +62,7 @@ struct Started {
     predicted: f64,
     /// Of each pack of this rank.
     of_packs: Vec<usize>,
+    /// When the device is done with it.
     ended: Moment,
 }
 
@@ -70,18 +72,18 @@ const APART: usize = 4;
 const SHARE_MULTIPLE: usize = 8;
 
 /// The matrices whose moments a rank keeps: all, or with `shard` as many as every other.
-fn kept(layout: &Layout, ranks: &dyn Collective, shard: bool) -> Result<Range<usize>> {
+fn share(layout: &Layout, ranks: &dyn Collective, shard: bool) -> Result<Range<usize>> {
     if !shard {
         return Ok(0..layout.products);
     }
     let shares = ranks.size();
-    let share = layout.products / shares;
-    if share * shares != layout.products || !share.is_multiple_of(SHARE_MULTIPLE) {
+    let len = layout.products / shares;
+    if len * shares != layout.products || !len.is_multiple_of(SHARE_MULTIPLE) {
         let rule = "parameters can be shared out among 1 to 10, 12, 14, 15, 18, 20 or 21 ranks and more such numbers; \
                     take another, or leave out --shard";
         return Err(Error::Config { field: "ranks", got: shares.to_string(), rule: rule.to_owned() });
     }
-    Ok(share * ranks.rank()..share * (ranks.rank() + 1))
+    Ok(len * ranks.rank()..len * (ranks.rank() + 1))
 }
 
 impl Learner {
@@ -93,11 +95,11 @@ impl Learner {
         Learner::among(Rc::new(Alone), false, model, tokens, packs, recompute)
     }
 
-    /// The same as one of several ranks, whose packs make up a step together. All start from the parameters of rank 0. With `shard` each
-    /// keeps the moments of its share of the matrices alone.
+    /// A learner that is one of several ranks, whose packs make up a step together. All start from the parameters of rank 0. With `shard`
+    /// each keeps the moments of its share of the matrices alone.
     ///
     /// # Errors
-    /// Those of the ranks, and where the device has no room.
+    /// Those of the ranks, [`Error::Config`] for matrices that so many cannot share, and where the device has no room.
     pub fn among(
         ranks: Rc<dyn Collective>,
         shard: bool,
@@ -106,7 +108,7 @@ impl Learner {
         packs: usize,
         recompute: &[Recompute],
     ) -> Result<Learner> {
-        let kept = kept(&model.layout, &*ranks, shard)?;
+        let share = share(&model.layout, &*ranks, shard)?;
         model.weights.broadcast(&*ranks)?;
         ranks.wait()?;
         model.refresh_decays()?;
@@ -119,7 +121,7 @@ impl Learner {
             recompute: recompute.to_vec(),
         };
         let device = model.device.clone();
-        let optimiser = Optimiser::new(&model, kept)?;
+        let optimiser = Optimiser::new(&model, share)?;
         let gradients = model.gradients(tokens)?;
         // Gradients of several packs add up, so those of the packs before are there on the way forward.
         let activations = match packs {
@@ -200,9 +202,9 @@ impl Learner {
         &self.ended
     }
 
-    /// Whether a step was started and not finished: what the optimiser counts then lags behind the parameters.
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.started.is_some()
+    /// The end of a step that was started and not finished: what the optimiser counts then lags behind the parameters.
+    pub(crate) fn under_way(&self) -> Option<&Moment> {
+        self.started.as_ref().map(|started| &started.ended)
     }
 
     /// Makes the gradients of a step, and says of how many predicted tokens, on all ranks.

@@ -19,7 +19,7 @@ pub struct Slot {
     pub kernel: &'static str,
     /// What is asked of it, in words: sizes, types, options.
     pub problem: String,
-    /// What could run there, the hand-picked variant first, then those nearest to it.
+    /// What could run there: the hand-picked variant, then what is favoured, then those nearest to the hand-picked one.
     pub candidates: Vec<Candidate>,
     /// How many of them come first at every stage, whatever is predicted: the hand-picked one and those of [`Slot::favour`].
     pub favoured: usize,
@@ -43,10 +43,11 @@ impl Slot {
     /// Moves up, to behind the hand-picked variant, those with the mapping of one of these: of what was the fastest for other sizes, types or
     /// options.
     pub fn favour(&mut self, winners: &[&str]) {
-        let winners: HashSet<&str> = winners.iter().map(|id| mapping(id)).collect();
+        let winners: HashSet<Vec<&str>> = winners.iter().map(|id| mapping(id)).collect();
         let others = &mut self.candidates[1..];
-        others.sort_by_key(|candidate| !winners.contains(mapping(&candidate.id)));
-        self.favoured = 1 + others.partition_point(|candidate| winners.contains(mapping(&candidate.id)));
+        let won = |candidate: &Candidate| winners.contains(&mapping(&candidate.id));
+        others.sort_by_key(|candidate| !won(candidate));
+        self.favoured = 1 + others.partition_point(won);
     }
 }
 
@@ -117,10 +118,10 @@ pub fn slot(name: &str, hand_picked: &str, shape: &Problem, arch: Arch) -> Resul
     }
 }
 
-/// The part of an id before types and options.
-fn mapping(id: &str) -> &str {
-    let types = [Dtype::F32, Dtype::F16, Dtype::Bf16].map(|dtype| format!("-{dtype}"));
-    &id[..types.iter().filter_map(|dtype| id.find(dtype)).min().unwrap_or(id.len())]
+/// What an id says before types and options, but for the width of norms.
+fn mapping(id: &str) -> Vec<&str> {
+    let numbers = id.split('-').take_while(|word| word.parse::<Dtype>().is_err());
+    numbers.filter(|word| !word.starts_with('m')).collect()
 }
 
 /// What a slot is made from.

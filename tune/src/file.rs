@@ -64,7 +64,7 @@ pub struct Tuned {
     /// The second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner_up: Option<RunnerUp>,
-    /// Candidates that did not compile or did not verify.
+    /// Candidates that did not compile, did not verify, could not be timed or were not confirmed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<Dropped>,
 }

@@ -1,7 +1,7 @@
 //! The tuner: from the candidates of a model's launches to the fastest that verified.
 //!
-//! In this order, for all launches side by side: compile and predict, leave those whose prediction is worst, verify the others, time what
-//! verified. What won elsewhere comes first, and no prediction leaves it out. So nothing is timed that was not verified, and what does not compile or verify is dropped with its reason. Each part of the work has
+//! In this order, for all launches side by side: compile and predict, leave those whose prediction is worst, but for what won elsewhere, verify
+//! the others, time what verified. So nothing is timed that was not verified, and what does not compile or verify is dropped with its reason. Each part of the work has
 //! a share of the time; what it does not reach is left out, except for the hand-picked variants.
 
 use std::collections::{HashMap, HashSet};
@@ -111,9 +111,10 @@ pub struct Found {
 /// Shares of the time after which compiling, verifying and timing leave out what they have not reached. The rest is for winners, which are
 /// looked at once more.
 const SHARES: [f64; 3] = [0.45, 0.7, 0.85];
-/// Candidates of a launch that are compiled at most, those nearest to the hand-picked one: of one that is chosen alone, and of one in a team.
+/// Candidates of a launch that are compiled at most, the favoured ones and those nearest to the hand-picked one: of one that is chosen alone, and of one in a team.
 const COMPILED: [usize; 2] = [64, 160];
-/// Candidates of a launch that are verified and timed at most: of one that is chosen alone, and in each group of one in a team.
+/// Candidates of a launch that are verified and timed at most: of one that is chosen alone, and in each group of one in a team; favoured ones
+/// in any case.
 const TIMED: [usize; 2] = [16, 10];
 /// Distances of checkpoints below this one cost memory for the states between them.
 const DISTANCE: u32 = 16;
@@ -190,7 +191,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Compiles the candidates nearest to the hand-picked ones, all slots in turn.
+    /// Compiles the first candidates, all slots in turn.
     fn compile(&self, slots: &[&Slot], most: Vec<usize>) -> Vec<State> {
         let tasks = in_turn(most.into_iter().map(|most| (0..most).collect()).collect());
         let done = self.side_by_side(

@@ -41,8 +41,8 @@ pub struct Steps {
     /// Memory that the plan may use, such as 50GB [default: what is free].
     #[arg(long, value_name = "SIZE", value_parser = parse::bytes, allow_hyphen_values = true)]
     memory: Option<usize>,
-    /// Steps, of which the first two and the last are not timed.
-    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(4..))]
+    /// Steps, of which the first two are not timed.
+    #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..))]
     steps: u32,
     /// On the CPU, without the shares of operators.
     #[arg(long)]
@@ -69,7 +69,7 @@ struct Measured {
     tokens: usize,
     recompute: String,
     steps: u32,
-    /// Of one step, by the host's clock, the first two and the last left out.
+    /// Of one step, from the end of the one before, by the device's clock; the first two left out.
     median_ms: f64,
     least_ms: f64,
     most_ms: f64,
@@ -168,7 +168,7 @@ impl Steps {
         for step in 1..=self.steps + 1 {
             let report = if step <= self.steps {
                 let (real, cost) = source.next(room)?;
-                if step as usize > WARM_UP && step < self.steps {
+                if step as usize > WARM_UP {
                     (tokens, all) = (tokens + real, all + cost);
                 }
                 learner.start(std::slice::from_ref(room), rates, rates.at(step))?
@@ -184,8 +184,6 @@ impl Steps {
                 times.push(ms);
             }
         }
-        // The last step has none after it that is launched meanwhile.
-        times.pop();
         Ok(Timed { times, losses, tokens, room: all })
     }
 

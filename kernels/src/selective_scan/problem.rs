@@ -74,13 +74,18 @@ const THREADS: u32 = 128;
 /// Shared memory that a hand-picked variant stays under, so that several blocks fit a multiprocessor.
 const SHARED_BYTES: usize = 72 * 1024;
 
+/// Channels that a load moves at most.
+fn widest_load(channels: usize) -> u32 {
+    [4, 2].into_iter().find(|&vec| channels.is_multiple_of(vec as usize)).unwrap_or(1)
+}
+
 /// A variant that is sensible everywhere: about eight states a lane, 128 threads and registers for four such blocks, chunks of 16 where that
 /// leaves room for other blocks, four channels a load where D allows, states saved where [`default_backward`] wants them. `docs/performance.md` has
 /// what it reaches.
 pub fn default_variant(problem: &Problem) -> Forward {
     let state = problem.state.clamp(1, 1024) as u32;
     let lanes = (state / 8).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
-    let vec = [4, 2, 1].into_iter().find(|&vec| problem.channels.is_multiple_of(vec as usize)).unwrap_or(1);
+    let vec = widest_load(problem.channels);
     let width = (problem.channels.clamp(1, 1024) as u32).next_multiple_of((32 / lanes).max(vec));
     let channels = (THREADS / lanes).min(width);
     let resident = if state.div_ceil(lanes) <= 8 { 4 } else { 1 };
@@ -95,7 +100,7 @@ pub fn default_backward(problem: &Problem) -> Backward {
     let state = problem.state.clamp(1, 1024) as u32;
     let lanes = (state / 4).clamp(1, 8).next_power_of_two().max(state.div_ceil(32).next_power_of_two());
     let lane_states = state.div_ceil(lanes);
-    let vec = [4, 2, 1].into_iter().find(|&vec| problem.channels.is_multiple_of(vec as usize)).unwrap_or(1);
+    let vec = widest_load(problem.channels);
     let walk = if (lanes * vec).is_multiple_of(2) && lane_states <= 4 { 2 } else { 1 };
     let kept = [16, 8, 4].into_iter().find(|kept| kept * walk * lane_states <= KEPT_STATES).unwrap_or(2);
     let variant = |chunk: u32, channels: u32| Backward {

@@ -25,7 +25,7 @@ use crate::workspace;
 pub struct Split<'a> {
     /// The segments of the pack's sequences.
     pub segments: &'a Segments,
-    /// What finds the state that each segment leaves; its options are those of the pass.
+    /// What finds the state that each segment leaves; its options follow from the call.
     pub state: State,
     /// What passes states from segment to segment; all but its block follows from the call.
     pub join: Join,
@@ -81,7 +81,9 @@ pub fn forward(
     check_inputs(packed, inputs)?;
     split.segments.check(packed)?;
     let walk = Walk { u: inputs.u, projection: inputs.b, given: inputs.initial_state, left: outputs.final_state };
-    walk.run(packed, inputs, split, split.entering)?;
+    let Forward { softplus, bias, .. } = *variant;
+    let state = State { softplus, bias, gate: false, reverse: false, ..split.state };
+    walk.run(packed, inputs, split, state, split.entering)?;
     // Every segment but those that start a fresh sequence goes on from what entered it; what leaves a sequence is known by now.
     let variant = Forward { initial: true, last: false, ..*variant };
     let inputs = Inputs { initial_state: Some(split.entering), ..*inputs };
@@ -128,7 +130,8 @@ pub fn backward_unsummed<'a>(
     let behind = workspace::part(&split.scratch.gradients, rows * columns, 1)?;
     let walk =
         Walk { u: upstream.out, projection: inputs.c, given: upstream.final_state, left: gradients.initial_state };
-    walk.run(packed, inputs, split, behind)?;
+    let Backward { softplus, bias, gate, .. } = *variant;
+    walk.run(packed, inputs, split, State { softplus, bias, gate, reverse: true, ..split.state }, behind)?;
 
     let variant = Backward { initial: true, last: true, ..*variant };
     let inputs = Inputs { initial_state: Some(split.entering), ..*inputs };
@@ -160,10 +163,17 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Writes what enters each segment to `entering (Q, D, N)`, and what leaves each sequence.
-    fn run(&self, packed: &DevicePacked, inputs: &Inputs<'_>, split: &Split<'_>, entering: View<'_>) -> Result<()> {
+    fn run(
+        &self,
+        packed: &DevicePacked,
+        inputs: &Inputs<'_>,
+        split: &Split<'_>,
+        state: State,
+        entering: View<'_>,
+    ) -> Result<()> {
         let segments = split.segments;
         let (rows, columns) = sizes(segments, inputs);
-        let (d, state) = (inputs.a.shape().0, State { ends: self.left.is_some(), ..split.state });
+        let (d, state) = (inputs.a.shape().0, State { ends: self.left.is_some(), ..state });
         let states = workspace::part(&split.scratch.states, rows * columns, 1)?;
         let delta_sums = workspace::part(&split.scratch.delta_sums, rows * d, 1)?;
         let args = StateArgs {

@@ -182,8 +182,7 @@ impl Cuda {
             work()?;
             events.push(self.timestamp()?);
         }
-        let between = |pair: &[CudaEvent]| pair[0].elapsed_ms(&pair[1]).map_err(failed("reading an event"));
-        events.windows(2).map(between).collect()
+        events.windows(2).map(|pair| between_ms(&pair[0], &pair[1])).collect()
     }
 
     /// The end of what was launched so far, with its time.
@@ -251,7 +250,7 @@ impl Cuda {
     /// The compiled function of a variant, loaded on first use.
     fn function<V: Variant>(&self, variant: &V) -> Result<Function> {
         let id = variant.to_string();
-        let mut functions = self.functions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = functions.get(&id) {
             return Ok(*function);
         }
@@ -332,6 +331,11 @@ fn describe(error: DriverError) -> String {
     format!("{} ({})", text(error.error_string()), text(error.error_name()))
 }
 
-pub(crate) fn failed(doing: &'static str) -> impl Fn(DriverError) -> Error {
+/// Milliseconds from one event to another, once both have happened.
+pub(crate) fn between_ms(start: &CudaEvent, end: &CudaEvent) -> Result<f32> {
+    start.elapsed_ms(end).map_err(failed("reading an event"))
+}
+
+fn failed(doing: &'static str) -> impl Fn(DriverError) -> Error {
     move |e| Error::Cuda { doing: doing.to_owned(), why: describe(e) }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::CudaEvent;
 
-use super::{Cuda, failed};
+use super::{Cuda, between_ms};
 use crate::Result;
 
 /// One launch: a kernel, a product or a fill.
@@ -60,7 +60,7 @@ impl Cuda {
         self.tracing.store(false, Ordering::Relaxed);
         let trace = self.trace.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Trace { origin: (origin, _), spans }) = trace else { return Ok(Vec::new()) };
-        let since = |event: &CudaEvent| origin.elapsed_ms(event).map(f64::from).map_err(failed("reading an event"));
+        let since = |event: &CudaEvent| between_ms(&origin, event).map(f64::from);
         let told = |Span { label, start, end, host }: Span| {
             Ok(Traced { start_ms: since(&start)?, end_ms: since(&end)?, host_ms: host.as_secs_f64() * 1e3, label })
         };

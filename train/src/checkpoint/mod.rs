@@ -81,7 +81,7 @@ impl fmt::Display for Skipped {
 /// # Errors
 /// [`Error::File`], for instance where the disk is full; older checkpoints are then as they were, and the run can go on.
 pub fn save(run: &Path, step: u32, learner: &mut Learner, trainer: &Value, keep: usize) -> Result<PathBuf> {
-    if learner.is_under_way() {
+    if learner.under_way().is_some() {
         let rule = "the device may still be at it; finish it first".to_owned();
         return Err(Error::Config { field: "step", got: format!("{step}, which was only started"), rule });
     }

@@ -105,7 +105,7 @@ struct Started {
     padding: f64,
     learning_rate: f32,
     /// The end of the step before, or where that was waited for, the beginning of this one.
-    began: Moment,
+    since: Moment,
 }
 
 struct Run<'a> {
@@ -209,14 +209,17 @@ impl<'a> Run<'a> {
     /// Puts the packs of the next step where it will run, and asks whether any rank is to stop: they end together. What ranks tell each
     /// other is told here, where they wait for the step under way if they wait at all.
     fn prepare(&mut self) -> Result<(Started, bool)> {
-        let began = Moment::of(&self.learner.model.device)?;
+        let since = match self.learner.under_way() {
+            Some(end) => end.clone(),
+            None => Moment::of(&self.learner.model.device)?,
+        };
         let packs = self.source.next(&mut self.rooms)?;
         let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
         let mut all = [packs.tokens as f64, packs.padding as f64, stop];
         self.ranks.all_reduce_f64(&mut all)?;
         let [tokens, padding, stop] = all;
         let learning_rate = self.settings.rates.at(self.step + 1);
-        Ok((Started { packs, tokens, padding, learning_rate, began }, stop > 0.0))
+        Ok((Started { packs, tokens, padding, learning_rate, since }, stop > 0.0))
     }
 
     /// Launches the next step, and tells of the one before if that was not waited for yet.
@@ -240,10 +243,10 @@ impl<'a> Run<'a> {
 
     /// Records a step that is over.
     fn tell(&mut self, step: u32, started: &Started, report: &Report, evaluates: bool) -> Result<()> {
-        let Started { packs, tokens, padding, learning_rate, began } = started;
+        let Started { packs, tokens, padding, learning_rate, since } = started;
         let diverged = self.count_skipped(step, report, packs);
         self.tokens += *tokens as u64;
-        let per_second = tokens / self.learner.ended().since_s(began)?.max(1e-9);
+        let per_second = tokens / self.learner.ended().since_s(since)?.max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
         self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
         let held_out = match evaluates {

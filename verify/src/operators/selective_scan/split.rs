@@ -224,10 +224,10 @@ operator! {
 /// The largest state size of a quick run of many.
 const LARGEST_OF_FEW: u32 = 64;
 
-/// Whether a run has the suite with everything that concerns segments, or with nothing of it, of the `i`-th state size and a direction: a
-/// quick run of many state sizes has of each direction all in every second of them, and nothing in the others.
-fn in_turn(plan: &Plan, i: usize, reverse: bool, all: bool) -> bool {
-    !is_quick_of_many(plan) || all == ((i % 2 == 0) != reverse)
+/// Whether a run has the suite of a direction with all options, or with none, in its `turn`: a quick run of many state sizes has all of one
+/// direction and none of the other, then none and all.
+fn in_turn(plan: &Plan, turn: usize, reverse: bool, all: bool) -> bool {
+    !is_quick_of_many(plan) || all == (turn.is_multiple_of(2) != reverse)
 }
 
 fn is_quick_of_many(plan: &Plan) -> bool {
@@ -251,13 +251,14 @@ fn state_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
                 continue;
             }
             for reverse in [false, true] {
-                let all = default_state(&problem(state, io, 24, [true; 7]), 4, reverse);
-                let lanes = (all.lanes / 2).max(state.div_ceil(64).next_power_of_two());
-                let bare = State { softplus: false, bias: false, gate: false, ends: false, ..all };
+                let large = default_state(&problem(state, io, 24, [true; 7]), 4, reverse);
+                let lanes = (large.lanes / 2).max(state.div_ceil(64).next_power_of_two());
+                let bare = State { softplus: false, bias: false, gate: false, ends: false, ..large };
                 let small = State { lanes, channels: 32 / lanes.min(32), resident: 1, vec: 1, ..bare };
-                for (whole, variant) in [(true, all), (false, small)] {
+                for (all, variant) in [(true, large), (false, small)] {
                     let variant = State { chunk: 8, ..variant };
-                    if in_turn(plan, i, reverse, whole) && plan.device.check(&variant).is_ok() {
+                    // The types take turns as well: each gets all of it.
+                    if in_turn(plan, i / plan.dtypes.len(), reverse, all) && plan.device.check(&variant).is_ok() {
                         jobs.push(Box::new(Suite::<OfState>::new(variant)));
                     }
                 }
@@ -267,7 +268,7 @@ fn state_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     jobs
 }
 
-/// Both directions, with and without what enters and leaves sequences.
+/// Both directions, with and without what enters and leaves sequences; a quick run of many state sizes has half of it.
 fn join_jobs(plan: &Plan) -> Vec<Box<dyn Job>> {
     if matches!(plan.device, Device::Cpu) {
         return Vec::new();
