@@ -9,7 +9,7 @@ use packscan_train::hugging_face::{self, Format, Names, Pretrained};
 use packscan_train::parameters::Layout as Table;
 
 use crate::error::Result;
-use crate::saved::{of_run, say_skipped};
+use crate::saved::say_skipped;
 use crate::{Verdict, output, parse};
 
 /// Which model, where to, in what form.
@@ -46,18 +46,12 @@ impl Convert {
         let from = checkpoint::model_folder(&self.from)?;
         say_skipped(&from.skipped);
         let model = Pretrained::open(&from.folder)?;
-        let tokenizer = from.run.as_deref().map(of_run).transpose()?.and_then(|(_, file)| file);
         let names = match self.layout {
             Layout::Hf => Names::HuggingFace,
             Layout::Original => Names::Original,
         };
         let dtype = self.dtype.unwrap_or(model.dtype());
-        hugging_face::convert(
-            &model,
-            tokenizer.as_deref(),
-            &self.to,
-            &Format { names, dtype, max_shard_bytes: self.max_shard },
-        )?;
+        hugging_face::convert(&model, &self.to, &Format { names, dtype, max_shard_bytes: self.max_shard })?;
         let parameters = output::thousands(Table::of(&model.config).parameters());
         let (was, layout) = (model.dtype(), model.names);
         output::note(&format!("{parameters} parameters: {was} in the layout {layout} are now {dtype} in {names}"));

@@ -117,6 +117,19 @@ pub enum Error {
         left: Vec<String>,
     },
 
+    /// A model without its tokenizer.
+    #[error(
+        "{} has no tokenizer.json, and with {vocabulary} entries its vocabulary is not that of bytes; put the one of the model there, or name \
+         it with --tokenizer",
+        folder.display()
+    )]
+    NoTokenizer {
+        /// Where the model is.
+        folder: PathBuf,
+        /// Entries of its vocabulary.
+        vocabulary: usize,
+    },
+
     /// The tokenizer of a run is not where it was.
     #[error(
         "{} is no tokenizer: {what}; {} names it: put it back, or write there where it is now",

@@ -14,7 +14,7 @@ use crate::output;
 pub struct Saved {
     /// The model.
     pub pretrained: Pretrained,
-    /// The tokenizer that was named, or that of its run, or the one beside it, or bytes.
+    /// The tokenizer that was named, or the one beside it, or bytes.
     pub tokenizer: Tokenizer,
     /// Its file; none for bytes.
     pub tokenizer_file: Option<PathBuf>,
@@ -23,21 +23,17 @@ pub struct Saved {
 impl Saved {
     /// Opens a run, a checkpoint or a Hugging Face model.
     pub fn open(path: &Path, tokenizer: Option<&Path>) -> Result<Saved> {
-        let ModelFolder { folder, run, skipped } = checkpoint::model_folder(path)?;
+        let ModelFolder { folder, skipped } = checkpoint::model_folder(path)?;
         say_skipped(&skipped);
-        let beside = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
-        let named = match (tokenizer, run) {
-            (None, Some(run)) => Some(of_run(&run)?).filter(|(_, file)| file.is_some()),
-            _ => None,
-        };
-        let (tokenizer, tokenizer_file) = match named {
-            Some(named) => named,
-            None => {
-                let file = tokenizer.map(Path::to_owned).or(beside);
-                (Tokenizer::open(file.as_deref())?, file)
-            }
-        };
         let mut pretrained = Pretrained::open(&folder)?;
+        let beside = || Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
+        let file = tokenizer.map(Path::to_owned).or_else(beside);
+        let tokenizer = Tokenizer::open(file.as_deref())?;
+        let vocabulary = pretrained.config.vocabulary;
+        if file.is_none() && vocabulary > tokenizer.vocabulary().next_multiple_of(8) {
+            return Err(Error::NoTokenizer { folder, vocabulary });
+        }
+        let tokenizer_file = file.filter(|_| matches!(tokenizer, Tokenizer::Hf(_)));
         pretrained.config = pretrained.config.for_vocabulary(tokenizer.vocabulary())?;
         Ok(Saved { pretrained, tokenizer, tokenizer_file })
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -21,6 +22,8 @@ pub enum Tokenizer {
 #[derive(Clone, Debug)]
 pub struct Hf {
     inner: tokenizers::Tokenizer,
+    /// As they were read: itself, and what says of its end.
+    files: Vec<(&'static str, Arc<[u8]>)>,
     vocabulary: usize,
     end: Option<u32>,
     digest: [u8; 32],
@@ -30,12 +33,21 @@ pub struct Hf {
 const ENDS: [&str; 7] =
     ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|endofdocument|>", "<|eot_id|>", "[SEP]"];
 
+/// The file of a Hugging Face tokenizer.
+const FILE: &str = "tokenizer.json";
+/// What says more of it.
+const CONFIG: &str = "tokenizer_config.json";
+/// Bytes as a Hugging Face tokenizer, with the same ids. To that, the text `<|endoftext|>` is the end of a document.
+const BYTES: [(&str, &[u8]); 2] =
+    [(FILE, include_bytes!("bytes/tokenizer.json")), (CONFIG, include_bytes!("bytes/tokenizer_config.json"))];
+
 impl Tokenizer {
     /// The token that ends a document of bytes.
     pub const BYTES_END: u32 = 256;
 
     /// Reads a `tokenizer.json`, or takes bytes where none is named. The token that ends a document is the `eos_token` of
-    /// a `tokenizer_config.json` beside it, else a special token with a name known for that, else there is none.
+    /// a `tokenizer_config.json` beside it, else a special token with a name known for that, else there is none. What
+    /// [`Tokenizer::files`] says of bytes is bytes again.
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
@@ -43,6 +55,9 @@ impl Tokenizer {
         let Some(path) = path else { return Ok(Tokenizer::Bytes) };
         let broken = |what: String| Error::Tokenizer { path: path.to_owned(), what };
         let text = fs::read(path).map_err(|source| broken(format!("it cannot be read: {source}")))?;
+        if text == BYTES[0].1 {
+            return Ok(Tokenizer::Bytes);
+        }
         let mut inner = tokenizers::Tokenizer::from_bytes(&text).map_err(|error| broken(error.to_string()))?;
         // Made for the fixed inputs of a model that classifies; here they would drop text or invent some.
         inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
@@ -52,11 +67,22 @@ impl Tokenizer {
         if vocabulary == 0 {
             return Err(broken("it has no tokens".to_owned()));
         }
-        let named = configured_end(&path.with_file_name("tokenizer_config.json"));
+        let config = fs::read(path.with_file_name(CONFIG)).ok();
+        let named = config.as_deref().and_then(configured_end);
         let mut names = named.as_deref().into_iter().chain(ENDS);
         let end = names.find_map(|name| inner.token_to_id(name));
         let digest = Sha256::new().chain_update(&text).chain_update(format!("{end:?}")).finalize().into();
-        Ok(Tokenizer::Hf(Box::new(Hf { inner, vocabulary, end, digest })))
+        let files = [(FILE, Some(text)), (CONFIG, config)].into_iter();
+        let files = files.filter_map(|(name, bytes)| Some((name, bytes?.into()))).collect();
+        Ok(Tokenizer::Hf(Box::new(Hf { inner, files, vocabulary, end, digest })))
+    }
+
+    /// The files beside a Hugging Face model that has this tokenizer: their names and what is in them.
+    pub fn files(&self) -> Vec<(&'static str, &[u8])> {
+        match self {
+            Tokenizer::Bytes => BYTES.to_vec(),
+            Tokenizer::Hf(hf) => hf.files.iter().map(|(name, bytes)| (*name, &**bytes)).collect(),
+        }
     }
 
     /// Ids lie below this.
@@ -127,8 +153,8 @@ impl Tokenizer {
 }
 
 /// The `eos_token` of a `tokenizer_config.json`: a string, or an object with its `content`.
-fn configured_end(path: &Path) -> Option<String> {
-    let config: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+fn configured_end(config: &[u8]) -> Option<String> {
+    let config: Value = serde_json::from_slice(config).ok()?;
     let end = config.get("eos_token")?;
     Some(end.as_str().or_else(|| end.get("content")?.as_str())?.to_owned())
 }

@@ -30,6 +30,37 @@ fn bytes() {
     assert!(matches!(tokenizer.decode(&[104, 257]), Err(Error::Id { id: 257, vocabulary: 257 })));
 }
 
+/// What a checkpoint has of bytes is a Hugging Face tokenizer with the same ids, to that library as well.
+#[test]
+fn bytes_are_a_hugging_face_tokenizer_too() {
+    let files = Files::new();
+    let paths: Vec<_> = Tokenizer::Bytes.files().into_iter().map(|(name, bytes)| files.write(name, bytes)).collect();
+    assert!(matches!(Tokenizer::open(Some(&paths[0])).unwrap(), Tokenizer::Bytes));
+    // One byte more, and it is read as any other.
+    let text = [fs::read(&paths[0]).unwrap(), b"\n".to_vec()].concat();
+    let Tokenizer::Hf(_) = Tokenizer::open(Some(&files.write("tokenizer.json", text))).unwrap() else { panic!() };
+    let hf = Tokenizer::open(Some(&paths[0])).unwrap();
+    assert_eq!((hf.vocabulary(), hf.end()), (257, Some(256)));
+    let every_byte: String = (0..=0x10FFFF).step_by(61).filter_map(char::from_u32).collect();
+    for text in ["", "hé 😀!", " a  b\r\n\tc\0", &every_byte] {
+        let ids = Tokenizer::Bytes.encode(text).unwrap();
+        assert_eq!(hf.encode(text).unwrap(), ids, "{text:.20}");
+        assert_eq!(hf.decode(&ids).unwrap(), text, "{text:.20}");
+    }
+    assert_eq!(hf.encode("<|endoftext|>").unwrap(), [256], "the one text that differs");
+}
+
+#[test]
+fn a_tokenizer_gives_its_files_back() {
+    let files = Files::new();
+    let read = fs::read(fixture("tokenizer.json")).unwrap();
+    let path = files.write("tokenizer.json", &read);
+    assert_eq!(Tokenizer::open(Some(&path)).unwrap().files(), [("tokenizer.json", &read[..])]);
+    files.write("tokenizer_config.json", "{}");
+    let both = [("tokenizer.json", &read[..]), ("tokenizer_config.json", b"{}")];
+    assert_eq!(Tokenizer::open(Some(&path)).unwrap().files(), both);
+}
+
 #[test]
 fn the_ids_are_those_of_the_original() {
     let tokenizer = hf();

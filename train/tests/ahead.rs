@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{config, texts, values};
+use common::{config, save, texts, values};
 use packscan_kernels::cross_entropy::NO_TARGET;
 use packscan_runtime::{Device, Dtype, Packed};
 use packscan_train::activations::Recompute;
@@ -60,7 +60,7 @@ fn check(device: &Device) {
         if ahead {
             assert_eq!(reports.len(), STEPS as usize - 1, "one step is under way");
             let folder = tempfile::tempdir().unwrap();
-            let early = packscan_train::checkpoint::save(folder.path(), STEPS, &mut learner, &json!({}), 1);
+            let early = save(folder.path(), STEPS, &mut learner, &json!({}), 1);
             assert!(early.unwrap_err().to_string().contains("only started"), "no checkpoint of half a step");
         }
         reports.extend(learner.finish().unwrap());

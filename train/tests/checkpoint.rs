@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{config, pack, texts, weights};
+use common::{config, pack, save, texts, weights};
 use packscan_runtime::{Device, Dtype};
 use packscan_train::activations::Recompute;
 use packscan_train::checkpoint::{self, Checkpoint};
@@ -62,7 +62,7 @@ fn check_resuming(device: &Device, io: Dtype) {
     let mut half = fresh(device, io);
     train(&mut half, 1, 10);
     let trainer = json!({ "position": 123_456_789_012_345_u64, "loss": 0.1 + 0.2, "seeds": [1, 2] });
-    checkpoint::save(run.path(), 10, &mut half, &trainer, 2).unwrap();
+    save(run.path(), 10, &mut half, &trainer, 2).unwrap();
     let at_ten = bits(&half);
     drop(half);
 
@@ -99,7 +99,7 @@ fn run_with(steps: &[u32]) -> (tempfile::TempDir, Learner) {
     let run = tempfile::tempdir().unwrap();
     let mut learner = fresh(&Device::Cpu, Dtype::F32);
     for &step in steps {
-        checkpoint::save(run.path(), step, &mut learner, &json!({ "step": step }), usize::MAX).unwrap();
+        save(run.path(), step, &mut learner, &json!({ "step": step }), usize::MAX).unwrap();
     }
     (run, learner)
 }
@@ -123,7 +123,8 @@ fn a_checkpoint_is_a_hugging_face_model() {
     for p in &learner.model.layout.table {
         assert_eq!(opened.values_of(p).unwrap(), learner.model.values_of(p).unwrap(), "{}", p.name);
     }
-    assert_eq!(names(&folder(run.path(), 1)), FILES);
+    let tokenizer = ["tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(names(&folder(run.path(), 1)), [&FILES[..], &tokenizer].concat());
 }
 
 /// A tensor of several pieces, whose last is short, where a number is kept in two halves.
@@ -135,7 +136,7 @@ fn a_tensor_that_is_written_in_pieces_is_the_same() {
     let embedding = learner.model.layout.table[0].clone();
     assert!(embedding.slot.pieces().count() == 3, "{embedding:?}");
     let run = tempfile::tempdir().unwrap();
-    let saved = checkpoint::save(run.path(), 1, &mut learner, &Value::Null, 1).unwrap();
+    let saved = save(run.path(), 1, &mut learner, &Value::Null, 1).unwrap();
     let opened = Pretrained::open(&saved).unwrap();
     assert!(opened.values_of(&embedding).unwrap() == values[embedding.slot.range()]);
 }
@@ -206,11 +207,11 @@ fn what_a_killed_save_leaves_is_neither_loaded_nor_kept() {
     fs::create_dir(run.path().join("notes")).unwrap();
     assert_eq!(checkpoint::newest(run.path()).unwrap().0.unwrap().step, 10);
 
-    checkpoint::save(run.path(), 10, &mut learner, &Value::Null, 5).unwrap();
+    save(run.path(), 10, &mut learner, &Value::Null, 5).unwrap();
     assert_eq!(names(run.path()), ["notes", "step-00000009", "step-00000010"]);
     assert_eq!(checkpoint::newest(run.path()).unwrap().0.unwrap().trainer, Value::Null);
     // The same step once more.
-    checkpoint::save(run.path(), 10, &mut learner, &json!(1), 5).unwrap();
+    save(run.path(), 10, &mut learner, &json!(1), 5).unwrap();
     assert_eq!(checkpoint::newest(run.path()).unwrap().0.unwrap().trainer, json!(1));
     assert_eq!(names(run.path()), ["notes", "step-00000009", "step-00000010"]);
 }
@@ -223,10 +224,10 @@ fn the_oldest_go_and_only_checkpoints() {
     fs::write(folder(run.path(), 5).join("thoughts.txt"), "mine").unwrap();
     fs::create_dir(run.path().join("step-7")).unwrap();
     // One that is not whole does not count: 20 stays in place of 30.
-    checkpoint::save(run.path(), 50, &mut learner, &Value::Null, 3).unwrap();
+    save(run.path(), 50, &mut learner, &Value::Null, 3).unwrap();
     assert_eq!(names(run.path()), ["step-00000005", "step-00000020", "step-00000040", "step-00000050", "step-7"]);
     // An earlier step than others: those are left.
-    checkpoint::save(run.path(), 45, &mut learner, &Value::Null, 1).unwrap();
+    save(run.path(), 45, &mut learner, &Value::Null, 1).unwrap();
     assert_eq!(names(run.path()), ["step-00000005", "step-00000045", "step-00000050", "step-7"]);
 }
 
@@ -254,7 +255,7 @@ fn a_checkpoint_of_another_model_names_tensor_and_shapes() {
 
     // A file of moments of another model.
     let others = tempfile::tempdir().unwrap();
-    checkpoint::save(others.path(), 1, &mut other, &Value::Null, 1).unwrap();
+    save(others.path(), 1, &mut other, &Value::Null, 1).unwrap();
     fs::copy(folder(others.path(), 1).join(FILES[2]), folder(run.path(), 1).join(FILES[2])).unwrap();
     let error = Checkpoint::open(&folder(run.path(), 1)).unwrap_err().to_string();
     assert!(error.contains("optimizer.safetensors: m.backbone.embeddings.weight"), "{error}");
@@ -302,7 +303,7 @@ fn a_full_disk_leaves_the_old_checkpoint_and_the_run() {
 fn save_on_a_full_disk(run: &Path) {
     let mut learner = fresh(&Device::Cpu, Dtype::F32);
     train(&mut learner, 1, 2);
-    println!("the error: {}", checkpoint::save(run, 2, &mut learner, &Value::Null, 1).unwrap_err());
+    println!("the error: {}", save(run, 2, &mut learner, &Value::Null, 1).unwrap_err());
     // The run goes on.
     train(&mut learner, 3, 4);
 }
@@ -313,7 +314,7 @@ fn what_could_not_be_loaded_is_not_saved() {
     let (config, mut values) = (learner.model.config.clone(), weights(&learner.model));
     values[config.width + 2] = f32::NAN;
     let mut diverged = self::learner(Model::new(&Device::Cpu, Dtype::F32, &config, &values).unwrap());
-    let error = checkpoint::save(run.path(), 2, &mut diverged, &Value::Null, 1).unwrap_err().to_string();
+    let error = save(run.path(), 2, &mut diverged, &Value::Null, 1).unwrap_err().to_string();
     assert!(error.contains("backbone.embeddings.weight[1, 2] is NaN") && error.contains("diverged"), "{error}");
     assert_eq!(names(run.path()), ["step-00000001"]);
 }
@@ -323,7 +324,7 @@ fn a_folder_that_cannot_be_made_is_an_error() {
     let (run, mut learner) = run_with(&[1]);
     let file = run.path().join("a-file");
     fs::write(&file, "in the way").unwrap();
-    let error = checkpoint::save(&file.join("run"), 2, &mut learner, &Value::Null, 1).unwrap_err().to_string();
+    let error = save(&file.join("run"), 2, &mut learner, &Value::Null, 1).unwrap_err().to_string();
     assert!(error.starts_with("cannot make") && error.contains("step-00000002"), "{error}");
     // Nor is there a checkpoint to be found in a folder that is none.
     assert!(checkpoint::newest(&file).is_err());

@@ -101,7 +101,7 @@ fn every_layout_type_and_cut_gives_the_model_back() {
             for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
                 for max_shard_bytes in [usize::MAX, 10_000] {
                     let folder = scratch.path().join(format!("{name}-{names}-{dtype}-{max_shard_bytes}"));
-                    hugging_face::convert(&from, None, &folder, &Format { names, dtype, max_shard_bytes }).unwrap();
+                    hugging_face::convert(&from, &folder, &Format { names, dtype, max_shard_bytes }).unwrap();
                     let one = folder.join("model.safetensors").is_file();
                     assert_eq!(one, max_shard_bytes == usize::MAX);
                     let opened = Pretrained::open(&folder).unwrap();
@@ -112,7 +112,7 @@ fn every_layout_type_and_cut_gives_the_model_back() {
                     assert!(got == want, "{folder:?}: other values");
                     // What has been rounded once stays as it is, back in the first layout too.
                     let back = folder.with_extension("back");
-                    hugging_face::convert(&opened, None, &back, &Format::default()).unwrap();
+                    hugging_face::convert(&opened, &back, &Format::default()).unwrap();
                     assert!(hugging_face::load(&back).unwrap() == (config.clone(), want), "{back:?}: other values");
                 }
             }
@@ -133,7 +133,7 @@ fn the_original_names_are_those_of_mamba_ssm() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("original");
     let format = Format { names: Names::Original, ..Format::default() };
-    hugging_face::convert(&Pretrained::open(&fixture("tied")).unwrap(), None, &folder, &format).unwrap();
+    hugging_face::convert(&Pretrained::open(&fixture("tied")).unwrap(), &folder, &format).unwrap();
     let bytes = fs::read(folder.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.tensor("backbone.embedding.weight").unwrap().shape(), [64, 32]);
@@ -165,7 +165,7 @@ fn a_file_that_is_missing_among_several_is_named() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("model");
     let format = Format { max_shard_bytes: 10_000, ..Format::default() };
-    hugging_face::convert(&Pretrained::open(&fixture("tied")).unwrap(), None, &folder, &format).unwrap();
+    hugging_face::convert(&Pretrained::open(&fixture("tied")).unwrap(), &folder, &format).unwrap();
     let shards = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "safetensors");
     let shard = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).find(shards).unwrap();
     fs::remove_file(&shard).unwrap();

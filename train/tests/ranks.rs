@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use common::{config, pack, texts, values};
+use common::{config, pack, save, texts, values};
 use packscan_reference::{Number, Perturbed, adamw, grad_norm, model as book, perturbed};
 use packscan_runtime::collective::{Alone, Collective, Threads};
 use packscan_runtime::{Device, Dtype};
@@ -192,7 +192,7 @@ fn checkpointed(shard: bool, io: Dtype) -> Vec<Vec<u8>> {
         let vocabulary = learner.model.config.vocabulary;
         let pack = pack(&Device::Cpu, &texts_of(step, learner.rank()), vocabulary);
         learner.step(&[pack], &rates(), rates().at(step)).unwrap();
-        checkpoint::save(run.path(), step, learner, &Value::Null, 2).unwrap()
+        save(run.path(), step, learner, &Value::Null, 2).unwrap()
     };
     let one = |ranks: Threads| {
         let (ranks, config): (Rc<dyn Collective>, _) = (Rc::new(ranks), config(true));

@@ -5,6 +5,7 @@
 //! | file | what |
 //! |---|---|
 //! | `config.json`, `model.safetensors` | sizes, and parameters in f32, as `MambaForCausalLM` has them |
+//! | `tokenizer.json`, `tokenizer_config.json` | what its ids stand for; bytes too, as a Hugging Face tokenizer |
 //! | `optimizer.safetensors` | `m.{name}` and `v.{name}`: moments, f32 |
 //! | `memory.safetensors` | of a document that goes on in the next pack: `state.{block}` and `history.{block}`, f32 |
 //! | `state.json` | format, step, steps that the optimiser took, whether there is a memory, and what the trainer wants to be given back |
@@ -12,10 +13,11 @@
 //! One is written under another name and gets its own once all of it is on the disk, so that a name stands for a whole checkpoint
 //! whenever the run is killed.
 
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
+use packscan_data::Tokenizer;
 use packscan_runtime::{Buffer, Device, Dtype};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -58,6 +60,15 @@ pub struct Checkpoint {
     memory: Option<TensorFile>,
 }
 
+/// What a checkpoint keeps beside a learner.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// How the run's text becomes ids.
+    pub tokenizer: &'a Tokenizer,
+    /// What the trainer wants to be given back.
+    pub trainer: &'a Value,
+}
+
 /// A folder that has a checkpoint's name and is none.
 #[derive(Debug)]
 pub struct Skipped {
@@ -80,7 +91,7 @@ impl fmt::Display for Skipped {
 ///
 /// # Errors
 /// [`Error::File`], for instance where the disk is full; older checkpoints are then as they were, and the run can go on.
-pub fn save(run: &Path, step: u32, learner: &mut Learner, trainer: &Value, keep: usize) -> Result<PathBuf> {
+pub fn save(run: &Path, step: u32, learner: &mut Learner, beside: &Beside<'_>, keep: usize) -> Result<PathBuf> {
     if learner.under_way().is_some() {
         let rule = "the device may still be at it; finish it first".to_owned();
         return Err(Error::Config { field: "step", got: format!("{step}, which was only started"), rule });
@@ -89,19 +100,26 @@ pub fn save(run: &Path, step: u32, learner: &mut Learner, trainer: &Value, keep:
     learner.gather_weights()?;
     let writes = learner.rank() == 0;
     let mut moments = Moments { learner, gathered: 0 };
-    let written = if writes { write(run, &target, step, &mut moments, trainer, keep) } else { Ok(()) };
+    let written = if writes { write(run, &target, step, &mut moments, beside, keep) } else { Ok(()) };
     // Where writing failed early, other ranks still wait to give their shares.
     moments.whole(1)?;
     written.map(|()| target)
 }
 
-fn write(run: &Path, target: &Path, step: u32, moments: &mut Moments<'_>, trainer: &Value, keep: usize) -> Result<()> {
+fn write(
+    run: &Path,
+    target: &Path,
+    step: u32,
+    moments: &mut Moments<'_>,
+    beside: &Beside<'_>,
+    keep: usize,
+) -> Result<()> {
     if run.is_dir() {
         for left in files::entries(run)?.iter().filter(|path| is_left_over(path)) {
             files::remove(left)?;
         }
     }
-    files::write_folder(target, |folder| write_into(folder, step, moments, trainer))?;
+    files::write_folder(target, |folder| write_into(folder, step, moments, beside))?;
 
     let older = candidates(run)?.into_iter().filter(|(other, _)| *other < step).map(|(_, folder)| folder);
     let mut kept = 1;
@@ -132,7 +150,7 @@ impl Moments<'_> {
     }
 }
 
-fn write_into(folder: &Path, step: u32, moments: &mut Moments<'_>, trainer: &Value) -> Result<()> {
+fn write_into(folder: &Path, step: u32, moments: &mut Moments<'_>, beside: &Beside<'_>) -> Result<()> {
     let model = &moments.learner.model;
     hugging_face::write_into(folder, &model.config, &Format::default(), |parameter, sink| {
         parameter.slot.pieces().try_for_each(|piece| sink(&model.weights.values(piece)?))
@@ -149,8 +167,12 @@ fn write_into(folder: &Path, step: u32, moments: &mut Moments<'_>, trainer: &Val
     if let Some(memory) = left {
         write_memory(&folder.join(MEMORY), &moments.learner.model.config, memory)?;
     }
+    for (name, bytes) in beside.tokenizer.files() {
+        let path = folder.join(name);
+        fs::write(&path, bytes).map_err(|source| Error::file("write", &path, source))?;
+    }
     let (taken, memory) = (moments.learner.optimiser.taken, Some(left.is_some()));
-    let state = State { format: FORMAT, step, taken, memory, trainer: trainer.clone() };
+    let state = State { format: FORMAT, step, taken, memory, trainer: beside.trainer.clone() };
     files::write_json(&folder.join(STATE), &state)
 }
 
@@ -213,8 +235,6 @@ pub(crate) fn is_named(path: &Path) -> bool {
 pub struct ModelFolder {
     /// Its own folder.
     pub folder: PathBuf,
-    /// That of the run that made it.
-    pub run: Option<PathBuf>,
     /// Newer checkpoints of the run that are not whole.
     pub skipped: Vec<Skipped>,
 }
@@ -225,14 +245,13 @@ pub struct ModelFolder {
 /// [`Error::Saved`] for a run without a whole checkpoint; [`Error::File`] for a folder that cannot be read.
 pub fn model_folder(path: &Path) -> Result<ModelFolder> {
     if !path.join(run::FILE).is_file() {
-        let run = path.parent().filter(|parent| parent.join(run::FILE).is_file());
-        return Ok(ModelFolder { folder: path.to_owned(), run: run.map(Path::to_owned), skipped: Vec::new() });
+        return Ok(ModelFolder { folder: path.to_owned(), skipped: Vec::new() });
     }
     let (newest, skipped) = newest(path)?;
     let Some(Checkpoint { folder, .. }) = newest else {
         return Err(Error::saved(path, no_checkpoint(path, &skipped)));
     };
-    Ok(ModelFolder { folder, run: Some(path.to_owned()), skipped })
+    Ok(ModelFolder { folder, skipped })
 }
 
 /// Why a run has no checkpoint to take.

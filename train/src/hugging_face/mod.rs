@@ -24,13 +24,17 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const EMBEDDING: &str = "backbone.embeddings.weight";
 const HEAD: &str = "lm_head.weight";
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// The cure where the two say different things.
 const SAME: &str = "take config.json and weights of the same model";
 /// What belongs to a model's text, not to its numbers: [`convert`] copies it.
-const OF_TEXT: [&str; 6] =
-    ["generation_config.json", "merges.txt", "special_tokens_map.json", TOKENIZER, TOKENIZER_CONFIG, "vocab.json"];
+const OF_TEXT: [&str; 6] = [
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+];
 
 /// Whose names a folder has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,25 +231,18 @@ pub fn save(
     files::write_folder(folder, |folder| write_into(folder, config, format, |p, sink| sink(&values_of(p)?)))
 }
 
-/// Writes the model of a folder as a new folder of another format, and copies the files of its tokenizer: those beside it, or where it is
-/// of a run, the file that the run names, and what that says of its end.
+/// Writes the model of a folder as a new folder of another format, and copies the files of its tokenizer beside it.
 ///
 /// # Errors
 /// As [`save`].
-pub fn convert(from: &Pretrained, tokenizer: Option<&Path>, target: &Path, format: &Format) -> Result<()> {
+pub fn convert(from: &Pretrained, target: &Path, format: &Format) -> Result<()> {
     check_new(target)?;
     files::write_folder(target, |folder| {
         write_into(folder, &from.config, format, |parameter, sink| sink(&from.values_of(parameter)?))?;
-        let copy = |path: &Path, name: &str| -> Result<()> {
-            fs::copy(path, folder.join(name)).map(|_| ()).map_err(|source| Error::file("copy", path, source))
-        };
-        let Some(tokenizer) = tokenizer else {
-            let beside = OF_TEXT.iter().map(|name| (from.folder.join(name), name));
-            return beside.filter(|(path, _)| path.is_file()).try_for_each(|(path, name)| copy(&path, name));
-        };
-        copy(tokenizer, TOKENIZER)?;
-        let about = tokenizer.with_file_name(TOKENIZER_CONFIG);
-        if about.is_file() { copy(&about, TOKENIZER_CONFIG) } else { Ok(()) }
+        let beside = OF_TEXT.iter().map(|name| (from.folder.join(name), name));
+        beside.filter(|(path, _)| path.is_file()).try_for_each(|(path, name)| {
+            fs::copy(&path, folder.join(name)).map(|_| ()).map_err(|source| Error::file("copy", &path, source))
+        })
     })
 }
 

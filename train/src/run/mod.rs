@@ -17,7 +17,7 @@ use packscan_runtime::collective::{Collective, World, join};
 use packscan_runtime::{Device, Dtype, Moment};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Beside, Checkpoint};
 use crate::hugging_face::Pretrained;
 use crate::parameters::Layout;
 use crate::report::{Metrics, Status};
@@ -306,7 +306,8 @@ impl<'a> Run<'a> {
         let Some(progressed) = self.progressed.as_ref().filter(|_| keep > 0) else { return Ok(()) };
         let state = serde_json::to_value(progressed).expect("numbers become JSON");
         let keep = if self.skipped_in_a_row > 0 { usize::MAX } else { keep };
-        match checkpoint::save(&self.folder, self.step, &mut self.learner, &state, keep) {
+        let beside = Beside { tokenizer: &self.source.tokenizer, trainer: &state };
+        match checkpoint::save(&self.folder, self.step, &mut self.learner, &beside, keep) {
             Ok(_) => self.saved = Some(self.step),
             Err(error) => self.unsaved(error, ends)?,
         }

@@ -2,12 +2,16 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use packscan_data::Tokenizer;
 use packscan_reference::{Number, Perturbed, model as book, perturbed};
 use packscan_runtime::{Device, Dtype};
 use packscan_train::activations::Recompute;
+use packscan_train::checkpoint::{self, Beside};
 use packscan_train::parameters::{Layout, Parameter};
-use packscan_train::{DevicePack, Learner, Model, ModelConfig};
+use packscan_train::{DevicePack, Learner, Model, ModelConfig, Result};
+use serde_json::Value;
 
 /// A model with sizes that are neither equal nor powers of two where that is possible.
 pub fn config(tied: bool) -> ModelConfig {
@@ -22,6 +26,11 @@ pub fn values(layout: &Layout) -> Vec<f32> {
         *value += 0.1 * ((i as f32 * 0.7).sin() + 0.3);
     }
     values
+}
+
+/// A checkpoint of a run that trains on bytes.
+pub fn save(run: &Path, step: u32, learner: &mut Learner, trainer: &Value, keep: usize) -> Result<PathBuf> {
+    checkpoint::save(run, step, learner, &Beside { tokenizer: &Tokenizer::Bytes, trainer }, keep)
 }
 
 /// Sequences of these lengths with tokens below `vocabulary`.
