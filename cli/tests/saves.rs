@@ -118,3 +118,30 @@ fn a_run_that_keeps_nothing_says_so() {
         assert!(!ran.err.contains("wait"), "{command}: {}", ran.err);
     }
 }
+
+#[test]
+fn a_run_that_goes_on_names_what_is_not_as_it_was() {
+    let bench = Bench::new();
+    bench.good(&format!("{RUN} --steps 1"));
+    let resume = "train --resume run --steps 2";
+    let belongs = "the data position does not belong to these packs";
+    let log = bench.path("text/train.log");
+    fs::write(&log, "step 1\n").unwrap();
+    refused(&bench.run(resume), &[belongs, "changed since the run began: ", "text/train.log"]);
+    fs::remove_file(&log).unwrap();
+    // As long as it was, and other text.
+    let (file, text) = (bench.path("text/lib.rs"), fs::read_to_string(bench.path("text/lib.rs")).unwrap());
+    fs::write(&file, text.to_uppercase()).unwrap();
+    refused(&bench.run(resume), &[belongs, "changed since the run began: ", "text/lib.rs"]);
+    fs::write(&file, &text).unwrap();
+    let settings = fs::read_to_string(bench.path("run/run.toml")).unwrap();
+    fs::write(bench.path("run/run.toml"), settings.replace("seed = 0", "seed = 5")).unwrap();
+    fs::remove_file(&file).unwrap();
+    refused(&bench.run(resume), &[belongs, "no file of its text was changed", "run/run.toml says otherwise"]);
+    fs::write(bench.path("run/run.toml"), settings).unwrap();
+    fs::write(&file, &text).unwrap();
+    fs::rename(bench.path("text"), bench.path("moved")).unwrap();
+    refused(&bench.run(resume), &["text cannot be read", "run/run.toml names its text: put it back"]);
+    fs::rename(bench.path("moved"), bench.path("text")).unwrap();
+    bench.good(resume);
+}

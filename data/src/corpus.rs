@@ -172,6 +172,7 @@ impl Corpus {
     /// Decided by the documents and their tokenizer, not by where files lie.
     pub(crate) fn fingerprint(&self, hash: &mut Sha256) {
         hash.update(self.tokenizer);
+        hash.update(bytemuck::cast_slice(&self.store.crc32));
         for part in self.parts.iter() {
             hash.update(bytemuck::cast_slice(&[part.start, part.tokens]));
         }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
@@ -109,6 +109,20 @@ fn ending(path: &Path) -> Option<String> {
 /// Files that mark a folder whose content nobody wrote as text.
 const LEFT_OUT: [&str; 2] = ["CACHEDIR.TAG", "run.toml"];
 
+/// The files of these paths that were changed after a time, or came.
+///
+/// # Errors
+/// [`Error::Read`] for a path that is not there.
+pub fn changed_since(paths: &[PathBuf], time: SystemTime) -> Result<Vec<PathBuf>> {
+    let time = nanoseconds(time);
+    let sources = find(paths)?.into_iter();
+    Ok(sources.filter(|source| source.modified_ns > time).map(|source| source.path).collect())
+}
+
+fn nanoseconds(time: SystemTime) -> u128 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}
+
 /// The files that these paths name, and those in the folders that they name, in the order of their names.
 ///
 /// In folders, what is hidden is left out, and so are build folders, those called `target` or with a `CACHEDIR.TAG`, and what
@@ -160,8 +174,7 @@ fn walk(folder: &Path, found: &mut Vec<Source>) -> Result<()> {
 
 fn source(path: PathBuf, named: bool) -> Result<Source> {
     let about = fs::metadata(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-    let modified_ns = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    let modified_ns = modified_ns.map_or(0, |time| time.as_nanos());
+    let modified_ns = about.modified().map_or(0, nanoseconds);
     Ok(Source { path, named, bytes: about.len(), modified_ns })
 }
 

@@ -52,6 +52,12 @@ impl Content {
 /// How much of a file in a folder is looked at to tell whether it is binary. Git looks at as many bytes.
 const HEAD_BYTES: u64 = 8000;
 
+/// What the reader of Parquet says of a compression that is left out of it.
+const WITHOUT: &str = "Disabled feature at compile time: ";
+
+/// What some editors put before UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Rows of a column that are decoded together.
 const ROWS: usize = 1024;
 
@@ -128,6 +134,7 @@ fn lines(source: &Source) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>)>>
         let mut line = Vec::new();
         match reader.read_until(b'\n', &mut line) {
             Ok(0) => None,
+            Ok(_) if number == 1 && line.starts_with(MARK) => Some(Ok((number, line.split_off(MARK.len())))),
             Ok(_) => Some(Ok((number, line))),
             Err(error) => Some(Err(source.failed(error))),
         }
@@ -138,8 +145,15 @@ fn lines(source: &Source) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>)>>
 
 fn parquet(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
     let broken = |rule: String| Error::Parquet { path: source.path.clone(), rule };
-    let damaged =
-        |error: ParquetError| broken(format!("it is no whole Parquet file: {error}; write or download it again"));
+    let damaged = |error: ParquetError| {
+        let text = error.to_string();
+        broken(match text.split_once(WITHOUT) {
+            Some((_, codec)) => {
+                format!("it is compressed by {codec}, which packscan does not read; write it again with zstd")
+            }
+            None => format!("it is no whole Parquet file: {text}; write or download it again"),
+        })
+    };
     let opened = File::open(&source.path).map_err(|error| source.failed(error))?;
     let reader = SerializedFileReader::new(opened).map_err(damaged)?;
     let column = match text_column(reader.metadata().file_metadata().schema_descr(), field) {

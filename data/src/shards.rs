@@ -267,6 +267,8 @@ pub struct Store {
     starts: Vec<(u32, u64)>,
     files: Vec<PathBuf>,
     skipped: Skipped,
+    /// Of each shard.
+    pub crc32: Vec<u32>,
     /// What was wrong with the one that was there before it.
     pub damaged: Option<String>,
 }
@@ -309,8 +311,9 @@ impl Store {
         if starts.len() != documents.len() {
             return Err("corpus.json counts other documents".to_owned());
         }
-        let Manifest { id_bytes, files, skipped, .. } = manifest;
-        Ok(Some(Store { shards, id_bytes, documents, starts, files, skipped, damaged: None }))
+        let Manifest { id_bytes, files, skipped, shards: manifest_shards, .. } = manifest;
+        let crc32 = manifest_shards.iter().map(|shard| shard.crc32).collect();
+        Ok(Some(Store { shards, id_bytes, documents, starts, files, skipped, crc32, damaged: None }))
     }
 
     /// Every document.

@@ -58,12 +58,14 @@ fn text_and_jsonl_plain_and_compressed() {
     files.write("b/more.ndjson.gz", gzip(LINES));
     files.write("c/picture.png", b"\x89PNG\r\n\x1a\n\0\0");
     files.write("d/empty.txt", "");
+    // As some editors begin UTF-8.
+    files.write("e/marked.jsonl", [b"\xef\xbb\xbf", LINES].concat());
     let corpus = files.open(&[folder]).unwrap();
     let lines = ["one", "two\n", "three"];
-    let expected = [["plain \u{1f600}", "in two members"].as_slice(), &lines, &lines, &lines].concat();
+    let expected = [["plain \u{1f600}", "in two members"].as_slice(), &lines, &lines, &lines, &lines].concat();
     assert_eq!(texts(&corpus), expected);
     let binary_files = LeftOut { count: 1, named: corpus.skipped().binary_files.named.clone() };
-    assert_eq!(corpus.skipped(), &Skipped { binary_files, empty_documents: 4, ..Skipped::default() });
+    assert_eq!(corpus.skipped(), &Skipped { binary_files, empty_documents: 5, ..Skipped::default() });
     assert!(corpus.skipped().binary_files.named[0].ends_with("c/picture.png: byte 0 is no text"));
     assert!(corpus.name(0).ends_with("a/x.txt"));
     assert!(corpus.name(3).ends_with("lines.jsonl, line 3"), "{}", corpus.name(3));
@@ -89,6 +91,7 @@ fn parquet_by_each_codec() {
     let whole = fs::read(fixture("texts.zstd.parquet")).unwrap();
     let path = files.write("cut.parquet", &whole[..whole.len() / 2]);
     refused(files.open(&[path]), &["cut.parquet: it is no whole Parquet file", "download it again"]);
+    refused(files.open(&[fixture("texts.brotli.parquet")]), &["it is compressed by brotli", "again with zstd"]);
 }
 
 #[test]

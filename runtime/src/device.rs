@@ -312,7 +312,7 @@ impl Storage {
                 let address = emulated.memory().allocate(bytes, "buffer");
                 Storage::Emulator { device: emulated.clone(), address }
             }
-            Device::Cpu => Storage::Cpu(HostMemory::unwritten(bytes)),
+            Device::Cpu => Storage::Cpu(HostMemory::unwritten(bytes)?),
         })
     }
 
@@ -388,15 +388,15 @@ pub(crate) struct HostMemory {
 }
 
 impl HostMemory {
-    fn unwritten(bytes: usize) -> HostMemory {
-        let units = (2 * FENCE_BYTES + bytes).div_ceil(16);
-        let memory = HostMemory {
-            units: (0..units).map(|_| UnsafeCell::new(u128::from_ne_bytes([FENCE; 16]))).collect(),
-            bytes,
-        };
+    fn unwritten(bytes: usize) -> Result<HostMemory> {
+        let count = bytes.saturating_add(2 * FENCE_BYTES).div_ceil(16);
+        let mut units = Vec::new();
+        units.try_reserve_exact(count).map_err(|_| Error::HostMemory { bytes })?;
+        units.extend((0..count).map(|_| UnsafeCell::new(u128::from_ne_bytes([FENCE; 16]))));
+        let memory = HostMemory { units: units.into_boxed_slice(), bytes };
         // SAFETY: `bytes` bytes follow the first fence, and nobody else has the pointer yet.
         unsafe { memory.pointer().write_bytes(0xFF, bytes) };
-        memory
+        Ok(memory)
     }
 
     pub(crate) fn pointer(&self) -> *mut u8 {

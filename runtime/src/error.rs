@@ -109,6 +109,16 @@ pub enum Error {
         why: String,
     },
 
+    /// The host has no room for a buffer.
+    #[error(
+        "the CPU has no memory for {:.1} GB more; take a smaller model, fewer tokens at a time or a smaller batch",
+        *bytes as f64 / 1e9
+    )]
+    HostMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
+
     /// The driver refused something.
     #[error("CUDA failed while {doing}: {why}")]
     Cuda {

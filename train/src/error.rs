@@ -41,7 +41,7 @@ pub enum Error {
 
     /// Too little memory.
     #[error(
-        "the run needs more than the {budget} that the device has for it, even when blocks keep nothing:\n{needed}\n{cure}"
+        "the run needs more than the {budget} that there is for it, even when blocks keep nothing:\n{needed}\n{cure}"
     )]
     Memory {
         /// What it needs at least.
@@ -50,6 +50,26 @@ pub enum Error {
         budget: String,
         /// What would fit.
         cure: String,
+    },
+
+    /// A run whose text is not where it was.
+    #[error("{error}\n{} names its text: put it back, or write there where it is now", run.join(crate::run::FILE).display())]
+    TextGone {
+        /// What cannot be read.
+        error: packscan_data::Error,
+        /// The run's folder.
+        run: PathBuf,
+    },
+
+    /// A run whose text is not what it was.
+    #[error("{error}\n{said}", said = changed_text(run, changed))]
+    OtherText {
+        /// What differs.
+        error: packscan_data::Error,
+        /// The run's folder.
+        run: PathBuf,
+        /// Files of its text that were changed since it began.
+        changed: Vec<PathBuf>,
     },
 
     /// A run that learns nothing any more.
@@ -167,5 +187,19 @@ pub(crate) fn cure(source: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem => "; name a folder that can be written",
         io::ErrorKind::PermissionDenied => "; let this user read and write there",
         _ => "",
+    }
+}
+
+/// Which files are others than they were, the first few; or where else to look.
+fn changed_text(run: &Path, changed: &[PathBuf]) -> String {
+    let names: Vec<String> = changed.iter().take(3).map(|path| path.display().to_string()).collect();
+    let more = changed.len() - names.len();
+    match changed {
+        [] => format!(
+            "no file of its text was changed since the run began: one is missing, or {} says otherwise than it did",
+            run.join(crate::run::FILE).display()
+        ),
+        _ if more > 0 => format!("changed since the run began: {} and {more} more", names.join(", ")),
+        _ => format!("changed since the run began: {}", names.join(", ")),
     }
 }

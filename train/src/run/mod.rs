@@ -144,7 +144,13 @@ impl<'a> Run<'a> {
         };
         let ranks: Rc<dyn Collective> = join(&device, world.as_ref())?.into();
         agreement::check(&settings, &*ranks)?;
-        let source = Source::open(&settings, &*ranks, progressed.as_ref().map(|p| &p.position))?;
+        let source =
+            Source::open(&settings, &*ranks, progressed.as_ref().map(|p| &p.position)).map_err(
+                |error| match resumed {
+                    Some(_) => source::not_of_the_run(error, folder, &settings.text.paths),
+                    None => error,
+                },
+            )?;
         let step = resumed.as_ref().map_or(0, |checkpoint| checkpoint.step);
         let learner = learner(&settings, &device, resumed, pretrained, &ranks)?;
         let Settings { text, model, .. } = &settings;

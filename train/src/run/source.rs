@@ -1,5 +1,7 @@
 //! Where a run's packs come from.
 
+use std::path::{Path, PathBuf};
+
 use packscan_data::{
     Corpus, CorpusOptions, Pack, PackOptions, Position, Prefetched, Scheme, Strategy, Tokenizer, prefetch,
 };
@@ -9,7 +11,7 @@ use packscan_runtime::{Packed, cache};
 use super::{DevicePack, Settings};
 use crate::report::number::counted;
 use crate::report::{left_out, open_corpus};
-use crate::{Learner, Result};
+use crate::{Error, Learner, Result};
 
 /// Packs made ahead of the step under way, for each pack of a step.
 pub(super) const AHEAD: usize = 3;
@@ -175,6 +177,21 @@ impl Source {
         }
         ranks.all_reduce_f64(&mut sums)?;
         Ok((sums[1] > 0.0).then(|| sums[0] / sums[1]))
+    }
+}
+
+/// Says of a text that is not that of a run which goes on what is to be looked at: which files were changed since it began.
+pub(super) fn not_of_the_run(error: Error, run: &Path, paths: &[PathBuf]) -> Error {
+    let run_folder = run.to_owned();
+    match error {
+        Error::Data(error @ packscan_data::Error::Read { .. }) => Error::TextGone { error, run: run_folder },
+        Error::Data(error @ packscan_data::Error::Position { .. }) => {
+            let about = run.join(super::FILE).metadata();
+            let began = about.and_then(|about| about.created().or_else(|_| about.modified()));
+            let changed = began.ok().and_then(|began| packscan_data::changed_since(paths, began).ok());
+            Error::OtherText { error, run: run_folder, changed: changed.unwrap_or_default() }
+        }
+        error => error,
     }
 }
 
