@@ -53,7 +53,7 @@ fn text_that_is_none() {
         "left out: 1 binary file in folders\n",
         "folder/picture.png: byte 0 is no text\n",
         "left out: 3 bad records\n",
-        "a.jsonl, line 2: it has no field \"text\"\n",
+        "a.jsonl, line 2: it has no field \"text\", only ",
         "folder/latin.txt: byte 3 is not valid UTF-8\n",
     ] {
         assert!(skipping.err.contains(told), "{told:?} is not in\n{}", skipping.err);

@@ -275,7 +275,7 @@ impl Build<'_> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let sources = self.sources;
         for (file, source) in sources.iter().enumerate() {
-            records::read(file as u32, source, &self.options.text_field, &mut |record| {
+            let read = records::read(file as u32, source, &self.options.text_field, &mut |record| {
                 bytes += record.content.bytes();
                 batch.push(record);
                 if bytes >= BATCH_BYTES || batch.len() >= BATCH_RECORDS {
@@ -285,7 +285,13 @@ impl Build<'_> {
                     progress(&so_far);
                 }
                 Ok(())
-            })?;
+            });
+            match read {
+                Err(error) if self.options.skip_bad && error.is_of_file() => {
+                    self.skipped.bad_records.add(|| error.fault())
+                }
+                read => read?,
+            }
             so_far.bytes += source.bytes;
         }
         so_far.tokens += self.tokenise(batch)?;

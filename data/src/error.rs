@@ -56,9 +56,9 @@ pub enum Error {
         rule: String,
     },
 
-    /// A Parquet file without the column, or one that is damaged.
+    /// A file that packscan does not read: a Parquet file that is damaged or has no such column, or another compression.
     #[error("{}: {rule}", path.display())]
-    Parquet {
+    File {
         /// Which.
         path: PathBuf,
         /// What is wrong with it and the cure.
@@ -158,6 +158,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is about one file of the corpus as a whole.
+    pub(crate) fn is_of_file(&self) -> bool {
+        matches!(self, Error::Read { .. } | Error::Compressed { .. } | Error::File { .. })
+    }
+
     /// Where a record is and what is wrong with it, without the cure: for a list of those that were left out.
     pub(crate) fn fault(&self) -> String {
         match self {

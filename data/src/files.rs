@@ -48,6 +48,11 @@ impl Source {
         format(&self.path)
     }
 
+    /// The ending of a compression or an archive that packscan does not read.
+    pub fn unread(&self) -> Option<String> {
+        ending(&self.path).filter(|ending| UNREAD.contains(&ending.as_str()))
+    }
+
     /// Its bytes, decompressed.
     pub fn open(&self) -> Result<Box<dyn Read + Send>> {
         let failed = |source| self.failed(source);
@@ -80,6 +85,9 @@ impl Source {
         hash.update(self.modified_ns.to_le_bytes());
     }
 }
+
+/// Endings of compressions and archives that are no text.
+const UNREAD: [&str; 8] = ["7z", "br", "bz2", "lz4", "rar", "tar", "xz", "zip"];
 
 /// What a file holds, by its name's ending, that of a compression aside.
 pub fn format(path: &Path) -> Format {

@@ -1,9 +1,13 @@
 //! The text of a JSONL record.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Deserializer;
+
+/// Fields that a record has instead of the one that is asked for, of which so many are named.
+const FIELDS: usize = 5;
 
 /// The text in a field of an object; everything else in it is passed over. The error says what is wrong with the line.
 pub fn text_of(line: &[u8], field: &str) -> Result<String, String> {
@@ -14,9 +18,23 @@ pub fn text_of(line: &[u8], field: &str) -> Result<String, String> {
     match found {
         Ok(Some(Some(text))) => Ok(text),
         Ok(Some(None)) => Err(format!("the field {field:?} is no string")),
-        Ok(None) => Err(format!("it has no field {field:?}")),
+        Ok(None) => Err(format!("it has no field {field:?}{}", others(line))),
         Err(error) if error.is_data() => Err("it is no JSON object".to_owned()),
         Err(error) => Err(format!("it is no JSON: {}, column {}", reason(&error), error.column())),
+    }
+}
+
+/// The fields that an object has instead, the first few.
+fn others(line: &str) -> String {
+    let fields: Vec<String> = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(line)
+        .into_iter()
+        .flatten()
+        .map(|field| format!("{:?}", field.0))
+        .collect();
+    match fields.len() {
+        0 => ", nor any other".to_owned(),
+        1..=FIELDS => format!(", only {}", fields.join(", ")),
+        _ => format!(", only {} and more", fields[..FIELDS].join(", ")),
     }
 }
 
@@ -89,7 +107,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         let error = |line: &[u8]| text_of(line, "text").unwrap_err();
-        assert_eq!(error(br#"{"body": "x"}"#), "it has no field \"text\"");
+        assert_eq!(error(br#"{"id": 1, "body": "x"}"#), r#"it has no field "text", only "body", "id""#);
+        assert_eq!(error(b"{}"), r#"it has no field "text", nor any other"#);
+        let many = br#"{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1}"#;
+        assert_eq!(error(many), r#"it has no field "text", only "a", "b", "c", "d", "e" and more"#);
         assert_eq!(error(br#"{"text": 3}"#), "the field \"text\" is no string");
         assert_eq!(error(b"[1]"), "it is no JSON object");
         assert_eq!(error(br#"{"text": "x"} y"#), "it is no JSON: trailing characters, column 15");

@@ -75,6 +75,10 @@ pub fn read(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record
 }
 
 fn text(source: &Source) -> Result<Content> {
+    if let Some(ending) = source.unread().filter(|_| source.named) {
+        let rule = format!("packscan does not read .{ending}; unpack it, or compress it as .gz or .zst");
+        return Err(Error::File { path: source.path.clone(), rule });
+    }
     let mut reader = source.open()?;
     let mut bytes = Vec::new();
     reader.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes).map_err(|error| source.failed(error))?;
@@ -144,7 +148,7 @@ fn lines(source: &Source) -> Result<impl Iterator<Item = Result<(u64, Vec<u8>)>>
 }
 
 fn parquet(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
-    let broken = |rule: String| Error::Parquet { path: source.path.clone(), rule };
+    let broken = |rule: String| Error::File { path: source.path.clone(), rule };
     let damaged = |error: ParquetError| {
         let text = error.to_string();
         broken(match text.split_once(WITHOUT) {

@@ -191,7 +191,7 @@ fn records_without_a_text() {
     let lines = corpus.skipped().lines();
     let ends = [
         "4 bad records",
-        "line 2: it has no field \"text\"",
+        "line 2: it has no field \"text\", only \"body\"",
         "line 3: the field \"text\" is no string",
         "line 4: it is no JSON object",
         "and 1 more",
@@ -259,7 +259,7 @@ fn files_of_something_else_in_a_folder() {
     assert_eq!(texts(&corpus), ["first", "zweite \u{1f600}", "first", "plain"]);
     let LeftOut { count, named } = &corpus.skipped().other_files;
     assert_eq!(*count, 1);
-    assert!(named[0].ends_with("scores.jsonl: it has no field \"text\""), "{named:?}");
+    assert!(named[0].ends_with("scores.jsonl: it has no field \"text\", only \"score\""), "{named:?}");
     options.text_field = "body".to_owned();
     let corpus = open(&options).unwrap();
     assert_eq!((texts(&corpus), corpus.skipped().other_files.count), (vec!["plain".to_owned()], 2));
@@ -319,7 +319,16 @@ fn compressed_files_that_are_not_whole() {
         refused(files.open(&[path]), &[name, "is not whole", "download it again"]);
     }
     let path = files.write("none.txt.gz", "no gzip at all");
-    refused(files.open(&[path]), &["none.txt.gz is not whole"]);
+    refused(files.open(std::slice::from_ref(&path)), &["none.txt.gz is not whole"]);
+    let zip = files.write("text.zip", b"PK\x03\x04");
+    refused(files.open(std::slice::from_ref(&zip)), &["text.zip: packscan does not read .zip", "as .gz or .zst"]);
+    // Where that was asked for, each is left out, and named.
+    let good = files.write("good.txt", "good");
+    let options = CorpusOptions { skip_bad: true, ..files.options(&[path, zip, good]) };
+    let corpus = Corpus::open(&options, &Tokenizer::Bytes, |_| ()).unwrap();
+    assert_eq!(texts(&corpus), ["good"]);
+    let LeftOut { count, named } = &corpus.skipped().bad_records;
+    assert!(*count == 2 && named[0].contains("none.txt.gz is not whole") && named[1].contains("text.zip"), "{named:?}");
 }
 
 #[test]

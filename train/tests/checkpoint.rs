@@ -184,7 +184,7 @@ fn a_file_cut_short_names_tensor_shape_and_bytes() {
         let error = error_at(8 + header + there);
         let of = format!("{there} of {all} bytes of {}, {:?} in F32, are there", first.name, first.shape);
         assert!(error.contains(&of) && error.contains("model.safetensors"), "{error}");
-        assert!(error.contains("cut short") && error.contains("remove this checkpoint"), "{error}");
+        assert!(error.contains("cut short") && error.contains("remove that"), "{error}");
     }
     let last = &learner.model.layout.table.last().unwrap();
     let all = 4 * last.slot.elements();

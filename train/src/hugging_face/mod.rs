@@ -7,6 +7,7 @@
 mod config;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -318,6 +319,10 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     if index.is_file() {
         let Index { weight_map } = files::read_json(&index)?;
         let names: BTreeSet<String> = weight_map.into_values().collect();
+        if let Some(name) = names.iter().find(|name| Path::new(name).file_name() != Some(OsStr::new(name))) {
+            let rule = format!("it names {name}, which is no file of this folder; get the whole model again");
+            return Err(Error::saved(&index, rule));
+        }
         if let Some(missing) = names.iter().find(|name| !folder.join(name).is_file()) {
             let rule = format!("it names {missing}, which is not there; get that file too, or the whole model again");
             return Err(Error::saved(&index, rule));
