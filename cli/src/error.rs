@@ -130,18 +130,16 @@ pub enum Error {
         vocabulary: usize,
     },
 
-    /// The tokenizer of a run is not where it was.
+    /// The tokenizer beside a model is none.
     #[error(
-        "{} is no tokenizer: {what}; {} names it: put it back, or write there where it is now",
-        path.display(), file.display()
+        "{} is no tokenizer: {what}; put the one of the model there again, or name it with --tokenizer",
+        path.display()
     )]
-    TokenizerOfTheRun {
-        /// The tokenizer.
+    TokenizerBeside {
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         what: String,
-        /// The settings of the run.
-        file: PathBuf,
     },
 
     /// Settings of a run that goes on, which no argument can change.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use packscan_data::Tokenizer;
 use packscan_train::checkpoint::{self, ModelFolder, Skipped};
 use packscan_train::hugging_face::Pretrained;
-use packscan_train::run::{self, Settings};
 
 use crate::error::{Error, Result};
 use crate::output;
@@ -28,7 +27,11 @@ impl Saved {
         let mut pretrained = Pretrained::open(&folder)?;
         let beside = || Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
         let file = tokenizer.map(Path::to_owned).or_else(beside);
-        let tokenizer = Tokenizer::open(file.as_deref())?;
+        let is_named = tokenizer.is_some();
+        let tokenizer = Tokenizer::open(file.as_deref()).map_err(|error| match error {
+            packscan_data::Error::Tokenizer { path, what } if !is_named => Error::TokenizerBeside { path, what },
+            error => error.into(),
+        })?;
         let vocabulary = pretrained.config.vocabulary;
         if file.is_none() && vocabulary > tokenizer.vocabulary().next_multiple_of(8) {
             return Err(Error::NoTokenizer { folder, vocabulary });
@@ -37,18 +40,6 @@ impl Saved {
         pretrained.config = pretrained.config.for_vocabulary(tokenizer.vocabulary())?;
         Ok(Saved { pretrained, tokenizer, tokenizer_file })
     }
-}
-
-/// The tokenizer of a run, and its file; none for bytes.
-pub fn of_run(run: &Path) -> Result<(Tokenizer, Option<PathBuf>)> {
-    let file = Settings::read(run)?.text.tokenizer;
-    let tokenizer = Tokenizer::open(file.as_deref()).map_err(|error| match error {
-        packscan_data::Error::Tokenizer { path, what } => {
-            Error::TokenizerOfTheRun { path, what, file: run.join(run::FILE) }
-        }
-        error => error.into(),
-    })?;
-    Ok((tokenizer, file))
 }
 
 /// Says which checkpoints are not whole, so that an older one is taken.

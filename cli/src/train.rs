@@ -19,7 +19,7 @@ use packscan_tune::workload::natural_lengths;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::memory::{Choice, Memory};
-use crate::saved::{Saved, of_run, say_skipped};
+use crate::saved::{Saved, say_skipped};
 use crate::variants::{Launches, Missing};
 use crate::{Verdict, output, parse, products};
 
@@ -370,9 +370,10 @@ impl Train {
                 (folder.display().to_string(), pretrained.config.clone(), Some(pretrained), tokenizer_file)
             }
             None => {
-                let entries = Tokenizer::open(tokenizer)?.vocabulary();
-                let config = ModelConfig::open(&self.model, entries)?;
-                (self.model.clone(), config, None, tokenizer.map(Path::to_owned))
+                let opened = Tokenizer::open(tokenizer)?;
+                let config = ModelConfig::open(&self.model, opened.vocabulary())?;
+                let file = tokenizer.filter(|_| matches!(opened, Tokenizer::Hf(_)));
+                (self.model.clone(), config, None, file.map(Path::to_owned))
             }
         };
         let settings = Settings {
@@ -413,7 +414,6 @@ impl Train {
             output::note(&format!("warm-up: {now} steps, a tenth of the steps now; it was to be {before}"));
         }
         settings.rates = rates;
-        of_run(folder)?;
         let (newest, skipped) = checkpoint::newest(folder)?;
         say_skipped(&skipped);
         match newest {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{Ran, command, finish};
+use serde_json::{Map, Value, json};
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../train/tests/data/hf/tied")
@@ -35,9 +36,16 @@ fn there_and_back_again_is_the_same() {
     // The second time, packscan has written both; the first file's tensors lie in another order.
     assert_eq!(convert(&there, &back.join(""), &[]).code, 0, "a slash at the end is no other folder");
     assert_eq!(convert(&from, &again, &[]).code, 0);
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+    for name in ["model.safetensors", "tokenizer.json"] {
         assert!(fs::read(back.join(name)).unwrap() == fs::read(again.join(name)).unwrap(), "{name}");
     }
+    let config = |folder: &Path| -> Map<String, Value> {
+        serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap()
+    };
+    // The ids that begin and end a text have no place in the original layout.
+    let (mut direct, ids) = (config(&again), ["bos_token_id", "eos_token_id", "pad_token_id"]);
+    assert_eq!(ids.map(|id| direct.remove(id)), [0; 3].map(|id| Some(json!(id))));
+    assert_eq!(config(&back), direct);
     let ran = convert(&from, &scratch.path().join("half"), &["--dtype", "bf16"]);
     assert!(ran.err.contains("are now bf16 in hf"), "{ran:#?}");
     let bytes = |folder: &str| fs::metadata(scratch.path().join(folder).join("model.safetensors")).unwrap().len();

@@ -84,22 +84,23 @@ fn the_tokenizer_of_a_run_goes_along() {
     };
     assert_eq!(predicted("to"), predicted("run"));
 
-    // The model has its own; only what learns from text again needs the file that was named.
+    // Each checkpoint has its own: what becomes of the file that was named does not matter, nor of the model that a run began from.
     fs::rename(bench.path("words"), bench.path("moved")).unwrap();
     assert_eq!(predicted("to"), predicted("run"));
-    let cure = "run/run.toml names it: put it back, or write there where it is now";
-    let ran = bench.run("train --resume run --steps 3");
-    refused(&ran, &["words/mine.json is no tokenizer: it cannot be read", cure]);
-    assert!(!ran.err.contains("bytes"), "{}", ran.err);
-    let settings = fs::read_to_string(bench.path("run/run.toml")).unwrap();
-    fs::write(bench.path("run/run.toml"), settings.replace("words/mine", "moved/mine")).unwrap();
     bench.good("train --resume run --steps 3");
+    bench.good("train text --init older --tokens 256 --steps 1 --save-every 1 -o from-older");
+    fs::remove_dir_all(bench.path("older")).unwrap();
+    bench.good("train --resume from-older --steps 2");
+    assert_eq!(predicted("from-older"), predicted("run"));
 
     bench.good(&format!("{RUN}-on-bytes --steps 1"));
     bench.good("convert run-on-bytes bytes");
     assert_eq!(bench.names("bytes"), ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
     assert_eq!(predicted("bytes"), predicted("run-on-bytes"));
 
+    fs::write(bench.path("to/tokenizer.json"), "").unwrap();
+    let cure = "put the one of the model there again, or name it with --tokenizer";
+    refused(&bench.run("generate to x"), &["to/tokenizer.json is no tokenizer", cure]);
     // A model of words is not taken for one of bytes.
     fs::remove_file(bench.path("to/tokenizer.json")).unwrap();
     for command in ["eval to text", "generate to x", "train text --init to"] {
@@ -127,21 +128,24 @@ fn a_run_that_goes_on_names_what_is_not_as_it_was() {
     let belongs = "the data position does not belong to these packs";
     let log = bench.path("text/train.log");
     fs::write(&log, "step 1\n").unwrap();
-    refused(&bench.run(resume), &[belongs, "changed since the run began: ", "text/train.log"]);
+    refused(&bench.run(resume), &[belongs, "newer than the run: ", "text/train.log"]);
     fs::remove_file(&log).unwrap();
     // As long as it was, and other text.
     let (file, text) = (bench.path("text/lib.rs"), fs::read_to_string(bench.path("text/lib.rs")).unwrap());
     fs::write(&file, text.to_uppercase()).unwrap();
-    refused(&bench.run(resume), &[belongs, "changed since the run began: ", "text/lib.rs"]);
+    refused(&bench.run(resume), &[belongs, "newer than the run: ", "text/lib.rs"]);
     fs::write(&file, &text).unwrap();
     let settings = fs::read_to_string(bench.path("run/run.toml")).unwrap();
     fs::write(bench.path("run/run.toml"), settings.replace("seed = 0", "seed = 5")).unwrap();
     fs::remove_file(&file).unwrap();
-    refused(&bench.run(resume), &[belongs, "no file of its text was changed", "run/run.toml says otherwise"]);
+    refused(&bench.run(resume), &[belongs, "no file of its text is newer", "run/run.toml says otherwise"]);
     fs::write(bench.path("run/run.toml"), settings).unwrap();
     fs::write(&file, &text).unwrap();
     fs::rename(bench.path("text"), bench.path("moved")).unwrap();
     refused(&bench.run(resume), &["text cannot be read", "run/run.toml names its text: put it back"]);
+    fs::create_dir(bench.path("text")).unwrap();
+    refused(&bench.run(resume), &["the corpus is empty", "run/run.toml names its text: put it back"]);
+    fs::remove_dir(bench.path("text")).unwrap();
     fs::rename(bench.path("moved"), bench.path("text")).unwrap();
     bench.good(resume);
 }

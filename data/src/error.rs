@@ -158,14 +158,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is about one file of the corpus as a whole.
+    /// Whether it says that a file is damaged or of another kind, which no second look at it would change.
     pub(crate) fn is_of_file(&self) -> bool {
-        matches!(self, Error::Read { .. } | Error::Compressed { .. } | Error::File { .. })
+        matches!(self, Error::Compressed { .. } | Error::File { .. })
     }
 
     /// Where a record is and what is wrong with it, without the cure: for a list of those that were left out.
     pub(crate) fn fault(&self) -> String {
         match self {
+            Error::Compressed { path, source } => format!("{} is not whole: {source}", path.display()),
             Error::NotText { path, offset } => format!("{}: byte {offset} is not valid UTF-8", path.display()),
             Error::Record { path, unit, record, rule } => format!("{}, {unit} {record}: {rule}", path.display()),
             other => other.to_string(),

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
@@ -48,9 +48,9 @@ impl Source {
         format(&self.path)
     }
 
-    /// The ending of a compression or an archive that packscan does not read.
+    /// The ending of a compression or an archive that packscan does not read, itself compressed or not.
     pub fn unread(&self) -> Option<String> {
-        ending(&self.path).filter(|ending| UNREAD.contains(&ending.as_str()))
+        ending(&plain(&self.path)).filter(|ending| UNREAD.contains(&ending.as_str()))
     }
 
     /// Its bytes, decompressed.
@@ -87,18 +87,22 @@ impl Source {
 }
 
 /// Endings of compressions and archives that are no text.
-const UNREAD: [&str; 8] = ["7z", "br", "bz2", "lz4", "rar", "tar", "xz", "zip"];
+const UNREAD: [&str; 12] = ["7z", "bz2", "lz4", "lzma", "rar", "tar", "tbz2", "tgz", "txz", "tzst", "xz", "zip"];
 
 /// What a file holds, by its name's ending, that of a compression aside.
 pub fn format(path: &Path) -> Format {
-    let plain = match compression(path) {
-        Compression::None => path.to_owned(),
-        _ => path.with_extension(""),
-    };
-    match ending(&plain).as_deref() {
+    match ending(&plain(path)).as_deref() {
         Some("jsonl" | "ndjson") => Format::Jsonl,
         Some("parquet") => Format::Parquet,
         _ => Format::Text,
+    }
+}
+
+/// The name without the ending of a compression that packscan reads.
+fn plain(path: &Path) -> PathBuf {
+    match compression(path) {
+        Compression::None => path.to_owned(),
+        _ => path.with_extension(""),
     }
 }
 
@@ -117,18 +121,26 @@ fn ending(path: &Path) -> Option<String> {
 /// Files that mark a folder whose content nobody wrote as text.
 const LEFT_OUT: [&str; 2] = ["CACHEDIR.TAG", "run.toml"];
 
-/// The files of these paths that were changed after a time, or came.
+/// The files of these paths that were changed after a time, or came to where they are.
 ///
 /// # Errors
 /// [`Error::Read`] for a path that is not there.
-pub fn changed_since(paths: &[PathBuf], time: SystemTime) -> Result<Vec<PathBuf>> {
-    let time = nanoseconds(time);
-    let sources = find(paths)?.into_iter();
-    Ok(sources.filter(|source| source.modified_ns > time).map(|source| source.path).collect())
+pub fn newer_than(paths: &[PathBuf], time: SystemTime) -> Result<Vec<PathBuf>> {
+    let is_newer = |path: &PathBuf| fs::metadata(path).is_ok_and(|about| changed(&about) > time);
+    Ok(find(paths)?.into_iter().map(|source| source.path).filter(is_newer).collect())
 }
 
-fn nanoseconds(time: SystemTime) -> u128 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+/// When a file was changed, renamed or moved, where the system says all of it; else when it was written to.
+fn changed(about: &fs::Metadata) -> SystemTime {
+    #[cfg(unix)]
+    let moved = {
+        use std::os::unix::fs::MetadataExt;
+        let (seconds, nanoseconds) = (about.ctime().max(0) as u64, about.ctime_nsec() as u32);
+        UNIX_EPOCH + Duration::new(seconds, nanoseconds)
+    };
+    #[cfg(not(unix))]
+    let moved = UNIX_EPOCH;
+    about.modified().map_or(moved, |written| written.max(moved))
 }
 
 /// The files that these paths name, and those in the folders that they name, in the order of their names.
@@ -182,7 +194,8 @@ fn walk(folder: &Path, found: &mut Vec<Source>) -> Result<()> {
 
 fn source(path: PathBuf, named: bool) -> Result<Source> {
     let about = fs::metadata(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-    let modified_ns = about.modified().map_or(0, nanoseconds);
+    let modified_ns = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let modified_ns = modified_ns.map_or(0, |time| time.as_nanos());
     Ok(Source { path, named, bytes: about.len(), modified_ns })
 }
 

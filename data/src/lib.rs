@@ -42,7 +42,7 @@ mod tokenizer;
 
 pub use corpus::{Corpus, CorpusOptions, Progress};
 pub use error::{Error, Result};
-pub use files::changed_since;
+pub use files::newer_than;
 pub use packs::{NO_TARGET, Pack, Packs, Position};
 pub use plan::{PackOptions, Piece, Plan, Plans, Scheme, Strategy};
 pub use prefetch::{Prefetched, prefetch};

@@ -8,6 +8,8 @@ use serde_json::Deserializer;
 
 /// Fields that a record has instead of the one that is asked for, of which so many are named.
 const FIELDS: usize = 5;
+/// Letters of a field's name that are shown.
+const LETTERS: usize = 40;
 
 /// The text in a field of an object; everything else in it is passed over. The error says what is wrong with the line.
 pub fn text_of(line: &[u8], field: &str) -> Result<String, String> {
@@ -29,7 +31,7 @@ fn others(line: &str) -> String {
     let fields: Vec<String> = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(line)
         .into_iter()
         .flatten()
-        .map(|field| format!("{:?}", field.0))
+        .map(|field| format!("{:?}", field.0.chars().take(LETTERS).collect::<String>()))
         .collect();
     match fields.len() {
         0 => ", nor any other".to_owned(),

@@ -76,7 +76,7 @@ pub fn read(file: u32, source: &Source, field: &str, sink: &mut dyn FnMut(Record
 
 fn text(source: &Source) -> Result<Content> {
     if let Some(ending) = source.unread().filter(|_| source.named) {
-        let rule = format!("packscan does not read .{ending}; unpack it, or compress it as .gz or .zst");
+        let rule = format!("packscan does not read .{ending}; unpack it");
         return Err(Error::File { path: source.path.clone(), rule });
     }
     let mut reader = source.open()?;
@@ -88,6 +88,9 @@ fn text(source: &Source) -> Result<Content> {
         return Ok(Content::Binary(offset));
     }
     reader.read_to_end(&mut bytes).map_err(|error| source.failed(error))?;
+    if bytes.starts_with(MARK) {
+        bytes.drain(..MARK.len());
+    }
     Ok(Content::Text(bytes))
 }
 

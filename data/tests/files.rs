@@ -51,14 +51,14 @@ const LINES: &[u8] =
 fn text_and_jsonl_plain_and_compressed() {
     let files = Files::new();
     let folder = files.path("");
-    files.write("a/x.txt", "plain \u{1f600}");
+    // As some editors begin UTF-8.
+    files.write("a/x.txt", "\u{feff}plain \u{1f600}");
     files.write("a/y.txt.gz", [gzip(b"in two "), gzip(b"members")].concat());
     files.write("b/lines.jsonl", LINES);
     files.write("b/lines.jsonl.zst", zstd::encode_all(LINES, 3).unwrap());
     files.write("b/more.ndjson.gz", gzip(LINES));
     files.write("c/picture.png", b"\x89PNG\r\n\x1a\n\0\0");
     files.write("d/empty.txt", "");
-    // As some editors begin UTF-8.
     files.write("e/marked.jsonl", [b"\xef\xbb\xbf", LINES].concat());
     let corpus = files.open(&[folder]).unwrap();
     let lines = ["one", "two\n", "three"];
@@ -321,7 +321,9 @@ fn compressed_files_that_are_not_whole() {
     let path = files.write("none.txt.gz", "no gzip at all");
     refused(files.open(std::slice::from_ref(&path)), &["none.txt.gz is not whole"]);
     let zip = files.write("text.zip", b"PK\x03\x04");
-    refused(files.open(std::slice::from_ref(&zip)), &["text.zip: packscan does not read .zip", "as .gz or .zst"]);
+    refused(files.open(std::slice::from_ref(&zip)), &["text.zip: packscan does not read .zip; unpack it"]);
+    let tar = files.write("text.tar.gz", gzip(b"ustar"));
+    refused(files.open(&[tar]), &["text.tar.gz: packscan does not read .tar; unpack it"]);
     // Where that was asked for, each is left out, and named.
     let good = files.write("good.txt", "good");
     let options = CorpusOptions { skip_bad: true, ..files.options(&[path, zip, good]) };

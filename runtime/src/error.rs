@@ -111,8 +111,8 @@ pub enum Error {
 
     /// The host has no room for a buffer.
     #[error(
-        "the CPU has no memory for {:.1} GB more; take a smaller model, fewer tokens at a time or a smaller batch",
-        *bytes as f64 / 1e9
+        "the CPU has no memory for {} MB more; take a smaller model, fewer tokens at a time or a smaller batch",
+        bytes.div_ceil(1_000_000)
     )]
     HostMemory {
         /// What was asked for.

@@ -62,14 +62,14 @@ pub enum Error {
     },
 
     /// A run whose text is not what it was.
-    #[error("{error}\n{said}", said = changed_text(run, changed))]
+    #[error("{error}\n{said}", said = other_text(run, newer))]
     OtherText {
         /// What differs.
         error: packscan_data::Error,
         /// The run's folder.
         run: PathBuf,
-        /// Files of its text that were changed since it began.
-        changed: Vec<PathBuf>,
+        /// Files of its text that are newer than the run.
+        newer: Vec<PathBuf>,
     },
 
     /// A run that learns nothing any more.
@@ -191,15 +191,15 @@ pub(crate) fn cure(source: &io::Error) -> &'static str {
 }
 
 /// Which files are others than they were, the first few; or where else to look.
-fn changed_text(run: &Path, changed: &[PathBuf]) -> String {
-    let names: Vec<String> = changed.iter().take(3).map(|path| path.display().to_string()).collect();
-    let more = changed.len() - names.len();
-    match changed {
+fn other_text(run: &Path, newer: &[PathBuf]) -> String {
+    let names: Vec<String> = newer.iter().take(3).map(|path| path.display().to_string()).collect();
+    let more = newer.len() - names.len();
+    match newer {
         [] => format!(
-            "no file of its text was changed since the run began: one is missing, or {} says otherwise than it did",
+            "no file of its text is newer than the run: one is missing, or {} says otherwise than it did",
             run.join(crate::run::FILE).display()
         ),
-        _ if more > 0 => format!("changed since the run began: {} and {more} more", names.join(", ")),
-        _ => format!("changed since the run began: {}", names.join(", ")),
+        _ if more > 0 => format!("newer than the run: {} and {more} more", names.join(", ")),
+        _ => format!("newer than the run: {}", names.join(", ")),
     }
 }

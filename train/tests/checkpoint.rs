@@ -123,6 +123,8 @@ fn a_checkpoint_is_a_hugging_face_model() {
     for p in &learner.model.layout.table {
         assert_eq!(opened.values_of(p).unwrap(), learner.model.values_of(p).unwrap(), "{}", p.name);
     }
+    let config: Value = serde_json::from_slice(&fs::read(folder(run.path(), 1).join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["eos_token_id"], json!(256), "its text ends where that of bytes does");
     let tokenizer = ["tokenizer.json", "tokenizer_config.json"];
     assert_eq!(names(&folder(run.path(), 1)), [&FILES[..], &tokenizer].concat());
 }
@@ -145,7 +147,7 @@ fn a_tensor_that_is_written_in_pieces_is_the_same() {
 fn a_checkpoint_that_is_not_whole_is_left_out() {
     let (run, _) = run_with(&[9, 10]);
     let newest = folder(run.path(), 10);
-    for name in FILES {
+    for name in FILES.into_iter().chain(["tokenizer.json"]) {
         let path = newest.join(name);
         let bytes = fs::read(&path).unwrap();
         let assert_left_out = |what: &str| {

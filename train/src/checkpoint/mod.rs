@@ -19,10 +19,11 @@ use std::{fmt, fs};
 
 use packscan_data::Tokenizer;
 use packscan_runtime::{Buffer, Device, Dtype};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::hugging_face::{self, Format, Pretrained};
+use crate::hugging_face::{self, Format, Ids, Pretrained};
 use crate::parameters::{Layout, Parameter, part};
 use crate::tensors::{self, Entry, TensorFile};
 use crate::{Error, Learner, Memory, Model, ModelConfig, Result, files, run};
@@ -30,6 +31,7 @@ use crate::{Error, Learner, Memory, Model, ModelConfig, Result, files, run};
 const STATE: &str = "state.json";
 const MOMENTS: &str = "optimizer.safetensors";
 const MEMORY: &str = "memory.safetensors";
+const TOKENIZER: &str = "tokenizer.json";
 /// Of the files above. A reader refuses those of a later one.
 const FORMAT: u32 = 1;
 
@@ -53,6 +55,8 @@ pub struct Checkpoint {
     pub step: u32,
     /// What the trainer gave to [`save`].
     pub trainer: Value,
+    /// The file of its tokenizer.
+    pub tokenizer: PathBuf,
     taken: u32,
     weights: Pretrained,
     moments: TensorFile,
@@ -152,7 +156,8 @@ impl Moments<'_> {
 
 fn write_into(folder: &Path, step: u32, moments: &mut Moments<'_>, beside: &Beside<'_>) -> Result<()> {
     let model = &moments.learner.model;
-    hugging_face::write_into(folder, &model.config, &Format::default(), |parameter, sink| {
+    let ids = Ids::of_end(beside.tokenizer.end());
+    hugging_face::write_into(folder, &model.config, &Format::default(), &ids, |parameter, sink| {
         parameter.slot.pieces().try_for_each(|piece| sink(&model.weights.values(piece)?))
     })?;
     let table = model.layout.table.clone();
@@ -291,6 +296,8 @@ impl Checkpoint {
             return Err(Error::saved(&path, rule));
         }
         let weights = Pretrained::open(folder)?;
+        let tokenizer = folder.join(TOKENIZER);
+        let IgnoredAny = files::read_json(&tokenizer)?;
         let moments = TensorFile::open(&folder.join(MOMENTS))?;
         for p in &Layout::of(&weights.config).table {
             moments.check(&format!("m.{}", p.name), &p.shape, "the model of config.json")?;
@@ -302,7 +309,7 @@ impl Checkpoint {
             let entries = memory_entries(&weights.config);
             entries.iter().try_for_each(|(name, shape)| memory.check(name, shape, "the model of config.json"))?;
         }
-        Ok(Checkpoint { folder: folder.to_owned(), step, trainer, taken, weights, moments, memory })
+        Ok(Checkpoint { folder: folder.to_owned(), step, trainer, tokenizer, taken, weights, moments, memory })
     }
 
     /// The model's sizes.

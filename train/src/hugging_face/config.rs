@@ -28,6 +28,20 @@ impl Rank {
     }
 }
 
+/// What `transformers` calls the ids that begin, end and fill up a text.
+const IDS: [&str; 3] = ["bos_token_id", "eos_token_id", "pad_token_id"];
+
+/// These ids, as they are written: without them `transformers` takes 0.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ids(Map<String, Value>);
+
+impl Ids {
+    /// All of them the token that ends a document, if there is one.
+    pub fn of_end(end: Option<u32>) -> Ids {
+        Ids(IDS.iter().map(|name| ((*name).to_owned(), json!(end))).collect())
+    }
+}
+
 /// That of `transformers`, `MambaConfig`, with its defaults. What only matters to its own code is left out.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
@@ -129,8 +143,9 @@ impl Default for Ssm {
 const EPSILON_OF_ORIGINAL: f32 = 1e-5;
 
 /// A model's sizes from its `config.json`, and the layout that this file belongs to.
-pub(super) fn read(path: &Path) -> Result<(ModelConfig, Names)> {
+pub(super) fn read(path: &Path) -> Result<(ModelConfig, Names, Ids)> {
     let json: Map<String, Value> = files::read_json(path)?;
+    let ids = IDS.iter().filter_map(|name| Some(((*name).to_owned(), json.get(*name)?.clone()))).collect();
     let original = json.contains_key("d_model");
     if let Some(kind) = json.get("model_type").filter(|&kind| kind != "mamba") {
         let rule = format!("model_type is {kind}; packscan has the model of type \"mamba\" alone");
@@ -144,7 +159,7 @@ pub(super) fn read(path: &Path) -> Result<(ModelConfig, Names)> {
         Names::Original => Original::deserialize(json).map_err(parsed)?.model(path)?,
     };
     let config = config.for_vocabulary(0).map_err(|error| Error::saved(path, error.to_string()))?;
-    Ok((config, names))
+    Ok((config, names, Ids(ids)))
 }
 
 /// Refuses the first of these fields that a model here cannot have: `(whether it is refused, field, its value, what is needed)`.
@@ -232,9 +247,13 @@ impl Original {
 ///
 /// # Errors
 /// [`Error::Config`] for an epsilon that the original layout cannot say.
-pub(super) fn write(path: &Path, config: &ModelConfig, names: Names, dtype: Dtype) -> Result<()> {
+pub(super) fn write(path: &Path, config: &ModelConfig, names: Names, dtype: Dtype, ids: &Ids) -> Result<()> {
     match names {
-        Names::HuggingFace => files::write_json(path, &hugging_face(config, dtype)),
+        Names::HuggingFace => {
+            let mut json = hugging_face(config, dtype);
+            ids.0.iter().for_each(|(name, id)| json[name] = id.clone());
+            files::write_json(path, &json)
+        }
         Names::Original if config.epsilon == EPSILON_OF_ORIGINAL => files::write_json(path, &original(config)),
         Names::Original => Err(Error::Config {
             field: "epsilon",

@@ -16,6 +16,7 @@ use packscan_runtime::{Device, Dtype};
 use serde::Deserialize;
 use serde_json::json;
 
+pub(crate) use self::config::Ids;
 use crate::parameters::{Layout, Parameter};
 use crate::tensors::{self, Entry, Sink, TensorFile};
 use crate::{Error, Model, ModelConfig, Result, files};
@@ -28,13 +29,17 @@ const HEAD: &str = "lm_head.weight";
 /// The cure where the two say different things.
 const SAME: &str = "take config.json and weights of the same model";
 /// What belongs to a model's text, not to its numbers: [`convert`] copies it.
-const OF_TEXT: [&str; 6] = [
+const OF_TEXT: [&str; 10] = [
+    "added_tokens.json",
+    "chat_template.jinja",
     "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",
+    "vocab.txt",
 ];
 
 /// Whose names a folder has.
@@ -86,6 +91,7 @@ pub struct Pretrained {
     pub config: ModelConfig,
     /// Its layout.
     pub names: Names,
+    ids: Ids,
     folder: PathBuf,
     files: Vec<TensorFile>,
     /// Tensor to file.
@@ -113,7 +119,7 @@ impl Pretrained {
             let rule = "name a run, a checkpoint of one, or a Hugging Face folder with";
             return Err(Error::saved(folder, format!("{what}; {rule} {CONFIG} and {WEIGHTS}")));
         }
-        let (config, names) = config::read(&folder.join(CONFIG))?;
+        let (config, names, ids) = config::read(&folder.join(CONFIG))?;
         let files = weight_files(folder)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>>>()?;
         let mut place = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
@@ -125,7 +131,7 @@ impl Pretrained {
                 }
             }
         }
-        let pretrained = Pretrained { config, names, folder: folder.to_owned(), files, place };
+        let pretrained = Pretrained { config, names, ids, folder: folder.to_owned(), files, place };
         pretrained.check()?;
         Ok(pretrained)
     }
@@ -229,7 +235,9 @@ pub fn save(
     mut values_of: impl FnMut(&Parameter) -> Result<Vec<f32>>,
 ) -> Result<()> {
     check_new(folder)?;
-    files::write_folder(folder, |folder| write_into(folder, config, format, |p, sink| sink(&values_of(p)?)))
+    files::write_folder(folder, |folder| {
+        write_into(folder, config, format, &Ids::default(), |p, sink| sink(&values_of(p)?))
+    })
 }
 
 /// Writes the model of a folder as a new folder of another format, and copies the files of its tokenizer beside it.
@@ -239,7 +247,7 @@ pub fn save(
 pub fn convert(from: &Pretrained, target: &Path, format: &Format) -> Result<()> {
     check_new(target)?;
     files::write_folder(target, |folder| {
-        write_into(folder, &from.config, format, |parameter, sink| sink(&from.values_of(parameter)?))?;
+        write_into(folder, &from.config, format, &from.ids, |parameter, sink| sink(&from.values_of(parameter)?))?;
         let beside = OF_TEXT.iter().map(|name| (from.folder.join(name), name));
         beside.filter(|(path, _)| path.is_file()).try_for_each(|(path, name)| {
             fs::copy(&path, folder.join(name)).map(|_| ()).map_err(|source| Error::file("copy", &path, source))
@@ -259,13 +267,14 @@ pub(crate) fn write_into(
     folder: &Path,
     config: &ModelConfig,
     format: &Format,
+    ids: &Ids,
     mut give: impl FnMut(&Parameter, &mut Sink<'_>) -> Result<()>,
 ) -> Result<()> {
     if format.dtype == Dtype::U32 {
         let rule = "a model's numbers are f32, f16 or bf16".to_owned();
         return Err(Error::Config { field: "dtype", got: format.dtype.to_string(), rule });
     }
-    config::write(&folder.join(CONFIG), config, format.names, format.dtype)?;
+    config::write(&folder.join(CONFIG), config, format.names, format.dtype, ids)?;
     let layout = Layout::of(config);
     let mut sources: Vec<&Parameter> = layout.table.iter().collect();
     let mut entries: Vec<Entry> =

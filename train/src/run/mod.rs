@@ -10,9 +10,9 @@ mod source;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use packscan_data::Position;
+use packscan_data::{Position, Tokenizer};
 use packscan_runtime::collective::{Collective, World, join};
 use packscan_runtime::{Device, Dtype, Moment};
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,8 @@ pub struct Ended {
 /// What a checkpoint keeps of the run beside model and optimiser.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Progressed {
+    /// When the run began, in nanoseconds since 1970.
+    began_ns: u64,
     position: Position,
     elapsed_s: f64,
     tokens: u64,
@@ -95,6 +97,10 @@ pub fn train(mut start: Start<'_>) -> Result<Ended> {
     let how = ending?;
     run.ranks.leave()?;
     Ok(Ended { how, page })
+}
+
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// A step that was launched, and what will be told of it.
@@ -127,7 +133,9 @@ struct Run<'a> {
     skipped_in_a_row: u32,
     /// The step of the newest checkpoint.
     saved: Option<u32>,
-    /// Seconds before this process, and when it began.
+    /// When the run began, in nanoseconds since 1970.
+    began_ns: u64,
+    /// Seconds before this process, and when that began.
     before_s: f64,
     began: Instant,
     stop: &'a AtomicBool,
@@ -144,13 +152,22 @@ impl<'a> Run<'a> {
         };
         let ranks: Rc<dyn Collective> = join(&device, world.as_ref())?.into();
         agreement::check(&settings, &*ranks)?;
+        let tokenizer = match &resumed {
+            Some(checkpoint) => Some(&checkpoint.tokenizer),
+            None => settings.text.tokenizer.as_ref(),
+        };
+        let tokenizer = Tokenizer::open(tokenizer.map(PathBuf::as_path))?;
+        let began_ns = progressed.as_ref().map_or_else(now_ns, |p| p.began_ns);
         let source =
-            Source::open(&settings, &*ranks, progressed.as_ref().map(|p| &p.position)).map_err(
-                |error| match resumed {
-                    Some(_) => source::not_of_the_run(error, folder, &settings.text.paths),
+            Source::open(&settings, tokenizer, &*ranks, progressed.as_ref().map(|p| &p.position)).map_err(|error| {
+                match resumed {
+                    Some(_) => {
+                        let began = UNIX_EPOCH + Duration::from_nanos(began_ns);
+                        source::not_of_the_run(error, folder, &settings.text.paths, began)
+                    }
                     None => error,
-                },
-            )?;
+                }
+            })?;
         let step = resumed.as_ref().map_or(0, |checkpoint| checkpoint.step);
         let learner = learner(&settings, &device, resumed, pretrained, &ranks)?;
         let Settings { text, model, .. } = &settings;
@@ -174,6 +191,7 @@ impl<'a> Run<'a> {
             tokens,
             skipped_in_a_row: 0,
             saved: (step > 0).then_some(step),
+            began_ns,
             before_s,
             began: Instant::now(),
             stop,
@@ -254,7 +272,8 @@ impl<'a> Run<'a> {
         self.tokens += *tokens as u64;
         let per_second = tokens / self.learner.ended().since_s(since)?.max(1e-9);
         let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
-        self.progressed = Some(Progressed { position: packs.position, elapsed_s, tokens: self.tokens });
+        let (began_ns, position) = (self.began_ns, packs.position);
+        self.progressed = Some(Progressed { began_ns, position, elapsed_s, tokens: self.tokens });
         let held_out = match evaluates {
             true => self.source.held_out_loss(&self.learner, &mut self.rooms[0], &*self.ranks)?,
             false => None,

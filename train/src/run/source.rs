@@ -1,6 +1,7 @@
 //! Where a run's packs come from.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use packscan_data::{
     Corpus, CorpusOptions, Pack, PackOptions, Position, Prefetched, Scheme, Strategy, Tokenizer, prefetch,
@@ -84,13 +85,17 @@ fn against_cuts(scheme: Scheme) -> &'static str {
 }
 
 impl Source {
-    /// Opens the text, and goes on from a position in it.
+    /// Opens the text by a tokenizer, and goes on from a position in it.
     ///
     /// # Errors
     /// Those of [`packscan_data`].
-    pub fn open(settings: &Settings, ranks: &dyn Collective, position: Option<&Position>) -> Result<Source> {
+    pub fn open(
+        settings: &Settings,
+        tokenizer: Tokenizer,
+        ranks: &dyn Collective,
+        position: Option<&Position>,
+    ) -> Result<Source> {
         let text = &settings.text;
-        let tokenizer = Tokenizer::open(text.tokenizer.as_deref())?;
         let corpus = open_corpus(&corpus_options(settings)?, &tokenizer, ranks.rank() == 0)?;
         let (corpus, held_out) = match text.held_out > 0.0 {
             true => corpus.split_held_out(text.held_out, settings.seed).map(|(rest, held)| (rest, Some(held)))?,
@@ -180,16 +185,16 @@ impl Source {
     }
 }
 
-/// Says of a text that is not that of a run which goes on what is to be looked at: which files were changed since it began.
-pub(super) fn not_of_the_run(error: Error, run: &Path, paths: &[PathBuf]) -> Error {
-    let run_folder = run.to_owned();
+/// Says of a text that is not that of a run which goes on what is to be looked at: which files of it are newer than the run.
+pub(super) fn not_of_the_run(error: Error, run: &Path, paths: &[PathBuf], began: SystemTime) -> Error {
+    let run = run.to_owned();
     match error {
-        Error::Data(error @ packscan_data::Error::Read { .. }) => Error::TextGone { error, run: run_folder },
+        Error::Data(error @ (packscan_data::Error::Read { .. } | packscan_data::Error::Empty { .. })) => {
+            Error::TextGone { error, run }
+        }
         Error::Data(error @ packscan_data::Error::Position { .. }) => {
-            let about = run.join(super::FILE).metadata();
-            let began = about.and_then(|about| about.created().or_else(|_| about.modified()));
-            let changed = began.ok().and_then(|began| packscan_data::changed_since(paths, began).ok());
-            Error::OtherText { error, run: run_folder, changed: changed.unwrap_or_default() }
+            let newer = packscan_data::newer_than(paths, began).unwrap_or_default();
+            Error::OtherText { error, run, newer }
         }
         error => error,
     }
