@@ -1,5 +1,6 @@
 //! What the terminal shows while a model trains: a bar, or plain lines where standard error is no terminal.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -13,6 +14,9 @@ use super::number::{duration, fixed, percent, thousands};
 /// Between two plain lines.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Steps over which the loss is a mean: the text of one says more of that text than of the model.
+const RECENT: usize = 20;
+
 /// The view of a run. Steps are shown by [`Progress::step`]; other lines go through [`Progress::note`], so that bar and line do not mix.
 pub struct Progress {
     shown: Shown,
@@ -22,6 +26,8 @@ pub struct Progress {
     made: u64,
     /// When the first of them was made; it took longer than the others, which did not have to compile kernels.
     first: Duration,
+    /// Their losses, of the last [`RECENT`].
+    losses: VecDeque<f64>,
     skipped: u64,
 }
 
@@ -53,7 +59,8 @@ impl Progress {
     }
 
     fn with(shown: Shown, steps: u64) -> Self {
-        Progress { shown, steps, started: Instant::now(), made: 0, first: Duration::ZERO, skipped: 0 }
+        let (started, first, losses) = (Instant::now(), Duration::ZERO, VecDeque::new());
+        Progress { shown, steps, started, made: 0, first, losses, skipped: 0 }
     }
 
     /// Shows a step that was made.
@@ -68,6 +75,10 @@ impl Progress {
             self.first = now;
         }
         self.skipped += u64::from(metrics.skipped);
+        if metrics.loss.is_finite() {
+            self.losses.truncate(RECENT - 1);
+            self.losses.push_front(metrics.loss);
+        }
         let (place, values) = (self.place(metrics, now), self.values(metrics));
         match &mut self.shown {
             Shown::Bar(bar) => {
@@ -100,12 +111,15 @@ impl Progress {
         }
     }
 
-    /// `loss 3.412 · 18,432 tokens/s · 41.2 % of peak`: the step's own, as its line of `metrics.jsonl` has them.
+    /// `loss 3.412 · 18,432 tokens/s · 41.2 % of peak`: the loss a mean over recent steps, all else the step's own, as its line of
+    /// `metrics.jsonl` has it.
     fn values(&self, metrics: &Metrics) -> String {
-        let mut parts = vec![
-            format!("loss {}", fixed(metrics.loss, 3)),
-            format!("{} tokens/s", fixed(metrics.tokens_per_second, 0)),
-        ];
+        let loss = match metrics.loss.is_finite() {
+            true => self.losses.iter().sum::<f64>() / self.losses.len() as f64,
+            false => metrics.loss,
+        };
+        let mut parts =
+            vec![format!("loss {}", fixed(loss, 3)), format!("{} tokens/s", fixed(metrics.tokens_per_second, 0))];
         parts.extend(metrics.flops_utilisation.map(|share| format!("{} of peak", percent(share, 1))));
         parts.extend(metrics.held_out_loss.map(|loss| format!("held out {}", fixed(loss, 3))));
         if self.skipped > 0 {
@@ -211,19 +225,19 @@ mod tests {
         assert!(text.lines().nth(1).unwrap().ends_with("· 1 skipped"), "{text}");
     }
 
-    /// Whatever came before, and whether this process saw it: a resumed run tells the same of a step.
     #[test]
-    fn a_step_is_told_by_its_own_numbers() {
+    fn the_loss_is_the_mean_of_recent_steps() {
         let told = |before: &[f64]| {
             let out = Captured::default();
-            let mut progress = Progress::plain(9, Duration::ZERO, out.clone());
+            let mut progress = Progress::plain(99, Duration::ZERO, out.clone());
             for (i, loss) in before.iter().chain(&[2.125]).enumerate() {
-                progress.step_at(&step(9 - before.len() as u64 + i as u64, *loss), Duration::from_secs(1));
+                progress.step_at(&step(99 - before.len() as u64 + i as u64, *loss), Duration::from_secs(1));
             }
             out.text().lines().last().unwrap().to_owned()
         };
-        assert_eq!(told(&[]), "step 9/9 · 9.0 s in all · loss 2.125 · 18,432 tokens/s");
-        assert_eq!(told(&[5.0, 4.0, 3.0]), told(&[]));
+        assert_eq!(told(&[]), "step 99/99 · 1 min 39 s in all · loss 2.125 · 18,432 tokens/s");
+        assert_eq!(told(&[5.0, f64::NAN, 4.375]), told(&[]).replace("2.125", "3.833"));
+        assert_eq!(told(&[&[9.0; 30][..], &[2.0; 19]].concat()), told(&[]).replace("2.125", "2.006"));
     }
 
     #[test]
