@@ -117,7 +117,8 @@ impl Launches {
         Ok((ids, lines))
     }
 
-    /// Tunes, under a bar, beginning with what is known to be fast elsewhere, and keeps what was found in the GPU's tuning file; a file that cannot be written is told.
+    /// Tunes, under a bar, beginning with what is known to be fast elsewhere, and keeps what was found in the GPU's tuning file; a file that
+    /// cannot be written is told.
     pub fn tune(&self, device: &Device, known: &Known, mut teams: Vec<Team>, seconds: f64) -> Result<Vec<Found>> {
         teams.iter_mut().for_each(|team| known.favour(team));
         let tuning = Tuning::new(device, &self.problem)?;

@@ -106,7 +106,8 @@ fn not_finite(values: &[f32], before: usize, shape: &[usize]) -> Option<String> 
 }
 
 /// What helps where a file is not what was saved.
-pub(crate) const CURE: &str = "copy or download it again; where it is a checkpoint of a run, remove that, and the run goes on from the one before";
+pub(crate) const CURE: &str = "copy or download it again; where it is a checkpoint of a run, remove that, and the run goes on from the one \
+                               before";
 
 /// What is wrong with a file that its header does not describe: where it was cut, if it was.
 fn damage(file: &[u8], error: &SafeTensorError) -> String {

@@ -1,8 +1,8 @@
 //! The tuner: from the candidates of a model's launches to the fastest that verified.
 //!
-//! In this order, for all launches side by side: compile and predict, leave those whose prediction is worst, but for what won elsewhere, verify
-//! the others, time what verified. So nothing is timed that was not verified, and what does not compile or verify is dropped with its reason. Each part of the work has
-//! a share of the time; what it does not reach is left out, except for the hand-picked variants.
+//! In this order, for all launches side by side: compile and predict, leave those whose prediction is worst, but for what won elsewhere,
+//! verify the others, time what verified. So nothing is timed that was not verified, and what does not compile or verify is dropped with its
+//! reason. Each part of the work has a share of the time; what it does not reach is left out, except for the hand-picked variants.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -111,7 +111,8 @@ pub struct Found {
 /// Shares of the time after which compiling, verifying and timing leave out what they have not reached. The rest is for winners, which are
 /// looked at once more.
 const SHARES: [f64; 3] = [0.45, 0.7, 0.85];
-/// Candidates of a launch that are compiled at most, the favoured ones and those nearest to the hand-picked one: of one that is chosen alone, and of one in a team.
+/// Candidates of a launch that are compiled at most, the favoured ones and those nearest to the hand-picked one: of one that is chosen alone,
+/// and of one in a team.
 const COMPILED: [usize; 2] = [64, 160];
 /// Candidates of a launch that are verified and timed at most: of one that is chosen alone, and in each group of one in a team; favoured ones
 /// in any case.
