@@ -201,7 +201,12 @@ fn what_packscan_cannot_run_is_refused_by_name() {
     refused("hidden_act", json!("gelu"), &["hidden_act is gelu", "silu"]);
     refused("model_type", json!("falcon_mamba"), &["model_type is \"falcon_mamba\"", "mamba"]);
     refused("intermediate_size", json!(72), &["intermediate_size is 72", "64"]);
-    refused("expand", json!(1.5), &["config.json", "1.5"]);
+    refused(
+        "expand",
+        json!(1.5),
+        &["config.json", "expand is 1.5: ", "take config.json and weights of the same model"],
+    );
+    refused("hidden_size", json!("x"), &["hidden_size is \"x\": "]);
     refused("time_step_rank", json!("many"), &["time_step_rank", "many", "auto"]);
     refused("state_size", json!(9), &["model.safetensors", "x_proj.weight", "[20, 64]", "[22, 64]"]);
     refused("num_hidden_layers", json!(3), &["backbone.layers.2", "take config.json and weights of the same model"]);

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use packscan_runtime::Dtype;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{Error, ModelConfig, Result, files};
 
-use super::Names;
+use super::{Names, SAME};
 
 /// A rank of delta, or the word for ceil(M / 16).
 #[derive(Debug, Serialize, Deserialize)]
@@ -152,14 +153,22 @@ pub(super) fn read(path: &Path) -> Result<(ModelConfig, Names, Ids)> {
         return Err(Error::saved(path, rule));
     }
     let names = if original { Names::Original } else { Names::HuggingFace };
-    let parsed = |error: serde_json::Error| Error::saved(path, error.to_string());
-    let json = Value::Object(json);
     let config = match names {
-        Names::HuggingFace => HuggingFace::deserialize(json).map_err(parsed)?.model(path)?,
-        Names::Original => Original::deserialize(json).map_err(parsed)?.model(path)?,
+        Names::HuggingFace => parsed::<HuggingFace>(path, json)?.model(path)?,
+        Names::Original => parsed::<Original>(path, json)?.model(path)?,
     };
     let config = config.for_vocabulary(0).map_err(|error| Error::saved(path, error.to_string()))?;
     Ok((config, names, Ids(ids)))
+}
+
+/// The fields of a layout, each of which has a default; the error names the first whose value has another type.
+fn parsed<T: DeserializeOwned>(path: &Path, json: Map<String, Value>) -> Result<T> {
+    let alone = |(name, value): (&String, &Value)| {
+        let error = T::deserialize(json!({ name: value })).err()?;
+        Some(format!("{name} is {value}: {error}; {SAME}"))
+    };
+    let wrong = json.iter().find_map(alone);
+    T::deserialize(Value::Object(json)).map_err(|error| Error::saved(path, wrong.unwrap_or(error.to_string())))
 }
 
 /// Refuses the first of these fields that a model here cannot have: `(whether it is refused, field, its value, what is needed)`.
