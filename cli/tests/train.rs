@@ -229,7 +229,7 @@ fn files_of_something_else_in_the_folder_do_not_stop_a_run() {
     common::refused(&ran, &["scores.jsonl, line 1: it has no field \"text\"", "--skip-bad"]);
 }
 
-/// Changes the values of a tensor in a checkpoint.
+/// Changes the values of a tensor in a checkpoint, on purpose.
 fn change(checkpoint: &Path, name: &str, change: impl Fn(usize, &mut f32)) {
     let path = checkpoint.join("model.safetensors");
     let mut file = fs::read(&path).unwrap();
@@ -242,6 +242,8 @@ fn change(checkpoint: &Path, name: &str, change: impl Fn(usize, &mut f32)) {
         bytes.copy_from_slice(&value.to_le_bytes());
     }
     fs::write(path, file).unwrap();
+    // What it says is of the weights before.
+    let _ = fs::remove_file(checkpoint.join("checksums.json"));
 }
 
 /// Makes what the model computes of one byte more than a float holds, with weights that are finite: only that byte's embedding has

@@ -1,6 +1,7 @@
 //! Files of tensors in the safetensors format, read and written a tensor at a time.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,13 @@ use memmap2::Mmap;
 use packscan_runtime::{Dtype, Element};
 use safetensors::tensor::{Dtype as Stored, Metadata, SafeTensorError, SafeTensors, TensorInfo};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
+
+/// Of the tensors of a file, by name: the CRC-32 of their bytes.
+pub(crate) type Checksums = BTreeMap<String, u32>;
+
+/// What a folder has that says so of its files, by name; reading a tensor that is not what it says is an error.
+pub(crate) const CHECKSUMS: &str = "checksums.json";
 
 /// An open file, mapped: nothing is read before it is asked for.
 #[derive(Debug)]
@@ -21,6 +28,8 @@ pub(crate) struct TensorFile {
     metadata: Metadata,
     /// Bytes before the first tensor.
     start: usize,
+    /// Where the folder has them.
+    checksums: Checksums,
 }
 
 impl TensorFile {
@@ -33,7 +42,12 @@ impl TensorFile {
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         let (header, metadata) = SafeTensors::read_metadata(&map)
             .map_err(|error| Error::saved(path, format!("{}; {CURE}", damage(&map, &error))))?;
-        Ok(TensorFile { path: path.to_owned(), map, metadata, start: size_of::<u64>() + header })
+        let said = path.with_file_name(CHECKSUMS);
+        let said: BTreeMap<String, Checksums> = if said.is_file() { files::read_json(&said)? } else { BTreeMap::new() };
+        let mut of_files = said.into_iter();
+        let own = of_files.find(|(name, _)| path.file_name().is_some_and(|file| file == name.as_str()));
+        let checksums = own.map(|own| own.1).unwrap_or_default();
+        Ok(TensorFile { path: path.to_owned(), map, metadata, start: size_of::<u64>() + header, checksums })
     }
 
     /// The names of its tensors.
@@ -76,6 +90,12 @@ impl TensorFile {
             let (start, end) = info.data_offsets;
             &self.map[self.start + start..self.start + end]
         });
+        if self.checksums.get(name).is_some_and(|saved| *saved != crc32fast::hash(bytes)) {
+            let rule = format!(
+                "{name} is not what was saved, by its checksum: the file is damaged; {CURE}. If it was changed on purpose, remove {CHECKSUMS}"
+            );
+            return Err(Error::saved(&self.path, rule));
+        }
         let values = match dtype {
             Dtype::F16 => widened::<f16>(bytes),
             Dtype::Bf16 => widened::<bf16>(bytes),
@@ -147,19 +167,20 @@ pub(crate) type Entry = (String, Vec<usize>);
 /// Takes the next values of a tensor that is being written.
 pub(crate) type Sink<'a> = dyn FnMut(&[f32]) -> Result<()> + 'a;
 
-/// Writes a file of tensors of one type; `give` hands over all values of the i-th in order, in as many pieces as it likes: what is in
-/// memory beside the model is a piece.
+/// Writes a file of tensors of one type, and says what is in it; `give` hands over all values of the i-th in order, in as many pieces as it
+/// likes: what is in memory beside the model is a piece.
 pub(crate) fn write(
     path: &Path,
     dtype: Dtype,
     entries: &[Entry],
     mut give: impl FnMut(usize, &mut Sink<'_>) -> Result<()>,
-) -> Result<()> {
+) -> Result<Checksums> {
+    let mut checksums = Checksums::new();
     let failed = |source| Error::file("write", path, source);
     let mut file = File::create(path).map_err(failed)?;
     file.write_all(&header(dtype, entries)).map_err(failed)?;
     for (i, (name, shape)) in entries.iter().enumerate() {
-        let mut before = 0;
+        let (mut before, mut checksum) = (0, crc32fast::Hasher::new());
         give(i, &mut |values| {
             if let Some(what) = not_finite(values, before, shape) {
                 return Err(Error::NotFinite { what: format!("the values of {name} ({name}{what})") });
@@ -170,11 +191,13 @@ pub(crate) fn write(
                 Dtype::Bf16 => Cow::Owned(rounded::<bf16>(name, values)?),
                 Dtype::F32 | Dtype::U32 => Cow::Borrowed(cast_slice(values)),
             };
+            checksum.update(&bytes);
             file.write_all(&bytes).map_err(failed)
         })?;
+        checksums.insert(name.clone(), checksum.finalize());
         assert_eq!(before, shape.iter().product::<usize>(), "{name} has other values than its shape says");
     }
-    Ok(())
+    Ok(checksums)
 }
 
 /// Length and JSON, padded so that the first tensor is aligned.

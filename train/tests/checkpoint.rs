@@ -125,8 +125,9 @@ fn a_checkpoint_is_a_hugging_face_model() {
     }
     let config: Value = serde_json::from_slice(&fs::read(folder(run.path(), 1).join("config.json")).unwrap()).unwrap();
     assert_eq!(config["eos_token_id"], json!(256), "its text ends where that of bytes does");
-    let tokenizer = ["tokenizer.json", "tokenizer_config.json"];
-    assert_eq!(names(&folder(run.path(), 1)), [&FILES[..], &tokenizer].concat());
+    let mut all = [&FILES[..], &["checksums.json", "tokenizer.json", "tokenizer_config.json"]].concat();
+    all.sort_unstable();
+    assert_eq!(names(&folder(run.path(), 1)), all);
 }
 
 /// A tensor of several pieces, whose last is short, where a number is kept in two halves.
@@ -166,6 +167,29 @@ fn a_checkpoint_that_is_not_whole_is_left_out() {
         assert_left_out("removed");
         fs::write(&path, &bytes).unwrap();
         assert_eq!(checkpoint::newest(run.path()).unwrap().0.unwrap().step, 10, "{name} is back");
+    }
+}
+
+/// A bit in the middle of each file of tensors: another number, as finite as the one that was saved.
+#[test]
+fn a_bit_that_changed_on_the_disk_is_noticed() {
+    let (run, mut learner) = run_with(&[1]);
+    let newest = folder(run.path(), 1);
+    let mut read = || {
+        let checkpoint = Checkpoint::open(&newest)?;
+        checkpoint.model(&Device::Cpu, Dtype::F32)?;
+        checkpoint.restore(&mut learner)
+    };
+    for name in &FILES[1..3] {
+        let path = newest.join(name);
+        let bytes = fs::read(&path).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[(bytes.len() - bytes.len() / 4) & !3] ^= 1;
+        fs::write(&path, flipped).unwrap();
+        let error = read().unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("is not what was saved, by its checksum"), "{error}");
+        fs::write(&path, bytes).unwrap();
+        read().unwrap();
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `tokenizer.json`, `tokenizer_config.json` | what its ids stand for; bytes too, as a Hugging Face tokenizer |
 //! | `optimizer.safetensors` | `m.{name}` and `v.{name}`: moments, f32 |
 //! | `memory.safetensors` | of a document that goes on in the next pack: `state.{block}` and `history.{block}`, f32 |
+//! | `checksums.json` | of each file of tensors the CRC-32 of each tensor's bytes; one that was changed on the disk is not read |
 //! | `state.json` | format, step, steps that the optimiser took, whether there is a memory, and what the trainer wants to be given back |
 //!
 //! One is written under another name and gets its own once all of it is on the disk, so that a name stands for a whole checkpoint
@@ -25,7 +26,7 @@ use serde_json::Value;
 
 use crate::hugging_face::{self, Format, Ids, Pretrained};
 use crate::parameters::{Layout, Parameter, part};
-use crate::tensors::{self, Entry, TensorFile};
+use crate::tensors::{self, CHECKSUMS, Checksums, Entry, TensorFile};
 use crate::{Error, Learner, Memory, Model, ModelConfig, Result, files, run};
 
 const STATE: &str = "state.json";
@@ -157,21 +158,25 @@ impl Moments<'_> {
 fn write_into(folder: &Path, step: u32, moments: &mut Moments<'_>, beside: &Beside<'_>) -> Result<()> {
     let model = &moments.learner.model;
     let ids = Ids::of_end(beside.tokenizer.end());
-    hugging_face::write_into(folder, &model.config, &Format::default(), &ids, |parameter, sink| {
-        parameter.slot.pieces().try_for_each(|piece| sink(&model.weights.values(piece)?))
-    })?;
+    let mut checksums =
+        hugging_face::write_into(folder, &model.config, &Format::default(), &ids, |parameter, sink| {
+            parameter.slot.pieces().try_for_each(|piece| sink(&model.weights.values(piece)?))
+        })?;
     let table = model.layout.table.clone();
     let entry = |kind: &str, p: &Parameter| -> Entry { (format!("{kind}.{}", p.name), p.shape.clone()) };
     let entries: Vec<Entry> = KINDS.iter().flat_map(|kind| table.iter().map(|p| entry(kind, p))).collect();
-    tensors::write(&folder.join(MOMENTS), Dtype::F32, &entries, |i, sink| {
+    let written = tensors::write(&folder.join(MOMENTS), Dtype::F32, &entries, |i, sink| {
         let (kind, parameter) = (i / table.len(), &table[i % table.len()]);
         let moments = moments.whole(kind)?;
         parameter.slot.pieces().try_for_each(|piece| sink(&part(moments, piece)?.to_vec()?))
     })?;
+    checksums.insert(MOMENTS.to_owned(), written);
     let left = moments.learner.left();
     if let Some(memory) = left {
-        write_memory(&folder.join(MEMORY), &moments.learner.model.config, memory)?;
+        let written = write_memory(&folder.join(MEMORY), &moments.learner.model.config, memory)?;
+        checksums.insert(MEMORY.to_owned(), written);
     }
+    files::write_json(&folder.join(CHECKSUMS), &checksums)?;
     for (name, bytes) in beside.tokenizer.files() {
         let path = folder.join(name);
         fs::write(&path, bytes).map_err(|source| Error::file("write", &path, source))?;
@@ -191,7 +196,7 @@ fn memory_entries(config: &ModelConfig) -> Vec<Entry> {
     (0..config.layers).flat_map(|l| [state(l), history(l)]).collect()
 }
 
-fn write_memory(path: &Path, config: &ModelConfig, memory: &Memory) -> Result<()> {
+fn write_memory(path: &Path, config: &ModelConfig, memory: &Memory) -> Result<Checksums> {
     tensors::write(path, Dtype::F32, &memory_entries(config), |i, sink| match i % 2 {
         0 => sink(&memory.kept(i / 2)?.0.to_f32()?),
         _ => sink(&memory.kept(i / 2)?.1.to_f32()?),

@@ -18,7 +18,7 @@ use serde_json::json;
 
 pub(crate) use self::config::Ids;
 use crate::parameters::{Layout, Parameter};
-use crate::tensors::{self, Entry, Sink, TensorFile};
+use crate::tensors::{self, Checksums, Entry, Sink, TensorFile};
 use crate::{Error, Model, ModelConfig, Result, files};
 
 const CONFIG: &str = "config.json";
@@ -236,7 +236,7 @@ pub fn save(
 ) -> Result<()> {
     check_new(folder)?;
     files::write_folder(folder, |folder| {
-        write_into(folder, config, format, &Ids::default(), |p, sink| sink(&values_of(p)?))
+        write_into(folder, config, format, &Ids::default(), |p, sink| sink(&values_of(p)?)).map(drop)
     })
 }
 
@@ -262,14 +262,15 @@ fn check_new(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a model's files into a folder; `give` hands over the values of a parameter, as [`tensors::write`] takes them.
+/// Writes a model's files into a folder, and says what is in those of tensors; `give` hands over the values of a parameter, as
+/// [`tensors::write`] takes them.
 pub(crate) fn write_into(
     folder: &Path,
     config: &ModelConfig,
     format: &Format,
     ids: &Ids,
     mut give: impl FnMut(&Parameter, &mut Sink<'_>) -> Result<()>,
-) -> Result<()> {
+) -> Result<BTreeMap<String, Checksums>> {
     if format.dtype == Dtype::U32 {
         let rule = "a model's numbers are f32, f16 or bf16".to_owned();
         return Err(Error::Config { field: "dtype", got: format.dtype.to_string(), rule });
@@ -287,22 +288,23 @@ pub(crate) fn write_into(
     }
     let bytes: Vec<usize> = sources.iter().map(|p| p.slot.elements() * format.dtype.bytes()).collect();
     let shards = shards(&bytes, format.max_shard_bytes);
-    let mut weight_map = BTreeMap::new();
+    let (mut weight_map, mut checksums) = (BTreeMap::new(), BTreeMap::new());
     for (i, shard) in shards.iter().enumerate() {
         let file = match shards.len() {
             1 => WEIGHTS.to_owned(),
             count => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
         };
         let (entries, sources) = (&entries[shard.clone()], &sources[shard.clone()]);
-        tensors::write(&folder.join(&file), format.dtype, entries, |i, sink| give(sources[i], sink))?;
+        let written = tensors::write(&folder.join(&file), format.dtype, entries, |i, sink| give(sources[i], sink))?;
         weight_map.extend(entries.iter().map(|entry| (entry.0.clone(), file.clone())));
+        checksums.insert(file, written);
     }
     if shards.len() > 1 {
         let total = bytes.iter().sum::<usize>();
         let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
         files::write_json(&folder.join(INDEX), &index)?;
     }
-    Ok(())
+    Ok(checksums)
 }
 
 /// Cuts a row of tensors into files.
