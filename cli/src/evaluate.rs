@@ -31,7 +31,7 @@ pub struct Eval {
     /// Leave out files, lines and rows that give no text, and name them, instead of ending with an error.
     #[arg(long)]
     skip_bad: bool,
-    /// A tokenizer.json [default: that of the run or beside the model, else bytes].
+    /// A tokenizer.json [default: the one beside the model, else bytes].
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]

@@ -37,7 +37,7 @@ pub struct Generate {
     /// The same seed makes the same text.
     #[arg(long, default_value_t = 0, value_parser = parse::whole::<u64>)]
     seed: u64,
-    /// A tokenizer.json [default: that of the run or beside the model, else bytes].
+    /// A tokenizer.json [default: the one beside the model, else bytes].
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]

@@ -25,7 +25,7 @@ impl Saved {
         let ModelFolder { folder, skipped } = checkpoint::model_folder(path)?;
         say_skipped(&skipped);
         let mut pretrained = Pretrained::open(&folder)?;
-        let beside = || Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
+        let beside = || Some(folder.join(Tokenizer::FILE)).filter(|path| path.is_file());
         let file = tokenizer.map(Path::to_owned).or_else(beside);
         let is_named = tokenizer.is_some();
         let tokenizer = Tokenizer::open(file.as_deref()).map_err(|error| match error {

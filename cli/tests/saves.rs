@@ -97,6 +97,9 @@ fn the_tokenizer_of_a_run_goes_along() {
     bench.good("convert run-on-bytes bytes");
     assert_eq!(bench.names("bytes"), ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
     assert_eq!(predicted("bytes"), predicted("run-on-bytes"));
+    // Their file is bytes again, which need none.
+    bench.good("train text --model model.toml --tokens 256 --steps 1 --tokenizer bytes/tokenizer.json -o again");
+    assert!(!fs::read_to_string(bench.path("again/run.toml")).unwrap().contains("tokenizer"));
 
     fs::write(bench.path("to/tokenizer.json"), "").unwrap();
     let cure = "put the one of the model there again, or name it with --tokenizer";

@@ -311,8 +311,8 @@ impl Store {
         if starts.len() != documents.len() {
             return Err("corpus.json counts other documents".to_owned());
         }
-        let Manifest { id_bytes, files, skipped, shards: manifest_shards, .. } = manifest;
-        let crc32 = manifest_shards.iter().map(|shard| shard.crc32).collect();
+        let crc32 = manifest.shards.iter().map(|shard| shard.crc32).collect();
+        let Manifest { id_bytes, files, skipped, .. } = manifest;
         Ok(Some(Store { shards, id_bytes, documents, starts, files, skipped, crc32, damaged: None }))
     }
 

@@ -33,15 +33,18 @@ pub struct Hf {
 const ENDS: [&str; 7] =
     ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|endofdocument|>", "<|eot_id|>", "[SEP]"];
 
-/// The file of a Hugging Face tokenizer.
-const FILE: &str = "tokenizer.json";
-/// What says more of it.
+/// What says more of a Hugging Face tokenizer.
 const CONFIG: &str = "tokenizer_config.json";
 /// Bytes as a Hugging Face tokenizer, with the same ids. To that, the text `<|endoftext|>` is the end of a document.
-const BYTES: [(&str, &[u8]); 2] =
-    [(FILE, include_bytes!("bytes/tokenizer.json")), (CONFIG, include_bytes!("bytes/tokenizer_config.json"))];
+const BYTES: [(&str, &[u8]); 2] = [
+    (Tokenizer::FILE, include_bytes!("bytes/tokenizer.json")),
+    (CONFIG, include_bytes!("bytes/tokenizer_config.json")),
+];
 
 impl Tokenizer {
+    /// The file of a Hugging Face tokenizer.
+    pub const FILE: &str = "tokenizer.json";
+
     /// The token that ends a document of bytes.
     pub const BYTES_END: u32 = 256;
 
@@ -72,7 +75,7 @@ impl Tokenizer {
         let mut names = named.as_deref().into_iter().chain(ENDS);
         let end = names.find_map(|name| inner.token_to_id(name));
         let digest = Sha256::new().chain_update(&text).chain_update(format!("{end:?}")).finalize().into();
-        let files = [(FILE, Some(text)), (CONFIG, config)].into_iter();
+        let files = [(Tokenizer::FILE, Some(text)), (CONFIG, config)].into_iter();
         let files = files.filter_map(|(name, bytes)| Some((name, bytes?.into()))).collect();
         Ok(Tokenizer::Hf(Box::new(Hf { inner, files, vocabulary, end, digest })))
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::{Files, fixture};
 use flate2::{Compression, write::GzEncoder};
-use packscan_data::{Corpus, CorpusOptions, LeftOut, Skipped, Tokenizer};
+use packscan_data::{Corpus, CorpusOptions, LeftOut, Skipped, Tokenizer, newer_than};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -270,6 +270,30 @@ fn files_of_something_else_in_a_folder() {
     );
 
     refused(files.open(&[folder, other]), &["scores.jsonl, line 1", "--text-field"]);
+}
+
+/// By what was written, and by what was moved there however old it is.
+#[test]
+#[cfg(unix)]
+fn files_that_are_newer_are_those_that_came_too() {
+    use std::time::{Duration, SystemTime};
+
+    let files = Files::new();
+    let [kept, written, old] = ["text/kept.txt", "text/written.txt", "old.txt"].map(|name| files.write(name, "text"));
+    for path in [&kept, &written, &old] {
+        fs::File::open(path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    }
+    // A file system's clock may lag behind by some milliseconds.
+    let pause = || std::thread::sleep(Duration::from_millis(50));
+    pause();
+    let time = SystemTime::now();
+    pause();
+    let folder = files.path("text").canonicalize().unwrap();
+    assert_eq!(newer_than(std::slice::from_ref(&folder), time).unwrap(), Vec::<PathBuf>::new());
+    fs::write(written, "more").unwrap();
+    fs::rename(old, folder.join("moved.txt")).unwrap();
+    let newer = newer_than(std::slice::from_ref(&folder), time).unwrap();
+    assert_eq!(newer, [folder.join("moved.txt"), folder.join("written.txt")]);
 }
 
 /// What a killed tokenisation left goes when the cache is opened next, unless it may still be alive.

@@ -11,6 +11,11 @@ const T: usize = 40;
 
 /// Out, final states and checkpoints of a scan, with sequences cut into segments of so many tokens or not.
 fn run(device: &Device, segment: Option<usize>) -> Result<[Vec<f32>; 3]> {
+    run_by(device, segment, State::for_forward(&variant(), D))
+}
+
+/// The same with states of segments found by this variant.
+fn run_by(device: &Device, segment: Option<usize>, state: State) -> Result<[Vec<f32>; 3]> {
     let wave = |len: usize, step: f32| -> Result<Buffer> {
         let values: Vec<f32> = (0..len).map(|i| 0.6 + 0.5 * (i as f32 * step).sin()).collect();
         Buffer::from_f32(device, Dtype::F32, &values)
@@ -44,7 +49,7 @@ fn run(device: &Device, segment: Option<usize>) -> Result<[Vec<f32>; 3]> {
             let (entering, scratch) = (floats(rows * D * N)?, Scratch::new(device, rows, D, N)?);
             let split = Split {
                 segments: &segments,
-                state: State::for_forward(&variant, D),
+                state,
                 join: default_join(N as u32),
                 entering: entering.view(),
                 scratch: &scratch,
@@ -73,6 +78,17 @@ fn variant() -> Forward {
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// What was asked of another pass, and in the other direction.
+#[test]
+fn the_options_of_what_finds_states_follow_from_the_call() {
+    let device = Device::emulator(0);
+    let own = State::for_forward(&variant(), D);
+    let other = State { softplus: true, bias: true, gate: true, reverse: true, ends: false, ..own };
+    for (own, other) in run(&device, Some(9)).unwrap().iter().zip(&run_by(&device, Some(9), other).unwrap()) {
+        assert_eq!(bits(own), bits(other));
+    }
 }
 
 #[test]

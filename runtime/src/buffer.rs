@@ -46,7 +46,7 @@ impl Buffer {
     /// An unwritten buffer of `len` elements.
     ///
     /// # Errors
-    /// [`Error::Cuda`] where the GPU has no room, [`Error::Buffer`] where no machine has.
+    /// [`Error::Cuda`] and [`Error::HostMemory`] where the device has no room, [`Error::Buffer`] where no machine has.
     pub fn unwritten(device: &Device, dtype: Dtype, len: usize) -> Result<Buffer> {
         let bytes = len.checked_mul(dtype.bytes()).filter(|&bytes| bytes < MOST_BYTES);
         let too_many = || Error::Buffer { rule: format!("{len} elements of {dtype} are more than any memory holds") };

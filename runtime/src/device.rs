@@ -431,3 +431,15 @@ impl HostMemory {
         fence(0, FENCE_BYTES).iter().chain(after).all(|&byte| byte == FENCE)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::HostMemory;
+
+    #[test]
+    fn memory_that_the_host_does_not_have_is_an_error() {
+        // More than can be addressed, so that no system promises it.
+        let error = HostMemory::unwritten(1 << 62).err().expect("no machine has so much").to_string();
+        assert!(error.starts_with("the CPU has no memory for 4611686018428 MB more; take a smaller model"), "{error}");
+    }
+}

@@ -19,12 +19,12 @@ mod gemm;
 pub mod host;
 pub mod kernel;
 pub mod launch;
-mod moment;
 pub mod nvrtc;
 pub mod occupancy;
 mod packed;
 pub mod predict;
 mod resident;
+mod timestamp;
 
 pub use self::gemm::{Gemm, GemmContext, Operand};
 pub use buffer::{Buffer, View};
@@ -33,8 +33,8 @@ pub use device::{Device, Edit, Emulated};
 pub use download::Download;
 pub use dtype::{Dtype, Element};
 pub use error::Error;
-pub use moment::Moment;
 pub use packed::{DeviceGroups, DevicePacked, Groups, MAX_TOKENS, Packed, Segments, Slots};
+pub use timestamp::Timestamp;
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

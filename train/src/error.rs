@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::report::number::few;
+
 /// What can go wrong while a model is made, trained, saved or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -190,16 +192,14 @@ pub(crate) fn cure(source: &io::Error) -> &'static str {
     }
 }
 
-/// Which files are others than they were, the first few; or where else to look.
+/// Which files are others than they were, or where else to look.
 fn other_text(run: &Path, newer: &[PathBuf]) -> String {
-    let names: Vec<String> = newer.iter().take(3).map(|path| path.display().to_string()).collect();
-    let more = newer.len() - names.len();
-    match newer {
-        [] => format!(
+    let names: Vec<String> = newer.iter().map(|path| path.display().to_string()).collect();
+    match names.is_empty() {
+        true => format!(
             "no file of its text is newer than the run: one is missing, or {} says otherwise than it did",
             run.join(crate::run::FILE).display()
         ),
-        _ if more > 0 => format!("newer than the run: {} and {more} more", names.join(", ")),
-        _ => format!("newer than the run: {}", names.join(", ")),
+        false => format!("newer than the run: {}", few(&names)),
     }
 }

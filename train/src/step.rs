@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use packscan_kernels::{cast, sum_rows};
 use packscan_runtime::collective::{Alone, Collective};
-use packscan_runtime::{Buffer, Download, Dtype, Moment, View};
+use packscan_runtime::{Buffer, Download, Dtype, Timestamp, View};
 
 use crate::activations::Tensor::Losses;
 use crate::activations::{Activations, Recompute, Sizes};
@@ -39,7 +39,7 @@ pub struct Learner {
     /// The other ranks of the run.
     ranks: Rc<dyn Collective>,
     /// The end of the step that was reported last.
-    ended: Moment,
+    ended: Timestamp,
 }
 
 /// What a step did.
@@ -63,7 +63,7 @@ struct Started {
     /// Of each pack of this rank.
     of_packs: Vec<usize>,
     /// When the device is done with it.
-    ended: Moment,
+    ended: Timestamp,
 }
 
 /// Floats from the sum of one pack to that of the next: a tensor starts at a multiple of 16 bytes.
@@ -142,7 +142,7 @@ impl Learner {
             left: false,
             memory_gradients: Vec::new(),
             ranks,
-            ended: Moment::of(&device)?,
+            ended: Timestamp::of(&device)?,
             model,
         })
     }
@@ -175,7 +175,7 @@ impl Learner {
             self.ranks.wait()?;
         }
         self.model.refresh_decays()?;
-        let ended = Moment::of(&self.model.device)?;
+        let ended = Timestamp::of(&self.model.device)?;
         let [said, losses] = &mut self.outcome;
         said.start(self.optimiser.result.view())?;
         losses.start(self.losses.view())?;
@@ -198,12 +198,12 @@ impl Learner {
     }
 
     /// The end of the step that was reported last.
-    pub fn ended(&self) -> &Moment {
+    pub fn ended(&self) -> &Timestamp {
         &self.ended
     }
 
     /// The end of a step that was started and not finished: what the optimiser counts then lags behind the parameters.
-    pub(crate) fn under_way(&self) -> Option<&Moment> {
+    pub(crate) fn under_way(&self) -> Option<&Timestamp> {
         self.started.as_ref().map(|started| &started.ended)
     }
 

@@ -148,6 +148,19 @@ fn the_original_names_are_those_of_mamba_ssm() {
 }
 
 #[test]
+fn an_index_names_files_of_its_own_folder() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("model");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(fixture("tied").join("config.json"), folder.join("config.json")).unwrap();
+    fs::copy(fixture("tied").join("model.safetensors"), scratch.path().join("outside.safetensors")).unwrap();
+    let index = json!({ "weight_map": { "backbone.embeddings.weight": "../outside.safetensors" } });
+    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let error = hugging_face::load(&folder).unwrap_err().to_string();
+    assert!(error.contains("it names ../outside.safetensors, which is no file of this folder"), "{error}");
+}
+
+#[test]
 fn a_pickle_is_refused_with_the_way_out() {
     let scratch = tempfile::tempdir().unwrap();
     fs::copy(fixture("tied").join("config.json"), scratch.path().join("config.json")).unwrap();

@@ -32,7 +32,6 @@ use crate::{Error, Learner, Memory, Model, ModelConfig, Result, files, run};
 const STATE: &str = "state.json";
 const MOMENTS: &str = "optimizer.safetensors";
 const MEMORY: &str = "memory.safetensors";
-const TOKENIZER: &str = "tokenizer.json";
 /// Of the files above. A reader refuses those of a later one.
 const FORMAT: u32 = 1;
 
@@ -301,7 +300,7 @@ impl Checkpoint {
             return Err(Error::saved(&path, rule));
         }
         let weights = Pretrained::open(folder)?;
-        let tokenizer = folder.join(TOKENIZER);
+        let tokenizer = folder.join(Tokenizer::FILE);
         let IgnoredAny = files::read_json(&tokenizer)?;
         let moments = TensorFile::open(&folder.join(MOMENTS))?;
         for p in &Layout::of(&weights.config).table {

@@ -167,8 +167,8 @@ fn parsed<T: DeserializeOwned>(path: &Path, json: Map<String, Value>) -> Result<
         let error = T::deserialize(json!({ name: value })).err()?;
         Some(format!("{name} is {value}: {error}; {SAME}"))
     };
-    let wrong = json.iter().find_map(alone);
-    T::deserialize(Value::Object(json)).map_err(|error| Error::saved(path, wrong.unwrap_or(error.to_string())))
+    T::deserialize(Value::Object(json.clone()))
+        .map_err(|error| Error::saved(path, json.iter().find_map(alone).unwrap_or_else(|| error.to_string())))
 }
 
 /// Refuses the first of these fields that a model here cannot have: `(whether it is refused, field, its value, what is needed)`.

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
+use packscan_data::Tokenizer;
 use packscan_runtime::{Device, Dtype};
 use serde::Deserialize;
 use serde_json::json;
@@ -35,7 +36,7 @@ const OF_TEXT: [&str; 10] = [
     "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",
-    "tokenizer.json",
+    Tokenizer::FILE,
     "tokenizer.model",
     "tokenizer_config.json",
     "vocab.json",

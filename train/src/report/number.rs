@@ -6,6 +6,13 @@ pub use packscan_data::number::{counted, thousands};
 /// What stands for a number that is none.
 pub const NONE: &str = "–";
 
+/// `a, b, c and 2 more`: the first three of a list, and how many there are besides.
+pub fn few(names: &[String]) -> String {
+    let (shown, rest) = names.split_at(names.len().min(3));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("{}{more}", shown.join(", "))
+}
+
 /// Which of so many values in ascending order, from 0, is the percentile by nearest rank: the least that `percent` in 100 of them do not exceed.
 /// The median is the 50th.
 pub fn nearest_rank(values: usize, percent: usize) -> usize {

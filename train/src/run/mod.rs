@@ -10,11 +10,11 @@ mod source;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use packscan_data::{Position, Tokenizer};
 use packscan_runtime::collective::{Collective, World, join};
-use packscan_runtime::{Device, Dtype, Moment};
+use packscan_runtime::{Device, Dtype, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Beside, Checkpoint};
@@ -71,8 +71,8 @@ pub struct Ended {
 /// What a checkpoint keeps of the run beside model and optimiser.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Progressed {
-    /// When the run began, in nanoseconds since 1970.
-    began_ns: u64,
+    /// When the run began.
+    began: SystemTime,
     position: Position,
     elapsed_s: f64,
     tokens: u64,
@@ -99,10 +99,6 @@ pub fn train(mut start: Start<'_>) -> Result<Ended> {
     Ok(Ended { how, page })
 }
 
-fn now_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
-}
-
 /// A step that was launched, and what will be told of it.
 struct Started {
     packs: source::Packs,
@@ -111,7 +107,7 @@ struct Started {
     padding: f64,
     learning_rate: f32,
     /// The end of the step before, or where that was waited for, the beginning of this one.
-    since: Moment,
+    since: Timestamp,
 }
 
 struct Run<'a> {
@@ -133,11 +129,11 @@ struct Run<'a> {
     skipped_in_a_row: u32,
     /// The step of the newest checkpoint.
     saved: Option<u32>,
-    /// When the run began, in nanoseconds since 1970.
-    began_ns: u64,
-    /// Seconds before this process, and when that began.
+    /// When the run began.
+    began: SystemTime,
+    /// Seconds before this process, and when that opened the run.
     before_s: f64,
-    began: Instant,
+    opened: Instant,
     stop: &'a AtomicBool,
 }
 
@@ -157,17 +153,12 @@ impl<'a> Run<'a> {
             None => settings.text.tokenizer.as_ref(),
         };
         let tokenizer = Tokenizer::open(tokenizer.map(PathBuf::as_path))?;
-        let began_ns = progressed.as_ref().map_or_else(now_ns, |p| p.began_ns);
-        let source =
-            Source::open(&settings, tokenizer, &*ranks, progressed.as_ref().map(|p| &p.position)).map_err(|error| {
-                match resumed {
-                    Some(_) => {
-                        let began = UNIX_EPOCH + Duration::from_nanos(began_ns);
-                        source::not_of_the_run(error, folder, &settings.text.paths, began)
-                    }
-                    None => error,
-                }
-            })?;
+        let began = progressed.as_ref().map_or_else(SystemTime::now, |p| p.began);
+        let position = progressed.as_ref().map(|p| &p.position);
+        let source = Source::open(&settings, tokenizer, &*ranks, position).map_err(|error| match resumed {
+            Some(_) => source::not_of_the_run(error, folder, &settings.text.paths, began),
+            None => error,
+        })?;
         let step = resumed.as_ref().map_or(0, |checkpoint| checkpoint.step);
         let learner = learner(&settings, &device, resumed, pretrained, &ranks)?;
         let Settings { text, model, .. } = &settings;
@@ -191,9 +182,9 @@ impl<'a> Run<'a> {
             tokens,
             skipped_in_a_row: 0,
             saved: (step > 0).then_some(step),
-            began_ns,
+            began,
             before_s,
-            began: Instant::now(),
+            opened: Instant::now(),
             stop,
         })
     }
@@ -235,7 +226,7 @@ impl<'a> Run<'a> {
     fn prepare(&mut self) -> Result<(Started, bool)> {
         let since = match self.learner.under_way() {
             Some(end) => end.clone(),
-            None => Moment::of(&self.learner.model.device)?,
+            None => Timestamp::of(&self.learner.model.device)?,
         };
         let packs = self.source.next(&mut self.rooms)?;
         let stop = f64::from(u8::from(self.stop.load(Ordering::Relaxed)));
@@ -271,9 +262,9 @@ impl<'a> Run<'a> {
         let diverged = self.count_skipped(step, report, packs);
         self.tokens += *tokens as u64;
         let per_second = tokens / self.learner.ended().since_s(since)?.max(1e-9);
-        let elapsed_s = self.before_s + self.began.elapsed().as_secs_f64();
-        let (began_ns, position) = (self.began_ns, packs.position);
-        self.progressed = Some(Progressed { began_ns, position, elapsed_s, tokens: self.tokens });
+        let elapsed_s = self.before_s + self.opened.elapsed().as_secs_f64();
+        let (began, position) = (self.began, packs.position);
+        self.progressed = Some(Progressed { began, position, elapsed_s, tokens: self.tokens });
         let held_out = match evaluates {
             true => self.source.held_out_loss(&self.learner, &mut self.rooms[0], &*self.ranks)?,
             false => None,

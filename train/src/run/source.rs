@@ -10,7 +10,7 @@ use packscan_runtime::collective::Collective;
 use packscan_runtime::{Packed, cache};
 
 use super::{DevicePack, Settings};
-use crate::report::number::counted;
+use crate::report::number::{counted, few};
 use crate::report::{left_out, open_corpus};
 use crate::{Error, Learner, Result};
 
@@ -58,10 +58,7 @@ impl Packs {
                 names.push(name);
             }
         }
-        let rest = names.len().saturating_sub(3);
-        names.truncate(3);
-        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-        format!("{}{more}", names.join(", "))
+        few(&names)
     }
 }
 
